@@ -10,7 +10,7 @@ function read<K extends Attribute["kind"]>(attributes: Attributes, name: string,
   if (attribute.kind !== kind) {
     throw new GraphError(`Cannot read attribute "${name}" as ${kind}: it is of kind ${attribute.kind}`);
   }
-  return (attribute as Extract<Attribute, { kind: K }>).value as ValueOf<K>;
+  return attribute.value as unknown as ValueOf<K>;
 }
 
 /** An int attribute, or undefined where it is absent. @throws {GraphError} If it is of another kind. */

@@ -1,0 +1,49 @@
+/**
+ * A plan: a placement for every value of a graph, the strategy of every call, and the reshards between them.
+ *
+ * A plan is data. The search makes one, users read, override and store them, and passes only carry them out.
+ */
+import type { Placement } from "../graph/placement.ts";
+
+/** One candidate for one call: the placements that it wants of its inputs and gives to its outputs. */
+export interface Strategy {
+  /** By input position; replicated for inputs that are left out. */
+  readonly inputs: readonly Placement[];
+  /** By output position. */
+  readonly outputs: readonly Placement[];
+  /** The factors that are sharded, as texts and explanations name them: `n`, `k`, `h`; `-` when replicated. */
+  readonly name: string;
+}
+
+/** A change of placement of one value, before the node that needs it. Later nodes may use the result too. */
+export interface Reshard {
+  /** Name of the node in front of which it happens. */
+  readonly before: string;
+  readonly value: string;
+  readonly from: Placement;
+  readonly to: Placement;
+}
+
+/** What a plan costs on the slowest rank, for one step at the nominal sizes. */
+export interface PlanCost {
+  /** Seconds of arithmetic and memory traffic. */
+  readonly compute: number;
+  /** Seconds of collectives. */
+  readonly communication: number;
+  /** Bytes of weights that the rank with the most holds. */
+  readonly weightBytes: number;
+  /** What the search minimised: seconds, plus the price of the weights' memory. */
+  readonly total: number;
+}
+
+/** The decision for a whole graph on one mesh axis. */
+export interface Plan {
+  readonly ranks: number;
+  /** Placement that each value is produced in, by value name; constants (get_attr) are loaded as each use wants them. */
+  readonly placements: ReadonlyMap<string, Placement>;
+  /** Strategy of each call, by node name. */
+  readonly strategies: ReadonlyMap<string, Strategy>;
+  /** In order of execution. */
+  readonly reshards: readonly Reshard[];
+  readonly cost: PlanCost;
+}
