@@ -20,6 +20,8 @@ export interface TensorSource {
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly location: TensorLocation;
+  /** The elements of a tensor of strings, in UTF-8; such a tensor cannot be read as bytes. */
+  readonly strings?: readonly Uint8Array[];
   /** All bytes; a view where the file is mapped. Not to be written to. */
   bytes(): Uint8Array;
   /**
