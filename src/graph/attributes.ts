@@ -2,15 +2,21 @@
 import { GraphError } from "../core/errors.ts";
 import type { Attribute, Attributes, Graph, TensorData } from "./graph.ts";
 
-type ValueOf<K extends Attribute["kind"]> = Extract<Attribute, { kind: K }>["value"];
+interface Values {
+  int: number;
+  float: number;
+  string: string;
+  ints: readonly number[];
+  tensor: TensorData;
+}
 
-function read<K extends Attribute["kind"]>(attributes: Attributes, name: string, kind: K): ValueOf<K> | undefined {
+function read<K extends keyof Values>(attributes: Attributes, name: string, kind: K): Values[K] | undefined {
   const attribute = attributes[name];
   if (attribute === undefined) return undefined;
   if (attribute.kind !== kind) {
     throw new GraphError(`Cannot read attribute "${name}" as ${kind}: it is of kind ${attribute.kind}`);
   }
-  return attribute.value as unknown as ValueOf<K>;
+  return attribute.value as Values[K];
 }
 
 /** An int attribute, or undefined where it is absent. @throws {GraphError} If it is of another kind. */

@@ -2,7 +2,6 @@
 import { byteLength, type DType, dtypeInfo, type TypedArray } from "../core/dtype.ts";
 import { GraphError } from "../core/errors.ts";
 import type {
-  Attributes,
   Call,
   Carried,
   Collective,

@@ -1,0 +1,61 @@
+/** A rank's part of constant data, read only when asked for. */
+import { byteLength } from "../core/dtype.ts";
+import { GraphError } from "../core/errors.ts";
+import { sliceBytes } from "../graph/builder.ts";
+import type { TensorData } from "../graph/graph.ts";
+import { isWhole, type Layout, localSize, type Range } from "../graph/layout.ts";
+import type { Placement } from "../graph/placement.ts";
+
+/**
+ * The part of `data` that `placement` gives to `rank`. Where it is contiguous in the file it keeps a location there, so
+ * that nothing is copied. Of a partial sum rank 0 holds the tensor and the others zeros.
+ */
+export function localData(data: TensorData, placement: Placement, rank: number): TensorData {
+  if (placement.kind === "R") return data;
+  if (placement.kind === "P") return rank === 0 ? data : zeros(data);
+  if (isWhole(placement.layout)) return data;
+  return slicedData(data, placement.dim, rangesInDim(placement.layout, rank));
+}
+
+/** The rank's ranges in the whole dim: those of the block, once for each of its (constant) repetitions. */
+function rangesInDim(layout: Layout, rank: number): Range[] {
+  const { outer, size } = layout;
+  if (typeof outer !== "number") throw new GraphError(`Cannot cut a constant by a layout that repeats ${outer} times`);
+  return Array.from({ length: outer }, (_, o) => o).flatMap((o) =>
+    layout.parts[rank]!.map(([a, b]): Range => [o * size + a, o * size + b])
+  );
+}
+
+function slicedData(data: TensorData, dim: number, ranges: readonly Range[]): TensorData {
+  const kept = ranges.reduce((n, [a, b]) => n + b - a, 0);
+  const shape = data.shape.with(dim, kept);
+  const contiguous = ranges.length === 1 && data.shape.slice(0, dim).every((d) => d === 1);
+  const row = byteLength(data.dtype, data.shape.slice(dim + 1).reduce((a, b) => a * b, 1));
+  const bytes = () => data.slice(dim, ranges);
+  return {
+    dtype: data.dtype,
+    shape,
+    location: data.location && contiguous
+      ? { file: data.location.file, offset: data.location.offset + ranges[0]![0] * row, length: kept * row }
+      : undefined,
+    bytes,
+    slice: (d, r) => sliceBytes(bytes(), data.dtype, shape, { dim: d, ranges: r }),
+  };
+}
+
+function zeros(data: TensorData): TensorData {
+  const make = (shape: readonly number[]) => new Uint8Array(byteLength(data.dtype, shape.reduce((a, b) => a * b, 1)));
+  return {
+    dtype: data.dtype,
+    shape: data.shape,
+    bytes: () => make(data.shape),
+    slice: (dim, ranges) => make(data.shape.with(dim, ranges.reduce((n, [a, b]) => n + b - a, 0))),
+  };
+}
+
+/** Bytes of a rank's part, without reading it. */
+export function localBytes(data: TensorData, placement: Placement, rank: number): number {
+  const whole = byteLength(data.dtype, data.shape.reduce((a, b) => a * b, 1));
+  if (placement.kind !== "S") return whole;
+  return Math.ceil((whole * localSize(placement.layout, rank)) / placement.layout.size);
+}
