@@ -73,8 +73,11 @@ export function variadicOps(): OpDef[] {
       inputs: ["...data"],
       infer: ({ inputs, ints }) => {
         const type = { dtype: inputs[0]?.dtype, shape: broadcastInputs(inputs) };
-        const content = f && mapKnown(ints.slice(0, inputs.length), (first, ...rest) =>
-          rest.reduce<ReturnType<typeof f>>((a, b) => (a === undefined ? a : f(a, b)), first));
+        const content = f &&
+          mapKnown(
+            ints.slice(0, inputs.length),
+            (first, ...rest) => rest.reduce<ReturnType<typeof f>>((a, b) => (a === undefined ? a : f(a, b)), first),
+          );
         return [content ? { ...type, ints: content } : type];
       },
       factors: (context) =>

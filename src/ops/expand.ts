@@ -59,7 +59,9 @@ function filled(context: InferContext, shape: Shape) {
   const content = context.ints[0];
   const count = shape.every((d) => typeof d === "number") ? (shape as number[]).reduce((a, b) => a * b, 1) : undefined;
   if (!content || count === undefined) return type;
-  if (content.elements.length === count) return { ...type, ints: { dims: shape as number[], elements: content.elements } };
+  if (content.elements.length === count) {
+    return { ...type, ints: { dims: shape as number[], elements: content.elements } };
+  }
   if (content.elements.length !== 1) return type;
   const ints = known(shape as number[], Array.from({ length: Math.min(count, 1024) }, () => content.elements[0]!));
   return ints ? { ...type, ints } : type;

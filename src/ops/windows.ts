@@ -39,7 +39,8 @@ export function readWindow(
   [start, end]: readonly [number, number],
   options: { readonly size: number; readonly to: number; readonly inputs: number },
 ): Factor[] {
-  const input = (offset: number) => Array.from({ length: options.inputs }, (_, i) => (i === 0 ? at(axis, { offset }) : null));
+  const input = (offset: number) =>
+    Array.from({ length: options.inputs }, (_, i) => (i === 0 ? at(axis, { offset }) : null));
   const unread = (from: number, size: number): Factor[] =>
     size <= 0 ? [] : [{ name: `unread${from}`, size, inputs: input(from), outputs: [null] }];
   const window: Factor[] = end <= start ? [] : [{
