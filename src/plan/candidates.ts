@@ -26,8 +26,8 @@ import {
   factorBlock,
   fitsDim,
   type Group,
-  type PlannedCall,
   placeLayout,
+  type PlannedCall,
   windowOf,
 } from "./places.ts";
 
@@ -201,7 +201,9 @@ class Spread {
     for (let i = 0; i + 1 < borders.length; i++) {
       const [start, end] = [borders[i]!, borders[i + 1]!];
       const around = pieces.filter((p) => p.start <= start && end <= p.end);
-      const layouts = uniqueLayouts(around.flatMap((p) => p.layouts.map((l) => window(l, start - p.start, end - p.start))));
+      const layouts = uniqueLayouts(
+        around.flatMap((p) => p.layouts.map((l) => window(l, start - p.start, end - p.start))),
+      );
       if (layouts.length === 0 && (this.#structured && around.length > 0)) return;
       intervals.push({ size: end - start, layouts: layouts.length ? layouts : [balanced(end - start, this.#ranks)] });
     }

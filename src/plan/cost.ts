@@ -5,7 +5,7 @@
  * the bytes that one rank reads of the others. Prices are kept as whole picoseconds, so that sums are exact and ties
  * are broken alike on every rank and machine.
  */
-import { type Dim, dimProduct, dimSub, evalDim, symbolsOf, asSymbol } from "../core/dim.ts";
+import { asSymbol, type Dim, dimProduct, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
 import { dtypeInfo } from "../core/dtype.ts";
 import { type CollectiveKind, type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { maxLocalSize } from "../graph/layout.ts";

@@ -21,7 +21,9 @@ export interface RedistributeStep {
 
 /** The one step from `from` to another placement `to`, or undefined where it takes two. */
 export function directStep(from: Placement, to: Placement): CollectiveKind | undefined {
-  if (from.kind === "R") return to.kind === "S" ? "slice" : to.kind === "P" && to.reduction === "sum" ? "mask" : undefined;
+  if (from.kind === "R") {
+    return to.kind === "S" ? "slice" : to.kind === "P" && to.reduction === "sum" ? "mask" : undefined;
+  }
   if (from.kind === "P") return to.kind === "R" ? "all_reduce" : to.kind === "S" ? "reduce_scatter" : undefined;
   if (to.kind === "R") return "all_gather";
   return to.kind === "S" && to.dim === from.dim && contains(from.layout, to.layout) ? "slice" : undefined;

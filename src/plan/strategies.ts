@@ -122,7 +122,11 @@ function sharded(graph: Graph, call: PlannedCall, choice: Choice): Candidate | u
 
 /** The placement of a tensor in whose dim the factors sit. */
 function onDim(group: Group, choice: Choice, layouts: ReadonlyMap<number, Layout>): Placement | undefined {
-  const l = group === choice.driver ? choice.layout : group.full ? dimLayout(group, layouts) : matching(group, choice, layouts);
+  const l = group === choice.driver
+    ? choice.layout
+    : group.full
+    ? dimLayout(group, layouts)
+    : matching(group, choice, layouts);
   return l && (isWhole(l) ? REPLICATE : shard(group.dim, l));
 }
 
