@@ -171,7 +171,8 @@ class Spread {
 
   #add(value: string, dim: number, l: Layout): void {
     const { ints, type } = valueOf(this.#graph, value);
-    if (ints || isWhole(l) || !fitsDim(l, type.shape![dim]!)) return;
+    // A cut that repeats a constant number of times (head_dim within heads·head_dim) is never worth its many pieces.
+    if (ints || typeof l.outer === "number" && l.outer > 1 || isWhole(l) || !fitsDim(l, type.shape![dim]!)) return;
     if (this.#candidates.add(value, dim, l)) this.#changed = true;
   }
 

@@ -14,6 +14,7 @@ import type { Alternative, Step } from "./frontier.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
 import { type Overrides, resolveOverrides } from "./overrides.ts";
 import { type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
+import { pruneStrategies } from "./prune.ts";
 import { directStep } from "./redistribute.ts";
 import { SlotClasses } from "./slot.ts";
 import type { SlotClass, SlotKind } from "./slot.ts";
@@ -75,9 +76,11 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
   const layouts = candidateLayouts(graph, planned, ranks);
-  const free = planned.map((call) => ({
+  const choices = planned.map((call) => ({ call, candidates: strategiesOf(graph, call, layouts, isConstant) }));
+  const pruned = pruneStrategies(choices, isConstant);
+  const free = planned.map((call, i) => ({
     call,
-    candidates: strategiesOf(graph, call, layouts, isConstant),
+    candidates: pruned[i]!,
     weights: weightInputs(graph, call, isConstant),
   }));
   const layers = free.filter(({ call, weights }) => isLayer(call, weights));
