@@ -3,8 +3,11 @@ import { opKey } from "../graph/graph.ts";
 import { biasActivationOps, binaryOps, CLIP, variadicOps, WHERE } from "./binary.ts";
 import { CAST, CAST_LIKE } from "./cast.ts";
 import { CONCAT, SPLIT } from "./concat.ts";
+import { IF, LOOP } from "./control.ts";
+import { CONV } from "./conv.ts";
 import type { OpDef } from "./def.ts";
 import { SQUEEZE, TRANSPOSE, UNSQUEEZE } from "./dims.ts";
+import { EINSUM } from "./einsum.ts";
 import { EMBEDDING } from "./embedding.ts";
 import { EXPAND, TILE } from "./expand.ts";
 import { GATHER } from "./gather.ts";
@@ -34,8 +37,10 @@ const ALL: readonly OpDef[] = [
   CLIP,
   CONCAT,
   CONSTANT_OF_SHAPE,
+  CONV,
   CUM_SUM,
   DROPOUT,
+  EINSUM,
   EMBEDDING,
   EMBED_LAYER_NORMALIZATION,
   EXPAND,
@@ -45,7 +50,9 @@ const ALL: readonly OpDef[] = [
   GATHER_ELEMENTS,
   GATHER_ND,
   GEMM,
+  IF,
   LINEAR,
+  LOOP,
   MATMUL,
   NON_ZERO,
   ONE_HOT,
