@@ -10,6 +10,7 @@ import { SQUEEZE, TRANSPOSE, UNSQUEEZE } from "./dims.ts";
 import { EINSUM } from "./einsum.ts";
 import { EMBEDDING } from "./embedding.ts";
 import { EXPAND, TILE } from "./expand.ts";
+import { FUSED_MATMUL } from "./fused_matmul.ts";
 import { GATHER } from "./gather.ts";
 import { GEMM } from "./gemm.ts";
 import { CONSTANT_OF_SHAPE, EYE_LIKE, NON_ZERO, ONE_HOT, RANGE, SHAPE, SIZE, SIZES, TRILU } from "./generators.ts";
@@ -32,6 +33,8 @@ const ALL: readonly OpDef[] = [
   ...argOps(),
   ...softmaxOps(),
   ...normOps(),
+  ...rotaryOps(),
+  ATTENTION,
   CAST,
   CAST_LIKE,
   CLIP,
@@ -46,16 +49,20 @@ const ALL: readonly OpDef[] = [
   EXPAND,
   EYE_LIKE,
   FLATTEN,
+  FUSED_MATMUL,
   GATHER,
   GATHER_ELEMENTS,
   GATHER_ND,
   GEMM,
+  GROUP_QUERY_ATTENTION,
   IF,
   LINEAR,
   LOOP,
   MATMUL,
+  MULTI_HEAD_ATTENTION,
   NON_ZERO,
   ONE_HOT,
+  PACKED_ATTENTION,
   PAD,
   RANGE,
   RESHAPE,
