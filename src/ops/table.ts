@@ -1,5 +1,6 @@
 /** The vocabulary: every op that is described, by key. An op that is not in it runs replicated. */
 import { opKey } from "../graph/graph.ts";
+import { ATTENTION, GROUP_QUERY_ATTENTION, MULTI_HEAD_ATTENTION, PACKED_ATTENTION, rotaryOps } from "./attention.ts";
 import { biasActivationOps, binaryOps, CLIP, variadicOps, WHERE } from "./binary.ts";
 import { CAST, CAST_LIKE } from "./cast.ts";
 import { CONCAT, SPLIT } from "./concat.ts";
