@@ -10,7 +10,7 @@ import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
 import { type Call, type Collective, type Graph, isCall, type Value, valueOf } from "../graph/graph.ts";
-import { isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
+import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
 import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
@@ -137,7 +137,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     input: string,
     cut: { shape: Shape; dim: number; layout: Layout; from: Layout | undefined },
   ): string {
-    const { dim, layout, from } = cut;
+    const { dim } = cut, layout = flatten(cut.layout), from = cut.from && flatten(cut.from);
     if (isWhole(layout) && !from) return input;
     const emit = builder.emitter(`${input}.slice`);
     const ranges = layout.parts[rank]!.map(([a, b]): Range =>
