@@ -47,7 +47,7 @@ export const DEFAULT_COSTS: CostModel = {
   collectiveSeconds: 20e-6,
   sharedBytesPerSecond: 10e9,
   internalCollectives: 2,
-  memoryPrice: 1e-9,
+  memoryPrice: 5e-9,
   stridedSeconds: 1e-6,
 };
 
