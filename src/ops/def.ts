@@ -59,6 +59,8 @@ export interface LocalTensor {
 export interface LocalizeContext extends TypedContext {
   readonly rank: number;
   readonly ranks: number;
+  /** Version of ai.onnx, whose ops a layer emits; `opset` is that of the node's own domain. */
+  readonly onnxOpset: number;
   readonly inputTensors: readonly (LocalTensor | undefined)[];
   readonly outputTensors: readonly (LocalTensor | undefined)[];
   /** Names of the local inputs, by position ("" where left out). */

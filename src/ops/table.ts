@@ -6,6 +6,7 @@ import { CAST, CAST_LIKE } from "./cast.ts";
 import { CONCAT, SPLIT } from "./concat.ts";
 import { IF, LOOP } from "./control.ts";
 import { CONV } from "./conv.ts";
+import { CROSS_ENTROPY_LOSS } from "./cross_entropy.ts";
 import type { OpDef } from "./def.ts";
 import { SQUEEZE, TRANSPOSE, UNSQUEEZE } from "./dims.ts";
 import { EINSUM } from "./einsum.ts";
@@ -17,6 +18,7 @@ import { GEMM } from "./gemm.ts";
 import { CONSTANT_OF_SHAPE, EYE_LIKE, NON_ZERO, ONE_HOT, RANGE, SHAPE, SIZE, SIZES, TRILU } from "./generators.ts";
 import { GATHER_ELEMENTS, GATHER_ND, SCATTER_ELEMENTS, SCATTER_ND } from "./indexing.ts";
 import { LINEAR } from "./linear.ts";
+import { lossOps } from "./loss.ts";
 import { MATMUL } from "./matmul.ts";
 import { EMBED_LAYER_NORMALIZATION, normOps, softmaxOps } from "./norms.ts";
 import { reduceOps } from "./reduce.ts";
@@ -35,6 +37,7 @@ const ALL: readonly OpDef[] = [
   ...softmaxOps(),
   ...normOps(),
   ...rotaryOps(),
+  ...lossOps(),
   ATTENTION,
   CAST,
   CAST_LIKE,
@@ -42,6 +45,7 @@ const ALL: readonly OpDef[] = [
   CONCAT,
   CONSTANT_OF_SHAPE,
   CONV,
+  CROSS_ENTROPY_LOSS,
   CUM_SUM,
   DROPOUT,
   EINSUM,

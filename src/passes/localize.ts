@@ -47,6 +47,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       names: node.inputs.map(local),
       rank,
       ranks,
+      onnxOpset: graph.opsets.get("") ?? 17,
       emit: builder.emitter(node.name),
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
