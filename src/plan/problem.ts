@@ -5,11 +5,12 @@
  * so that few values are live at once: an input enters in front of its first reader, and a result is demanded behind
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
+import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { candidateLayouts } from "./candidates.ts";
-import { type CostModel, DEFAULT_COSTS, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
+import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import type { Alternative, Step } from "./frontier.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
 import { type Overrides, resolveOverrides } from "./overrides.ts";
@@ -18,7 +19,7 @@ import { pruneStrategies } from "./prune.ts";
 import { directStep } from "./redistribute.ts";
 import { SlotClasses } from "./slot.ts";
 import type { SlotClass, SlotKind } from "./slot.ts";
-import { type Candidate, strategiesOf } from "./strategies.ts";
+import { type Candidate, LINEAR, strategiesOf } from "./strategies.ts";
 
 /** What planning may be told. */
 export interface PlanOptions {
@@ -71,7 +72,8 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   if (!Number.isInteger(ranks) || ranks < 1) {
     throw new PlanError(`Cannot plan for ${ranks} ranks`, { hint: "pass a whole number of at least 1" });
   }
-  const pricing = new Pricing(ranks, { ...DEFAULT_COSTS, ...options.costs }, nominalSizes(graph, options.nominal));
+  const model = costModel(options.costs ?? {}, meanMatrixBytes(graph));
+  const pricing = new Pricing(ranks, model, nominalSizes(graph, options.nominal));
   const constants = new Set(graph.nodes.filter((n) => n.kind === "get_attr").map((n) => n.outputs[0]!));
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
@@ -119,6 +121,16 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   return new Sequence(graph, calls, pricing, isConstant, shared).problem();
 }
 
+/** Mean bytes of the constants with at least two dims of more than one. */
+function meanMatrixBytes(graph: Graph): number {
+  const bytes = graph.nodes.flatMap((n) =>
+    n.kind === "get_attr" && n.data.shape.filter((d) => d > 1).length > 1
+      ? [n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8]
+      : []
+  );
+  return bytes.length === 0 ? 0 : bytes.reduce((a, b) => a + b, 0) / bytes.length;
+}
+
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */
 export function isLayer(call: PlannedCall, weights: readonly number[]): boolean {
   return weights.length > 0 || call.node.kind === "call_module";
@@ -144,7 +156,8 @@ function computeCost(
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
-  const own = pricing.call({ flops: whole * c.share, bytes: read + written });
+  // Of equal plans, the one that sums earlier wins.
+  const own = pricing.call({ flops: whole * c.share, bytes: read + written }) + (c.name === LINEAR ? 1 : 0);
   return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
 }
 
