@@ -199,6 +199,7 @@ class Sequence {
   problem(): Problem {
     const items = this.#calls.map((call) => this.#callItem(call));
     const universes = this.#universes(items);
+    narrow(items, (value) => (this.#followed(value) ? Math.log(universes.get(value)?.length ?? 1) : 0));
     this.#insertResults(items, universes);
     const reads = new Map<string, number>();
     for (const item of items) for (const v of this.#read(item)) reads.set(v, (reads.get(v) ?? 0) + 1);
@@ -358,4 +359,46 @@ class Sequence {
       })),
     };
   }
+}
+
+/**
+ * Brings calls into an order in which few values with many placements are live at once: always the call next that adds
+ * least, the earliest of several. The order in which a rank runs them later is another matter.
+ */
+function narrow(items: Item[], weight: (value: string) => number): void {
+  const touched = (item: Item, side: "wants" | "gives") => [...new Set(item.alternatives[0]![side].map(([v]) => v))];
+  const reads = items.map((item) => touched(item, "wants")), writes = items.map((item) => touched(item, "gives"));
+  const readers = new Map<string, number[]>(), left = new Map<string, number>();
+  reads.forEach((values, i) => values.forEach((v) => readers.set(v, [...readers.get(v) ?? [], i])));
+  for (const [v, list] of readers) left.set(v, list.length);
+  const made = new Set(writes.flat());
+  const waits = reads.map((values) => values.filter((v) => made.has(v)).length);
+  const live = new Set<string>();
+  const ready = new Set(items.flatMap((_, i) => (waits[i] === 0 ? [i] : [])));
+  const order: number[] = [];
+  while (ready.size > 0) {
+    let next = -1, least = Infinity;
+    for (const i of ready) {
+      let added = 0;
+      for (const v of writes[i]!) if (readers.has(v)) added += weight(v);
+      for (const v of reads[i]!) {
+        if (left.get(v) === 1) added -= live.has(v) ? weight(v) : 0;
+        else if (!live.has(v)) added += weight(v);
+      }
+      if (added < least - 1e-9 || (added < least + 1e-9 && i < next)) [next, least] = [i, added];
+    }
+    ready.delete(next);
+    order.push(next);
+    for (const v of reads[next]!) {
+      const rest = left.get(v)! - 1;
+      left.set(v, rest);
+      if (rest > 0) live.add(v);
+      else live.delete(v);
+    }
+    for (const v of writes[next]!) {
+      live.add(v);
+      for (const r of readers.get(v) ?? []) if (--waits[r]! === 0) ready.add(r);
+    }
+  }
+  items.splice(0, items.length, ...order.map((i) => items[i]!));
 }
