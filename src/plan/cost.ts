@@ -27,11 +27,15 @@ export interface CostModel {
   /** Collectives inside a call that brings its own (`internal` factors). */
   readonly internalCollectives: number;
   /**
-   * Seconds that a byte of weights on every rank is worth. Who starts several ranks wants the model split, so memory has
-   * a price; 0 leaves only time. The mean over the ranks is priced: heads that the ranks cannot share out evenly cost
-   * time, but no more memory in all.
+   * Seconds that a byte of weights on every rank is worth; by default as much as reading it. The mean over the ranks is
+   * priced: heads that the ranks cannot share out evenly cost time, but no more memory in all.
    */
   readonly memoryPrice: number;
+  /**
+   * What the average weight matrix is worth at least, in collectives. Who starts several ranks wants the model split, also
+   * one so small that a single rank would be faster. With this and `memoryPrice` 0, only time counts.
+   */
+  readonly splitCollectives: number;
   /**
    * Seconds that a weight costs whose parts are not contiguous in its file: it has to be written to a file of its own
    * before it can be mapped. Small against a collective, as it only decides between plans that are otherwise alike.
@@ -47,7 +51,8 @@ export const DEFAULT_COSTS: CostModel = {
   collectiveSeconds: 20e-6,
   sharedBytesPerSecond: 10e9,
   internalCollectives: 2,
-  memoryPrice: 5e-9,
+  memoryPrice: 1e-10,
+  splitCollectives: 2,
   stridedSeconds: 1e-6,
 };
 
@@ -85,6 +90,17 @@ export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, num
     for (const d of value.type.shape ?? []) for (const s of symbolsOf(d)) set(s, length);
   }
   return sizes;
+}
+
+/**
+ * `given` completed, and its price of memory raised where the model's matrices, of `matrixBytes` bytes on the mean, would
+ * else not be worth splitting.
+ */
+export function costModel(given: Partial<CostModel>, matrixBytes: number): CostModel {
+  const model = { ...DEFAULT_COSTS, ...given };
+  if (matrixBytes === 0) return model;
+  const least = model.splitCollectives * model.collectiveSeconds / matrixBytes;
+  return { ...model, memoryPrice: Math.max(model.memoryPrice, least) };
 }
 
 /** Prices things at the nominal sizes of one graph. All results are whole picoseconds but {@linkcode Pricing.bytes}. */

@@ -89,6 +89,9 @@ export class FrontierSearch {
     this.#start = this.#frontier([], [""], [0]);
   }
 
+  debugPath() {
+    return this.#path;
+  }
   /** The most states that a frontier had. */
   get mostStates(): number {
     return this.#most;
@@ -207,9 +210,15 @@ export class FrontierSearch {
   /** Indices of the states that no cheaper one can become for the difference. */
   #dropDominated(states: readonly { state: string; cost: number }[], classes: readonly SlotClass[]): number[] {
     const kept: number[] = [];
+    // States rarely replace each other across carried placements or loaded weights: these have no price, or a high one.
+    const fixed = classes.flatMap((c, i) => (c.kind === "value" ? [] : [i]));
+    const groups = new Map<string, number[]>();
     states.forEach(({ state, cost }, index) => {
-      for (let k = 0; k < kept.length && k < DOMINATORS; k++) {
-        const a = states[kept[k]!]!;
+      const key = fixed.map((i) => state[i]).join("");
+      let rivals = groups.get(key);
+      if (!rivals) groups.set(key, rivals = []);
+      for (let k = 0; k < rivals.length && k < DOMINATORS; k++) {
+        const a = states[rivals[k]!]!;
         let left = cost - a.cost;
         for (let s = 0; s < classes.length && left >= 0; s++) {
           const x = a.state.charCodeAt(s), y = state.charCodeAt(s);
@@ -217,6 +226,7 @@ export class FrontierSearch {
         }
         if (left >= 0) return;
       }
+      rivals.push(index);
       kept.push(index);
     });
     return kept;

@@ -5,20 +5,22 @@
  * so that few values are live at once: an input enters in front of its first reader, and a result is demanded behind
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
+import { dtypeInfo } from "../core/dtype.ts";
+import { symbolsOf } from "../core/dim.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { candidateLayouts } from "./candidates.ts";
-import { type CostModel, DEFAULT_COSTS, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
+import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import type { Alternative, Step } from "./frontier.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
 import { type Overrides, resolveOverrides } from "./overrides.ts";
 import { type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
 import { pruneStrategies } from "./prune.ts";
-import { directStep } from "./redistribute.ts";
+import { communicates, directStep } from "./redistribute.ts";
 import { SlotClasses } from "./slot.ts";
 import type { SlotClass, SlotKind } from "./slot.ts";
-import { type Candidate, strategiesOf } from "./strategies.ts";
+import { type Candidate, LINEAR, strategiesOf } from "./strategies.ts";
 
 /** What planning may be told. */
 export interface PlanOptions {
@@ -71,7 +73,8 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   if (!Number.isInteger(ranks) || ranks < 1) {
     throw new PlanError(`Cannot plan for ${ranks} ranks`, { hint: "pass a whole number of at least 1" });
   }
-  const pricing = new Pricing(ranks, { ...DEFAULT_COSTS, ...options.costs }, nominalSizes(graph, options.nominal));
+  const model = costModel(options.costs ?? {}, meanMatrixBytes(graph));
+  const pricing = new Pricing(ranks, model, nominalSizes(graph, options.nominal));
   const constants = new Set(graph.nodes.filter((n) => n.kind === "get_attr").map((n) => n.outputs[0]!));
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
@@ -119,6 +122,16 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   return new Sequence(graph, calls, pricing, isConstant, shared).problem();
 }
 
+/** Mean bytes of the constants with at least two dims of more than one. */
+function meanMatrixBytes(graph: Graph): number {
+  const bytes = graph.nodes.flatMap((n) =>
+    n.kind === "get_attr" && n.data.shape.filter((d) => d > 1).length > 1
+      ? [n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8]
+      : []
+  );
+  return bytes.length === 0 ? 0 : bytes.reduce((a, b) => a + b, 0) / bytes.length;
+}
+
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */
 export function isLayer(call: PlannedCall, weights: readonly number[]): boolean {
   return weights.length > 0 || call.node.kind === "call_module";
@@ -144,7 +157,8 @@ function computeCost(
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
-  const own = pricing.call({ flops: whole * c.share, bytes: read + written });
+  // Of equal plans, the one that sums earlier wins.
+  const own = pricing.call({ flops: whole * c.share, bytes: read + written }) + (c.name === LINEAR ? 1 : 0);
   return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
 }
 
@@ -186,6 +200,7 @@ class Sequence {
   problem(): Problem {
     const items = this.#calls.map((call) => this.#callItem(call));
     const universes = this.#universes(items);
+    narrow(items, (value) => (this.#followed(value) ? Math.log(universes.get(value)?.length ?? 1) : 0));
     this.#insertResults(items, universes);
     const reads = new Map<string, number>();
     for (const item of items) for (const v of this.#read(item)) reads.set(v, (reads.get(v) ?? 0) + 1);
@@ -307,6 +322,8 @@ class Sequence {
   #class(slots: SlotClasses, value: string, placements: readonly Placement[]): SlotClass {
     const { type } = valueOf(this.#graph, value);
     const bytes = this.#pricing.bytes(type);
+    const sizedByData = type.shape === undefined ||
+      type.shape.some((d) => [...symbolsOf(d)].some((n) => n.includes("#")));
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
     if (kind === "constant") {
       return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(type, p))]);
@@ -317,6 +334,8 @@ class Sequence {
       placements.map((from) =>
         placements.map((to) => {
           const step = directStep(from, to);
+          // Buffers that ranks share are laid out before a step runs: what only data sizes cannot be sent.
+          if (step && sizedByData && communicates(step)) return Infinity;
           return step ? this.#pricing.step(step, bytes, to.kind === "S" ? to : from) : Infinity;
         })
       ),
@@ -345,4 +364,46 @@ class Sequence {
       })),
     };
   }
+}
+
+/**
+ * Brings calls into an order in which few values with many placements are live at once: always the call next that adds
+ * least, the earliest of several. The order in which a rank runs them later is another matter.
+ */
+function narrow(items: Item[], weight: (value: string) => number): void {
+  const touched = (item: Item, side: "wants" | "gives") => [...new Set(item.alternatives[0]![side].map(([v]) => v))];
+  const reads = items.map((item) => touched(item, "wants")), writes = items.map((item) => touched(item, "gives"));
+  const readers = new Map<string, number[]>(), left = new Map<string, number>();
+  reads.forEach((values, i) => values.forEach((v) => readers.set(v, [...readers.get(v) ?? [], i])));
+  for (const [v, list] of readers) left.set(v, list.length);
+  const made = new Set(writes.flat());
+  const waits = reads.map((values) => values.filter((v) => made.has(v)).length);
+  const live = new Set<string>();
+  const ready = new Set(items.flatMap((_, i) => (waits[i] === 0 ? [i] : [])));
+  const order: number[] = [];
+  while (ready.size > 0) {
+    let next = -1, least = Infinity;
+    for (const i of ready) {
+      let added = 0;
+      for (const v of writes[i]!) if (readers.has(v)) added += weight(v);
+      for (const v of reads[i]!) {
+        if (left.get(v) === 1) added -= live.has(v) ? weight(v) : 0;
+        else if (!live.has(v)) added += weight(v);
+      }
+      if (added < least - 1e-9 || (added < least + 1e-9 && i < next)) [next, least] = [i, added];
+    }
+    ready.delete(next);
+    order.push(next);
+    for (const v of reads[next]!) {
+      const rest = left.get(v)! - 1;
+      left.set(v, rest);
+      if (rest > 0) live.add(v);
+      else live.delete(v);
+    }
+    for (const v of writes[next]!) {
+      live.add(v);
+      for (const r of readers.get(v) ?? []) if (--waits[r]! === 0) ready.add(r);
+    }
+  }
+  items.splice(0, items.length, ...order.map((i) => items[i]!));
 }

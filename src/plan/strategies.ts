@@ -20,6 +20,9 @@ export interface Candidate extends Strategy {
   readonly factors: readonly Factor[];
 }
 
+/** Name of the strategies that pass partial sums on. */
+export const LINEAR = "linear";
+
 /**
  * All strategies of a call: replicated first, then by factor and layout, then the linear ones; no two alike.
  *
@@ -51,7 +54,7 @@ export function strategiesOf(
     const reads = set.filter((i) => node.inputs[i] !== undefined && node.inputs[i] !== "");
     if (reads.length < set.length || !reads.some((i) => !isConstant(node.inputs[i]!))) continue;
     push({
-      name: "linear",
+      name: LINEAR,
       inputs: node.inputs.map((_, i) => (set.includes(i) ? PARTIAL_SUM : REPLICATE)),
       outputs: node.outputs.map((name) => (name === "" ? REPLICATE : PARTIAL_SUM)),
       share: 1,
