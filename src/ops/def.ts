@@ -63,6 +63,8 @@ export interface LocalizeContext extends TypedContext {
   readonly onnxOpset: number;
   readonly inputTensors: readonly (LocalTensor | undefined)[];
   readonly outputTensors: readonly (LocalTensor | undefined)[];
+  /** By input position: whether it is constant data, which a partial sum gives to rank 0 whole and to others as zeros. */
+  readonly constants: readonly boolean[];
   /** Names of the local inputs, by position ("" where left out). */
   readonly names: readonly string[];
   readonly emit: LocalEmitter;

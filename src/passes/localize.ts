@@ -21,6 +21,7 @@ import { localData } from "./local_data.ts";
 /** Rank `rank`'s part of `graph`. */
 export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
   const builder = new LocalBuilder(graph.name, rank, graph.opsets);
+  const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
   const names = new Map<string, string>();
   const local = (name: string) => (name === "" ? "" : names.get(name) ?? name);
@@ -44,6 +45,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       ints: inputs.map((v) => v?.ints),
       inputTensors: node.inputs.map(tensor),
       outputTensors: node.outputs.map(tensor),
+      constants: node.inputs.map((name) => data.has(name)),
       names: node.inputs.map(local),
       rank,
       ranks,
