@@ -5,6 +5,7 @@
  * short wait for the one that it lost. After that every rank gets CONT and TERM, and KILL when the grace period is over.
  */
 import type { ErrorRecord } from "../src/core/exit_report.ts";
+import type { AbortNotice } from "./abort_notice.ts";
 import { isFailure, ownEnd, type RankOutcome } from "./outcome.ts";
 import { RankProcess, type RankStart } from "./rank_process.ts";
 
@@ -15,7 +16,7 @@ export type StopReason =
   | { readonly kind: "timeout" }
   | { readonly kind: "linger"; readonly message: string }
   /** Another node, or a client of the store, asked for it. */
-  | { readonly kind: "abort"; readonly reason: string };
+  | { readonly kind: "abort"; readonly notice: AbortNotice };
 
 /** What an attempt needs to know. */
 export interface AttemptOptions {
@@ -92,9 +93,9 @@ export class Attempt {
     return { outcomes, cause, stop: this.#stop };
   }
 
-  /** Ends all ranks; a second call kills them at once. */
+  /** Ends all ranks. The first reason stands. */
   stop(reason: StopReason): void {
-    if (this.#stop !== undefined) return this.kill();
+    if (this.#stop !== undefined) return;
     this.#stop = reason;
     this.#termSent = true;
     // A stopped process takes no TERM, so it is continued first.

@@ -61,11 +61,14 @@ export function rankEnv(
   return { ...env, ...extra };
 }
 
-/** The executable and arguments of a rank. */
-export function rankCommand(
-  config: LaunchConfig,
-  script: string,
-): { readonly command: string; readonly args: readonly string[] } {
+/** How a process is started. */
+export interface CommandLine {
+  readonly command: string;
+  readonly args: readonly string[];
+}
+
+/** The executable and arguments of a rank. `flags` go before the user's own. */
+export function rankCommand(config: LaunchConfig, script: string, flags: readonly string[] = []): CommandLine {
   const args = config.args ?? [];
   if (config.program.kind === "exec") {
     const setpriv = findSetpriv();
@@ -82,6 +85,7 @@ export function rankCommand(
       "run",
       ...(permitted ? ["--no-prompt"] : ["-A"]),
       `--preload=${shim("preload.ts")}`,
+      ...flags,
       ...deno,
       script,
       ...args,
