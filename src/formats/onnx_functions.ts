@@ -23,7 +23,7 @@ import {
 } from "./onnx_schema.ts";
 
 /** More nodes than any model has: a few nested functions can otherwise unfold without end. */
-const MAX_NODES = 1_000_000;
+const MAX_NODES = 250_000;
 
 /**
  * Inlines all functions of `model`, in place, and empties `model.functions`. Attributes that a body takes by reference get the caller's value,
