@@ -61,10 +61,10 @@ Deno.test("Sampler keeps to the smallest set of tokens that reaches top p", () =
 
 Deno.test("Sampler finds the top tokens of a large vocabulary as a full sort does", () => {
   const random = new RandomStream(5);
-  const logits = Float32Array.from({ length: 3000 }, () => Math.round(random.next() * 400) / 100);
+  const logits = Float32Array.from({ length: 500 }, () => Math.round(random.next() * 400) / 100);
   const sorted = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b);
-  for (const topK of [2, 3, 40, 2999]) {
-    const seen = frequencies({ temperature: 50, topK }, logits, 20 * Math.min(topK, 100));
+  for (const topK of [2, 3, 40, 499]) {
+    const seen = frequencies({ temperature: 50, topK }, logits, 20 * Math.min(topK, 40));
     const allowed = new Set(sorted.slice(0, topK));
     assert.ok(seen.every((p, id) => p === 0 || allowed.has(id)), `top ${topK}`);
     if (topK <= 40) assert.equal(seen.filter((p) => p > 0).length, topK);
@@ -74,7 +74,7 @@ Deno.test("Sampler finds the top tokens of a large vocabulary as a full sort doe
   let reached = 0;
   const needed = weights.findIndex((w) => (reached += w) >= 0.3 * sum) + 1;
   const allowed = new Set(sorted.slice(0, needed));
-  assert.ok(frequencies({ temperature: 1, topP: 0.3 }, logits, 5000).every((p, id) => p === 0 || allowed.has(id)));
+  assert.ok(frequencies({ temperature: 1, topP: 0.3 }, logits, 1000).every((p, id) => p === 0 || allowed.has(id)));
 });
 
 Deno.test("Sampler repeats itself for the same seed", () => {
