@@ -3,10 +3,10 @@
  *
  * An error of the user's (a wrong input, a broken model) ends all ranks alike, and the launcher prints it once.
  */
-import { ShardwiseError } from "../src/core/errors.ts";
-import { reportUserError } from "../src/core/exit_report.ts";
+import { describeError, ShardwiseError } from "../src/core/errors.ts";
+import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/core/exit_report.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
-import { CommunicatorError } from "../src/runtime/comm/errors.ts";
+import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
 import { init } from "../src/runtime/comm/init.ts";
 import { type Job, unpackJob } from "./job.ts";
 import { generateOnRank } from "./ranks/generate.ts";
@@ -31,7 +31,11 @@ if (import.meta.main) {
     await carryOut(job, comm);
   } catch (error) {
     // Trouble between ranks is no user's error: the launcher finds out who was first.
-    if (error instanceof ShardwiseError && !(error instanceof CommunicatorError)) reportUserError(error);
+    if (error instanceof PeerLost || error instanceof CollectiveAborted) {
+      reportVictim({ lost: error.rank, message: error.message });
+    }
+    if (error instanceof CommunicatorError) reportCollectiveFailure({ message: describeError(error) });
+    if (error instanceof ShardwiseError) reportUserError(error);
     throw error;
   }
 }

@@ -41,7 +41,9 @@ export async function generateOnRank(job: GenerateJob, comm: Communicator): Prom
   const last = performance.now();
   show(printer.end() + "\n");
   const note = !ended && job.limitNote !== undefined ? `; ${job.limitNote}` : "";
-  console.error(`${speedLine({ made, prompt: job.prompt.length, firstMs: first - began, restMs: last - first })}${note}`);
+  console.error(
+    `${speedLine({ made, prompt: job.prompt.length, firstMs: first - began, restMs: last - first })}${note}`,
+  );
 }
 
 /** `24 tokens, 51.3 tokens/s; first token after 112 ms (37 tokens of prompt)`. */
