@@ -1,12 +1,17 @@
 /** The vocabulary: every op that is described, by key. An op that is not in it runs replicated. */
 import { opKey } from "../graph/graph.ts";
+import { ATTENTION, GROUP_QUERY_ATTENTION, MULTI_HEAD_ATTENTION, PACKED_ATTENTION, rotaryOps } from "./attention.ts";
 import { biasActivationOps, binaryOps, CLIP, variadicOps, WHERE } from "./binary.ts";
 import { CAST, CAST_LIKE } from "./cast.ts";
 import { CONCAT, SPLIT } from "./concat.ts";
+import { IF, LOOP } from "./control.ts";
+import { CONV } from "./conv.ts";
 import type { OpDef } from "./def.ts";
 import { SQUEEZE, TRANSPOSE, UNSQUEEZE } from "./dims.ts";
+import { EINSUM } from "./einsum.ts";
 import { EMBEDDING } from "./embedding.ts";
 import { EXPAND, TILE } from "./expand.ts";
+import { FUSED_MATMUL } from "./fused_matmul.ts";
 import { GATHER } from "./gather.ts";
 import { GEMM } from "./gemm.ts";
 import { CONSTANT_OF_SHAPE, EYE_LIKE, NON_ZERO, ONE_HOT, RANGE, SHAPE, SIZE, SIZES, TRILU } from "./generators.ts";
@@ -29,26 +34,36 @@ const ALL: readonly OpDef[] = [
   ...argOps(),
   ...softmaxOps(),
   ...normOps(),
+  ...rotaryOps(),
+  ATTENTION,
   CAST,
   CAST_LIKE,
   CLIP,
   CONCAT,
   CONSTANT_OF_SHAPE,
+  CONV,
   CUM_SUM,
   DROPOUT,
+  EINSUM,
   EMBEDDING,
   EMBED_LAYER_NORMALIZATION,
   EXPAND,
   EYE_LIKE,
   FLATTEN,
+  FUSED_MATMUL,
   GATHER,
   GATHER_ELEMENTS,
   GATHER_ND,
   GEMM,
+  GROUP_QUERY_ATTENTION,
+  IF,
   LINEAR,
+  LOOP,
   MATMUL,
+  MULTI_HEAD_ATTENTION,
   NON_ZERO,
   ONE_HOT,
+  PACKED_ATTENTION,
   PAD,
   RANGE,
   RESHAPE,

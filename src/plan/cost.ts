@@ -8,8 +8,8 @@
 import { asSymbol, type Dim, dimProduct, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
 import { dtypeInfo } from "../core/dtype.ts";
 import { type CollectiveKind, type Graph, outputOf, valueOf } from "../graph/graph.ts";
-import { maxLocalSize } from "../graph/layout.ts";
-import type { Placement } from "../graph/placement.ts";
+import { localSize, maxLocalSize } from "../graph/layout.ts";
+import type { Placement, Shard } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 
 /** The constants of a host. */
@@ -27,10 +27,16 @@ export interface CostModel {
   /** Collectives inside a call that brings its own (`internal` factors). */
   readonly internalCollectives: number;
   /**
-   * Seconds that a byte of weights on a rank is worth. Who starts several ranks wants the model split, so memory has a
-   * price; 0 leaves only time.
+   * Seconds that a byte of weights on every rank is worth. Who starts several ranks wants the model split, so memory has
+   * a price; 0 leaves only time. The mean over the ranks is priced: heads that the ranks cannot share out evenly cost
+   * time, but no more memory in all.
    */
   readonly memoryPrice: number;
+  /**
+   * Seconds that a weight costs whose parts are not contiguous in its file: it has to be written to a file of its own
+   * before it can be mapped. Small against a collective, as it only decides between plans that are otherwise alike.
+   */
+  readonly stridedSeconds: number;
 }
 
 /** One core a rank, shared memory between ranks. */
@@ -41,7 +47,8 @@ export const DEFAULT_COSTS: CostModel = {
   collectiveSeconds: 20e-6,
   sharedBytesPerSecond: 10e9,
   internalCollectives: 2,
-  memoryPrice: 1e-9,
+  memoryPrice: 5e-9,
+  stridedSeconds: 1e-6,
 };
 
 /** Sizes of symbols at which a plan is made, by symbol. */
@@ -116,9 +123,10 @@ export class Pricing {
     return picoseconds(internalCollectives * each) + internalCollectives;
   }
 
-  /** Holding `bytes` of weights on a rank. */
-  memory(bytes: number): number {
-    return picoseconds(bytes * this.model.memoryPrice);
+  /** Holding a weight in a placement, on the mean over the ranks. */
+  memory(type: TensorType, p: Placement): number {
+    const strided = p.kind === "S" && !isContiguous(type, p) ? this.model.stridedSeconds : 0;
+    return picoseconds(this.bytes(type) * meanShareOf(p, this.ranks) * this.model.memoryPrice + strided);
   }
 
   /**
@@ -147,6 +155,17 @@ export class Pricing {
 /** The share of a tensor that the rank with the most holds. */
 export function shareOf(p: Placement): number {
   return p.kind === "S" ? maxLocalSize(p.layout) / p.layout.size : 1;
+}
+
+function meanShareOf(p: Placement, ranks: number): number {
+  if (p.kind !== "S") return p.kind === "R" ? 1 : 1 / ranks;
+  return p.layout.parts.reduce((sum, _, r) => sum + localSize(p.layout, r), 0) / (ranks * p.layout.size);
+}
+
+/** Whether each rank's part is one run of bytes of the whole. */
+function isContiguous(type: TensorType, { dim, layout }: Shard): boolean {
+  return layout.outer === 1 && layout.parts.every((p) => p.length <= 1) &&
+    (type.shape ?? []).slice(0, dim).every((d) => d === 1);
 }
 
 /** Whole picoseconds. */

@@ -104,7 +104,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
         (sum, name, i) =>
           name === "" || !isConstant(name) || shared(name)
             ? sum
-            : sum + pricing.memory(bytesOf(name) * shareOf(c.inputs[i]!) / readers.get(name)!),
+            : sum + Math.round(pricing.memory(valueOf(graph, name).type, c.inputs[i]!) / readers.get(name)!),
         0,
       )
     );
@@ -305,10 +305,11 @@ class Sequence {
   }
 
   #class(slots: SlotClasses, value: string, placements: readonly Placement[]): SlotClass {
-    const bytes = this.#pricing.bytes(valueOf(this.#graph, value).type);
+    const { type } = valueOf(this.#graph, value);
+    const bytes = this.#pricing.bytes(type);
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
     if (kind === "constant") {
-      return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(bytes * shareOf(p)))]);
+      return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(type, p))]);
     }
     return slots.of(
       kind,

@@ -76,7 +76,7 @@ function reshapeFactors(from: Shape, to: Shape): Factor[] {
         if (typeof inner !== "number" || size === 1) return;
         const merged = at(few, { inner, outer }), single = at(start + k);
         const [input, output] = x - i === 1 ? [merged, single] : [single, merged];
-        factors.push({ name: `r${start + k}`, size, inputs: [input, null], outputs: [output] });
+        factors.push({ name: `r${start + k}`, size, inputs: [input], outputs: [output] });
       });
     }
     [i, j] = [x, y];
