@@ -28,7 +28,7 @@ export function readCases(folder: string): FolderCases {
   const folders = caseFolders(folder, DEPTH);
   if (folders.length === 0) {
     throw new FormatError(`Cannot verify ${folder}: neither it nor a folder in it has a cases.json`, {
-      hint: "docs: a case is {name, model, inputs, expected, atol, rtol}; see `shardwise verify --help`",
+      hint: "shardwise verify --help explains the format",
     });
   }
   const parts = folders.map(readFolder);

@@ -6,6 +6,9 @@ import type { OutputDifference } from "./compare.ts";
 import { startJob, type VerifyCase } from "./job.ts";
 import type { VerifyResult } from "./ranks/verify.ts";
 
+/** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
+const INTERRUPTED: ReadonlySet<number> = new Set([129, 130, 143]);
+
 /** The command. */
 export const verify: Command = {
   name: "verify",
@@ -56,23 +59,33 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   return failed > 0 ? 1 : 0;
 }
 
-/** All cases at one world size, in one launch. */
+/**
+ * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
+ * after it.
+ */
 async function verifyAt(cases: readonly VerifyCase[], size: number): Promise<VerifyResult[]> {
+  const results: VerifyResult[] = [];
+  while (results.length < cases.length) {
+    const { code, done } = await verifyOnce(cases.slice(results.length), size);
+    results.push(...done);
+    if (INTERRUPTED.has(code)) Deno.exit(code);
+    const next = cases[results.length];
+    if (next === undefined) break;
+    const problem = `the job ended with code ${code} in this case`;
+    results.push({ name: next.name, ranks: size, pass: false, outputs: [], problem, ms: 0 });
+  }
+  return results;
+}
+
+async function verifyOnce(
+  cases: readonly VerifyCase[],
+  size: number,
+): Promise<{ code: number; done: readonly VerifyResult[] }> {
   const file = Deno.makeTempFileSync({ prefix: "shardwise-verify-", suffix: ".jsonl" });
   try {
     const code = await startJob({ kind: "verify", cases, results: file }, size);
-    const results = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "")
-      .map((line) => JSON.parse(line) as VerifyResult);
-    // A job that ends early leaves cases without a result: they failed.
-    const missing = cases.slice(results.length).map(({ name }) => ({
-      name,
-      ranks: size,
-      pass: false,
-      outputs: [],
-      problem: `the job ended with code ${code} before this case was done`,
-      ms: 0,
-    }));
-    return [...results, ...missing];
+    const lines = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "");
+    return { code, done: lines.map((line) => JSON.parse(line) as VerifyResult) };
   } finally {
     Deno.removeSync(file);
   }

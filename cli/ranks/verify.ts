@@ -5,7 +5,8 @@ import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
-import { parallelizeModel, type ParallelModel } from "../../src/session.ts";
+import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
+import { parallelizeModel } from "../../src/session.ts";
 import { compareTensors, type OutputDifference } from "../compare.ts";
 import type { VerifyCase, VerifyJob } from "../job.ts";
 
