@@ -78,7 +78,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const constants = new Set(graph.nodes.filter((n) => n.kind === "get_attr").map((n) => n.outputs[0]!));
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
-  const layouts = candidateLayouts(graph, planned, ranks);
+  const layouts = candidateLayouts(graph, planned, ranks, isConstant);
   const choices = planned.map((call) => ({ call, candidates: strategiesOf(graph, call, layouts, isConstant) }));
   const pruned = pruneStrategies(choices, isConstant);
   const free = planned.map((call, i) => ({
