@@ -22,6 +22,8 @@ function blockSizes({ attributes }: Pick<TypedContext, "attributes">) {
   };
 }
 
+const NBITS = { K: int(64), N: int(6), bits: int(4), block_size: int(16) };
+
 /** `y[*,n] = x[*,k] · dequantised b[n,k]`. */
 export const MATMUL_NBITS: OpDef = {
   op: "MatMulNBits",
@@ -50,7 +52,27 @@ export const MATMUL_NBITS: OpDef = {
     const attributes = { ...context.attributes, K: int(rows), N: int(columns) };
     return emit.ops(node.op, names, attributes, { domain: node.domain, outputs: 1 });
   },
-  examples: [],
+  examples: [
+    {
+      inputs: [
+        { dtype: "f32", shape: [2, 3, 64] },
+        { dtype: "u8", shape: [6, 4, 8] },
+        { dtype: "f32", shape: [6, 4] },
+        { dtype: "u8", shape: [6, 2] },
+      ],
+      attributes: NBITS,
+      ranges: { 1: [0, 256], 3: [0, 256] },
+    },
+    {
+      inputs: [
+        { dtype: "f32", shape: [3, 64] },
+        { dtype: "u8", shape: [6, 4, 8] },
+        { dtype: "f32", shape: [24] },
+      ],
+      attributes: NBITS,
+      ranges: { 1: [0, 256] },
+    },
+  ],
 };
 
 function nbitsFactors(context: TypedContext): Factor[] {
