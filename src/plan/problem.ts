@@ -64,6 +64,9 @@ export interface Problem {
   readonly isConstant: (value: string) => boolean;
 }
 
+/** More than any plan costs (picoseconds), and still finite, so that sums and differences stay numbers. */
+const PROHIBITIVE = 1e15;
+
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
 const FOLLOWED_BYTES = 65536;
 
@@ -335,7 +338,7 @@ class Sequence {
         placements.map((to) => {
           const step = directStep(from, to);
           // Buffers that ranks share are laid out before a step runs: what only data sizes cannot be sent.
-          if (step && sizedByData && communicates(step)) return Infinity;
+          if (step && sizedByData && communicates(step)) return PROHIBITIVE;
           return step ? this.#pricing.step(step, bytes, to.kind === "S" ? to : from) : Infinity;
         })
       ),
