@@ -146,6 +146,7 @@ class Spread {
   #carry({ component, outputsFrom, shares, done }: Task): void {
     component.groups.forEach((group, g) => {
       const list = this.#candidates.of(group.value, group.dim);
+      if (done[g] === list.length) return;
       while (done[g]! < list.length) {
         const l = list[done[g]!++]!;
         if (!shares && !isPartition(l)) continue;
