@@ -115,7 +115,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
       candidates,
       weights,
       memory,
-      compute: candidates.map((c) => computeCost(call, c, pricing, isConstant)),
+      compute: computeCosts(call, candidates, pricing, isConstant),
     };
   });
   return new Sequence(graph, calls, pricing, isConstant, shared).problem();
@@ -136,29 +136,34 @@ export function isLayer(call: PlannedCall, weights: readonly number[]): boolean 
   return weights.length > 0 || call.node.kind === "call_module";
 }
 
-/** Arithmetic and traffic of a call on the busiest rank. */
-function computeCost(
+/** Arithmetic and traffic of a call on the busiest rank, by strategy. */
+function computeCosts(
   call: PlannedCall,
-  c: Candidate,
+  candidates: readonly Candidate[],
   pricing: Pricing,
   isConstant: (value: string) => boolean,
-): number {
+): number[] {
   const { context, def, node, rule } = call;
-  const outputBytes = context.outputs.reduce((sum, t) => sum + pricing.bytes(t), 0);
-  const written = context.outputs.reduce((sum, t, i) => sum + pricing.bytes(t) * shareOf(c.outputs[i]!), 0);
+  const inputs = context.inputs.map((t) => pricing.bytes(t)), outputs = context.outputs.map((t) => pricing.bytes(t));
+  const outputBytes = outputs.reduce((a, b) => a + b, 0);
   // A table of which rows are selected is not read whole; nor is a constant that a plain move takes a part of.
   const lookup = rule.factors.some((f) => f.selected);
-  const read = context.inputs.reduce((sum, t, i) => {
-    const bytes = pricing.bytes(t), part = (lookup && i === 0) || (!def?.flops && isConstant(node.inputs[i]!));
-    return sum + (part ? Math.min(bytes, outputBytes) : bytes) * shareOf(c.inputs[i]!);
-  }, 0);
+  const reads = inputs.map((bytes, i) =>
+    (lookup && i === 0) || (!def?.flops && isConstant(node.inputs[i]!)) ? Math.min(bytes, outputBytes) : bytes
+  );
   const shape = context.outputs[0]?.shape;
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
-  // Of equal plans, the one that sums earlier wins.
-  const own = pricing.call({ flops: whole * c.share, bytes: read + written }) + (c.name === LINEAR ? 1 : 0);
-  return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
+  return candidates.map((c) => {
+    const traffic = (bytes: readonly number[], at: readonly Placement[]) =>
+      bytes.reduce((sum, b, i) => sum + b * shareOf(at[i]!), 0);
+    // Of equal plans, the one that sums earlier wins.
+    const own =
+      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs) }) +
+      (c.name === LINEAR ? 1 : 0);
+    return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
+  });
 }
 
 interface Item {
