@@ -5,10 +5,11 @@ import { EXIT } from "../src/core/exit_codes.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
 import { generate } from "./generate.ts";
+import { plan } from "./plan.ts";
 import { run } from "./run.ts";
 import { verify } from "./verify.ts";
 
-const COMMANDS: readonly Command[] = [run, verify, generate];
+const COMMANDS: readonly Command[] = [run, verify, generate, plan];
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {
