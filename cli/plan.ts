@@ -5,6 +5,7 @@ import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "
 import { planOutline } from "../src/plan/outline.ts";
 import { explainModel } from "../src/session.ts";
 import type { Command, ParsedArgs } from "./command.ts";
+import { printResult } from "./print.ts";
 
 /** The command. */
 export const plan: Command = {
@@ -35,7 +36,7 @@ function printPlan(args: ParsedArgs): Promise<number> {
   const nominal = sizes(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
   const { plan, report } = explainModel(model, { ranks, nominal });
-  console.log(args.flag("json") ? JSON.stringify(planJson(report, plan), undefined, 1) : planScreen(report));
+  printResult(args.flag("json") ? JSON.stringify(planJson(report, plan), undefined, 1) : planScreen(report));
   return Promise.resolve(0);
 }
 
