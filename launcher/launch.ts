@@ -4,7 +4,6 @@
  *     const code = await launch({ program: { kind: "deno", script: "train.ts" }, nproc: 4 });
  */
 import { UsageError } from "../src/core/errors.ts";
-import { EXIT } from "../src/core/exit_codes.ts";
 import { Attempt, type AttemptResult, type StopReason } from "./attempt.ts";
 import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
 import type { LaunchConfig, OutputTarget } from "./config.ts";
@@ -95,10 +94,11 @@ class Job implements AsyncDisposable {
     Deno.mkdirSync(this.#temp, { mode: 0o700 });
     this.#signals = new SignalRelay({
       stop: (signal) => {
-        // The second Ctrl-C is for those who do not want to wait.
+        // Ranks that are being ended for another reason already had their time.
         if (this.#current?.stopping) this.#current.kill();
         else this.#stop({ kind: "signal", signal });
       },
+      hurry: () => this.#current?.kill(),
       notify: (signal) => this.#current?.forward(signal),
     });
   }

@@ -68,12 +68,30 @@ Deno.test("a second Ctrl-C kills ranks that ignore the first one, long before th
   await job.said("is up", 2);
   job.kill("SIGINT");
   await job.said("rank 1 ignores it");
+  // An echo of the first one, as `deno task` makes it, would come at once.
+  await new Promise((done) => setTimeout(done, 400));
   const begun = performance.now();
   job.kill("SIGINT");
   const result = await job.done;
   assert.ok(performance.now() - begun < 3000);
   assert.equal(result.code, 130);
   assert.ok(report(result).some((line) => /^ {2}killed {2}rank 1 /.test(line)), result.stderr);
+  await assertNothingLeft(job);
+});
+
+Deno.test("one Ctrl-C that arrives twice, as through `deno task`, still leaves ranks their grace period", async () => {
+  const job = start(["--nproc", "2", "--grace", "700ms", STUBBORN, "ignore"]);
+  await job.said("is up", 2);
+  job.kill("SIGINT");
+  await job.said("rank 1 ignores it");
+  const begun = performance.now();
+  job.kill("SIGINT");
+  const result = await job.done;
+  assert.ok(performance.now() - begun > 400, "the echo killed the ranks");
+  assert.ok(
+    report(result).some((line) => /^ {2}killed {2}rank 1 .*did not end within 0\.700 s/.test(line)),
+    result.stderr,
+  );
   await assertNothingLeft(job);
 });
 

@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-console -- a user's program
 /** Ranks that meet at the store: `barrier.ts NAME [MODE]`. MODE `absent`: rank 1 never comes; `left`: it ends normally instead. */
 import { detectLaunchEnv } from "../../../src/core/launch_env.ts";
 import { connectStore } from "../../../src/runtime/comm/store.ts";

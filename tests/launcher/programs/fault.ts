@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-console -- a user's program
 /** A rank with a fault: `fault.ts MODE RANK [DELAY]`. Rank RANK fails in the way MODE after DELAY ms; the others wait. */
 import { InputError } from "../../../src/core/errors.ts";
 import { reportCollectiveFailure, reportUserError, reportVictim } from "../../../src/core/exit_report.ts";

@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-console -- a user's program
 /** Ranks that treat SIGTERM in the way MODE: `ignore` it, `save` their state and end with 75, or `block` in native code. */
 const mode = Deno.args[0];
 const rank = Number(Deno.env.get("RANK"));
