@@ -2,7 +2,16 @@ import assert from "node:assert/strict";
 import { dirname, join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { FormatError } from "../core/errors.ts";
-import { attribute, external, graph, model, node, saveModel, tensor } from "../../tests/support/onnx_models.ts";
+import {
+  attribute,
+  external,
+  graph,
+  model,
+  node,
+  saveModel,
+  tempFolder,
+  tensor,
+} from "../../tests/support/onnx_models.ts";
 import { sharedOrSkip } from "../../tests/support/shared.ts";
 import { memorySource } from "./mapped_file.ts";
 import { readOnnx } from "./onnx_file.ts";
@@ -58,7 +67,7 @@ Deno.test("external data is read from the model's folder", () => {
     });
     assert.deepEqual([...file.initializers.get("w")!.slice(0, [[1, 2]])], [12, 13, 14, 15]);
   }
-  const outside = join(Deno.makeTempDirSync(), "secret");
+  const outside = join(tempFolder(), "secret");
   Deno.writeFileSync(outside, RAW);
   const folder = dirname(path);
   Deno.symlinkSync(outside, join(folder, "link.bin"));
@@ -86,7 +95,7 @@ Deno.test("a model and its data that are links into one folder are read, as down
       { blob: RAW },
     ),
   );
-  const folder = Deno.makeTempDirSync();
+  const folder = tempFolder();
   Deno.symlinkSync(join(blobs, "model.onnx"), join(folder, "model.onnx"));
   Deno.symlinkSync(join(blobs, "blob"), join(folder, "w.bin"));
   using file = readOnnx(join(folder, "model.onnx"));
@@ -94,7 +103,7 @@ Deno.test("a model and its data that are links into one folder are read, as down
 });
 
 Deno.test("files that are no model are told apart", () => {
-  const path = join(Deno.makeTempDirSync(), "model.onnx");
+  const path = join(tempFolder(), "model.onnx");
   const cases: [Uint8Array | string, RegExp][] = [
     ["", /the file is empty/],
     ["version https://git-lfs.github.com/spec/v1\noid sha256:1", /Git LFS pointer/],

@@ -82,7 +82,7 @@ export class GraphBuilder<S extends Stage> {
   /** Constant data as a value. The type is the data's unless given. */
   getAttr(name: string, data: TensorData, details: Partial<Omit<Value, "name">> = {}): GetAttr {
     const node: GetAttr = { kind: "get_attr", name: this.freshNode(name), outputs: [name], data };
-    this.append(node, [{ name, type: { dtype: data.dtype, shape: data.shape }, ...details }]);
+    this.append(node, [{ type: { dtype: data.dtype, shape: data.shape }, ...details, name }]);
     return node;
   }
 

@@ -1,8 +1,10 @@
 /** Shape arithmetic that several definitions need. */
 import { type Dim, dimEquals } from "../core/dim.ts";
 import { ShapeError } from "../core/errors.ts";
-import type { Shape } from "../graph/types.ts";
-import type { InferContext } from "./def.ts";
+import { intsOf } from "../graph/attributes.ts";
+import type { Shape, TensorType } from "../graph/types.ts";
+import type { InferContext, LocalizeContext, TypedContext } from "./def.ts";
+import { constantInts } from "./known_ints.ts";
 
 /** The non-negative index of `axis` among `rank` dims. @throws {ShapeError} If it is out of range. */
 export function normalizeAxis(axis: number, rank: number): number {
@@ -34,6 +36,11 @@ function broadcastDim(x: Dim, y: Dim): Dim {
   return y.toString().length < x.toString().length ? y : x;
 }
 
+/** The one size that two names of it mean: a number wins, then the shorter name. */
+export function unifyDim(x: Dim, y: Dim): Dim {
+  return x === 1 || y === 1 ? (typeof x === "number" ? x : y) : broadcastDim(x, y);
+}
+
 /** The shape of input `i`. @throws {ShapeError} If the input is missing or has fewer than `least` dims. */
 export function requireShape(context: InferContext, i: number, least = 0): Shape {
   const shape = context.inputs[i]?.shape;
@@ -44,4 +51,29 @@ export function requireShape(context: InferContext, i: number, least = 0): Shape
     );
   }
   return shape;
+}
+
+/** A type of which only the dtype is known. */
+export function unknownShape(like: TensorType | undefined): TensorType {
+  return { dtype: like?.dtype, shape: undefined };
+}
+
+/**
+ * The axes of an op that takes them as attribute (older opsets) or as input `position`: numbers, `"none"` where they are
+ * left out, or undefined where only data tells.
+ */
+export function axesOf(
+  context: Pick<InferContext | TypedContext, "attributes" | "inputs" | "ints">,
+  position: number,
+): readonly number[] | "none" | undefined {
+  const attribute = intsOf(context.attributes, "axes");
+  if (attribute) return attribute;
+  if (context.inputs[position] === undefined) return "none";
+  return constantInts(context.ints[position]);
+}
+
+/** Emits the node as it is: for a rank on which nothing about it changes. */
+export function emitUnchanged(context: LocalizeContext): readonly string[] {
+  const { node, names, attributes, emit } = context;
+  return emit.ops(node.op, names, attributes, { domain: node.domain, outputs: node.outputs.length });
 }

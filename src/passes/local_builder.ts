@@ -1,7 +1,7 @@
 /** Building a rank's local graph: ops with inferred types, sizes, constants, collectives. */
 import { type Dim, dimKey, dimMul, symbol } from "../core/dim.ts";
 import { type DType, dtypeInfo } from "../core/dtype.ts";
-import { encodeNumbers } from "../core/host_tensor.ts";
+import { fromNumbers } from "../core/host_tensor.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
 import { type Attributes, type Call, type CollectiveKind, type TensorData, type Value } from "../graph/graph.ts";
@@ -116,7 +116,7 @@ export class LocalBuilder {
   scalar(dtype: DType, value: number): string {
     return this.#share(`scalar ${dtype} ${Object.is(value, -0) ? "-0" : value}`, () => {
       const name = this.#graph.freshValue("scalar");
-      this.#graph.getAttr(name, inlineData(dtype, [], encodeNumbers(dtype, [value])), { placement: REPLICATE });
+      this.#graph.getAttr(name, inlineData(dtype, [], fromNumbers(dtype, [], [value]).data), { placement: REPLICATE });
       return name;
     });
   }

@@ -10,7 +10,7 @@ import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
 import { type Call, type Collective, type Graph, isCall, type Value, valueOf } from "../graph/graph.ts";
-import { isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
+import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
 import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
@@ -21,6 +21,7 @@ import { localData } from "./local_data.ts";
 /** Rank `rank`'s part of `graph`. */
 export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
   const builder = new LocalBuilder(graph.name, rank, graph.opsets);
+  const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
   const names = new Map<string, string>();
   const local = (name: string) => (name === "" ? "" : names.get(name) ?? name);
@@ -44,9 +45,11 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       ints: inputs.map((v) => v?.ints),
       inputTensors: node.inputs.map(tensor),
       outputTensors: node.outputs.map(tensor),
+      constants: node.inputs.map((name) => data.has(name)),
       names: node.inputs.map(local),
       rank,
       ranks,
+      onnxOpset: graph.opsets.get("") ?? 17,
       emit: builder.emitter(node.name),
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
@@ -137,7 +140,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     input: string,
     cut: { shape: Shape; dim: number; layout: Layout; from: Layout | undefined },
   ): string {
-    const { dim, layout, from } = cut;
+    const { dim } = cut, layout = flatten(cut.layout), from = cut.from && flatten(cut.from);
     if (isWhole(layout) && !from) return input;
     const emit = builder.emitter(`${input}.slice`);
     const ranges = layout.parts[rank]!.map(([a, b]): Range =>

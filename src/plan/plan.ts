@@ -41,9 +41,11 @@ export interface Plan {
   readonly ranks: number;
   /** Placement that each value is produced in, by value name; constants (get_attr) are loaded as each use wants them. */
   readonly placements: ReadonlyMap<string, Placement>;
-  /** Strategy of each call, by node name. */
+  /** Strategy of each call, by node name. Calls whose outputs are all known sizes have none: nothing of them is planned. */
   readonly strategies: ReadonlyMap<string, Strategy>;
   /** In order of execution. */
   readonly reshards: readonly Reshard[];
   readonly cost: PlanCost;
+  /** Seconds by which the total may exceed the optimum: 0 unless the search met its limit of states. */
+  readonly gap: number;
 }

@@ -1,5 +1,5 @@
 /** Cutting a rank's local graph at its collectives into a program. */
-import { dimMul } from "../core/dim.ts";
+import { type Dim, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder } from "../graph/builder.ts";
 import {
@@ -123,6 +123,16 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
       return declare({ ...value, name: kept }, { kind: "value", name: kept });
     }
 
+    function sizes(elements: readonly Dim[]): string {
+      const name = `sizes:${elements.join(",")}`;
+      const ints = { dims: [elements.length], elements };
+      return declare({ name, type: { dtype: "i64", shape: ints.dims }, ints }, {
+        kind: "sizes",
+        elements,
+        scalar: false,
+      });
+    }
+
     function keep(value: Value, last: number, peers?: readonly TensorType[]): void {
       outputs.push(value.name);
       stored.set(value.name, {
@@ -155,7 +165,7 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
           const name = `${sharedName(node)}@${r}`;
           return declare({ name, type }, { kind: "peer", name: sharedName(node), rank: r, type });
         });
-        combine(builder, node, { peers, value, rank });
+        combine(builder, node, { peers, value, rank, sizes });
       } else if (isCall(node) && !isSizes(node) && levelOf(firstOutput(node)) === k) {
         const captures = new Map((node.captures ?? []).map((c) => [c, read(c)]));
         const here = renameCaptures({ ...node, inputs: node.inputs.map(read) }, captures);

@@ -98,8 +98,15 @@ export function attribute(name: string, value: { t: TensorProto } | { g: GraphPr
 
 /** Writes a model into a new temporary folder; `files` are written beside it. Returns its path. */
 export function saveModel(m: ModelProto, files: Record<string, Uint8Array> = {}): string {
-  const folder = Deno.makeTempDirSync({ prefix: "shardwise-onnx-" });
+  const folder = tempFolder();
   for (const [name, bytes] of Object.entries(files)) Deno.writeFileSync(`${folder}/${name}`, bytes);
   Deno.writeFileSync(`${folder}/model.onnx`, toBinary(ModelProtoSchema, m));
   return `${folder}/model.onnx`;
+}
+
+/** A new temporary folder that is removed when the tests of this file have run. */
+export function tempFolder(): string {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-onnx-" });
+  globalThis.addEventListener("unload", () => Deno.removeSync(folder, { recursive: true }));
+  return folder;
 }

@@ -1,0 +1,190 @@
+/**
+ * One generation of a job's ranks on this host: started together, watched, and ended together.
+ *
+ * The first abnormal end is frozen as the cause. A victim (a rank that ended because it lost another) is no cause: its end opens a
+ * short wait for the one that it lost. After that every rank gets CONT and TERM, and KILL when the grace period is over.
+ */
+import type { ErrorRecord } from "../src/core/exit_report.ts";
+import type { AbortNotice } from "./abort_notice.ts";
+import { isFailure, ownEnd, type RankOutcome } from "./outcome.ts";
+import { RankProcess, type RankStart } from "./rank_process.ts";
+
+/** Why the ranks are being ended. */
+export type StopReason =
+  | { readonly kind: "failure" }
+  | { readonly kind: "signal"; readonly signal: string }
+  | { readonly kind: "timeout" }
+  | { readonly kind: "linger"; readonly message: string }
+  /** Another node, or a client of the store, asked for it. */
+  | { readonly kind: "abort"; readonly notice: AbortNotice };
+
+/** What an attempt needs to know. */
+export interface AttemptOptions {
+  readonly ranks: readonly RankStart[];
+  readonly host: string;
+  readonly graceMs: number;
+  readonly onFailure: "abort" | "continue";
+  /** ms since the job's start. */
+  readonly now: () => number;
+  /** Called once, when the cause of a failure is known. */
+  readonly onCause?: (cause: RankOutcome) => void;
+  /** Called for every rank that ends with 0 by itself. */
+  readonly onDone?: (rank: number) => void;
+}
+
+/** How an attempt went. */
+export interface AttemptResult {
+  readonly outcomes: readonly RankOutcome[];
+  /** The first cause of a failure here; undefined if there was none. */
+  readonly cause: RankOutcome | undefined;
+  /** Why ranks were ended, if they were. */
+  readonly stop: StopReason | undefined;
+}
+
+/** How long the ends of victims wait for the end of the rank that they lost, in ms. */
+const VICTIM_PATIENCE = 500;
+
+/** A running generation. */
+export class Attempt {
+  readonly ranks: RankProcess[] = [];
+  readonly #options: AttemptOptions;
+  readonly #outcomes: RankOutcome[] = [];
+  #cause: RankOutcome | undefined;
+  #stop: StopReason | undefined;
+  #termSent = false;
+  #killSent = false;
+  #graceTimer: ReturnType<typeof setTimeout> | undefined;
+  #victimTimer: ReturnType<typeof setTimeout> | undefined;
+
+  /** Starts all ranks. @throws {Error} If one cannot be started; those before it are killed. */
+  constructor(options: AttemptOptions) {
+    this.#options = options;
+    for (const start of options.ranks) {
+      try {
+        this.ranks.push(new RankProcess(start));
+      } catch (error) {
+        for (const rank of this.ranks) rank.signal("SIGKILL");
+        throw error;
+      }
+    }
+  }
+
+  /** Whether ranks are being ended. */
+  get stopping(): boolean {
+    return this.#stop !== undefined;
+  }
+
+  /** The ranks that still run. */
+  running(): number[] {
+    return this.ranks.filter((rank) => rank.running).map((rank) => rank.rank);
+  }
+
+  /** Resolves when all ranks have ended and all their output was taken. */
+  async finish(): Promise<AttemptResult> {
+    await Promise.all(this.ranks.map((rank) => this.#watch(rank)));
+    clearTimeout(this.#graceTimer);
+    clearTimeout(this.#victimTimer);
+    const cause = this.#cause ?? this.#outcomes.find(isFailure) ??
+      (this.#stop === undefined || this.#stop.kind === "failure"
+        ? this.#outcomes.find((o) => o.kind === "victim")
+        : undefined);
+    if (this.#cause === undefined && cause !== undefined) this.#options.onCause?.(cause);
+    const outcomes = this.#outcomes.sort((a, b) => a.rank - b.rank);
+    return { outcomes, cause, stop: this.#stop };
+  }
+
+  /** Ends all ranks. The first reason stands. */
+  stop(reason: StopReason): void {
+    if (this.#stop !== undefined) return;
+    this.#stop = reason;
+    this.#termSent = true;
+    // A stopped process takes no TERM, so it is continued first.
+    this.#signalAll("SIGCONT");
+    this.#signalAll("SIGTERM");
+    this.#graceTimer = setTimeout(() => this.kill(), this.#options.graceMs);
+  }
+
+  /** Kills all ranks. */
+  kill(): void {
+    this.#killSent = true;
+    this.#signalAll("SIGKILL");
+  }
+
+  /** Passes a signal on to all ranks that run. */
+  forward(signal: Deno.Signal): void {
+    for (const rank of this.ranks) if (rank.running) rank.signal(signal);
+  }
+
+  #signalAll(signal: Deno.Signal): void {
+    for (const rank of this.ranks) if (rank.running || this.#open.has(rank)) rank.signal(signal);
+  }
+
+  /** Ranks whose streams are open although they have ended: their children live. */
+  readonly #open = new Set<RankProcess>();
+
+  async #watch(rank: RankProcess): Promise<void> {
+    this.#open.add(rank);
+    const { code, signal } = await rank.ended;
+    const endedMs = this.#options.now();
+    const record = code === 0 ? undefined : rank.record();
+    const kind = this.#kindOf(code, signal, record);
+    // The cause is frozen now; the lines it wrote last come with the outcome.
+    const early = this.#outcome(rank, kind, { code, signal, endedMs, record });
+    if (!this.stopping) this.#react(early);
+    else if (kind === "failed" && this.#cause === undefined) this.#freeze(early);
+    await rank.finished;
+    this.#open.delete(rank);
+    const outcome = this.#outcome(rank, kind, { code, signal, endedMs, record });
+    if (this.#cause?.rank === rank.rank) this.#cause = outcome;
+    this.#outcomes.push(outcome);
+  }
+
+  #kindOf(code: number, signal: string | null, record: ErrorRecord | undefined): RankOutcome["kind"] {
+    if (!this.stopping) return ownEnd(code, record);
+    if (code === 0) return "stopped";
+    if (signal === "SIGKILL" && this.#killSent) return "killed";
+    if (signal === "SIGTERM" && this.#termSent) return "stopped";
+    // Its own end came while ours was on the way: it may be what others were victims of.
+    const crashed = signal !== null || record?.kind === "exception" || record?.kind === "collective";
+    if (this.#stop?.kind === "failure" && crashed && this.#cause === undefined) return ownEnd(code, record);
+    return record?.kind === "victim" ? "victim" : "stopped";
+  }
+
+  #react(outcome: RankOutcome): void {
+    if (outcome.kind === "done") return this.#options.onDone?.(outcome.rank);
+    if (this.#options.onFailure === "continue") {
+      if (outcome.kind === "failed" && this.#cause === undefined) this.#freeze(outcome);
+      return;
+    }
+    if (outcome.kind === "victim") {
+      this.#victimTimer ??= setTimeout(() => this.stopping || this.stop({ kind: "failure" }), VICTIM_PATIENCE);
+      return;
+    }
+    this.#freeze(outcome);
+    this.stop({ kind: "failure" });
+  }
+
+  #freeze(cause: RankOutcome): void {
+    this.#cause = cause;
+    this.#options.onCause?.(cause);
+  }
+
+  #outcome(
+    rank: RankProcess,
+    kind: RankOutcome["kind"],
+    end: Pick<RankOutcome, "code" | "signal" | "endedMs" | "record">,
+  ): RankOutcome {
+    const stderr = kind === "done" ? [] : rank.stderrTail.lines(40);
+    const tailOf = stderr.length > 0 ? "stderr" : "stdout";
+    return {
+      rank: rank.rank,
+      localRank: rank.localRank,
+      host: this.#options.host,
+      pid: rank.pid,
+      kind,
+      ...end,
+      tail: stderr.length > 0 || kind === "done" ? stderr : rank.stdoutTail.lines(15),
+      tailOf,
+    };
+  }
+}

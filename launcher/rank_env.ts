@@ -1,0 +1,111 @@
+/** The environment of a rank, and the command line that starts it. */
+import type { LaunchConfig } from "./config.ts";
+import { ENV_TWINS } from "./options.ts";
+
+/** Where a rank stands, and what it has to know of its job. */
+export interface RankPlace {
+  readonly rank: number;
+  readonly worldSize: number;
+  readonly localRank: number;
+  readonly localWorldSize: number;
+  readonly nodeRank: number;
+  readonly nnodes: number;
+  readonly masterAddr: string;
+  readonly masterPort: number;
+  readonly runId: string;
+  readonly jobId: string;
+  readonly attempt: number;
+  readonly storeToken: string;
+  readonly errorFile: string;
+  /** CPUs that this rank may count as its own. */
+  readonly threads: number;
+}
+
+/** The variables of a rank: `base` without the launcher's own options, and its place in the job. */
+export function rankEnv(
+  base: Readonly<Record<string, string>>,
+  place: RankPlace,
+  extra: Readonly<Record<string, string>>,
+): Record<string, string> {
+  const env: Record<string, string> = {};
+  for (const [name, value] of Object.entries(base)) {
+    // Options for this launcher are none for a launcher that a rank starts.
+    if (!ENV_TWINS.has(name) && !name.startsWith("PET_") && !name.startsWith("TORCHELASTIC_")) env[name] = value;
+  }
+  delete env.SHARDWISE_PRELOADED;
+  const own: Record<string, string | number> = {
+    RANK: place.rank,
+    WORLD_SIZE: place.worldSize,
+    LOCAL_RANK: place.localRank,
+    LOCAL_WORLD_SIZE: place.localWorldSize,
+    NODE_RANK: place.nodeRank,
+    GROUP_RANK: place.nodeRank,
+    NNODES: place.nnodes,
+    MASTER_ADDR: place.masterAddr,
+    MASTER_PORT: place.masterPort,
+    SHARDWISE_RANK: place.rank,
+    SHARDWISE_WORLD_SIZE: place.worldSize,
+    SHARDWISE_LOCAL_RANK: place.localRank,
+    SHARDWISE_LOCAL_WORLD_SIZE: place.localWorldSize,
+    SHARDWISE_MASTER_ADDR: place.masterAddr,
+    SHARDWISE_MASTER_PORT: place.masterPort,
+    SHARDWISE_RUN_ID: place.runId,
+    SHARDWISE_JOB_ID: place.jobId,
+    SHARDWISE_ATTEMPT: place.attempt,
+    SHARDWISE_ERROR_FILE: place.errorFile,
+    SHARDWISE_LAUNCHER_PID: Deno.pid,
+    SHARDWISE_STORE_TOKEN: place.storeToken,
+  };
+  for (const [name, value] of Object.entries(own)) env[name] = String(value);
+  env.OMP_NUM_THREADS ??= String(place.threads);
+  return { ...env, ...extra };
+}
+
+/** How a process is started. */
+export interface CommandLine {
+  readonly command: string;
+  readonly args: readonly string[];
+}
+
+/** The executable and arguments of a rank. `flags` go before the user's own. */
+export function rankCommand(config: LaunchConfig, script: string, flags: readonly string[] = []): CommandLine {
+  const args = config.args ?? [];
+  if (config.program.kind === "exec") {
+    const setpriv = findSetpriv();
+    // setpriv ties the program to its launcher before it runs; where it is missing a shim of ours does the same.
+    return setpriv === undefined
+      ? { command: Deno.execPath(), args: ["run", "-A", shim("exec_shim.ts"), config.program.command, ...args] }
+      : { command: setpriv, args: ["--pdeathsig", "KILL", "--", config.program.command, ...args] };
+  }
+  const deno = config.denoArgs ?? [];
+  const permitted = deno.some((flag) => /^(-A|-P|--allow-|--deny-|--permission-set|--no-prompt)/.test(flag));
+  return {
+    command: Deno.execPath(),
+    args: [
+      "run",
+      ...(permitted ? ["--no-prompt"] : ["-A"]),
+      `--preload=${shim("preload.ts")}`,
+      ...flags,
+      ...deno,
+      script,
+      ...args,
+    ],
+  };
+}
+
+function findSetpriv(): string | undefined {
+  for (const path of ["/usr/bin/setpriv", "/bin/setpriv"]) {
+    try {
+      if (Deno.statSync(path).isFile) return path;
+    } catch {
+      // Look in the next folder.
+    }
+  }
+  return undefined;
+}
+
+/** A file beside this one, as a path where it is one: Deno takes URLs as well. */
+function shim(name: string): string {
+  const url = new URL(name, import.meta.url);
+  return url.protocol === "file:" ? decodeURIComponent(url.pathname) : url.href;
+}

@@ -1,0 +1,42 @@
+/** The launcher's signals: those that end a job, and those that are passed on to its ranks. */
+
+/** What to do on signals. */
+export interface SignalActions {
+  /** TERM, INT, QUIT, and HUP on a terminal: end the job; a second one kills it. */
+  readonly stop: (signal: Deno.Signal) => void;
+  /** A signal for the ranks. */
+  readonly notify: (signal: Deno.Signal) => void;
+}
+
+/** Listens for signals until disposed. */
+export class SignalRelay implements Disposable {
+  readonly #listeners: [Deno.Signal, () => void][] = [];
+
+  constructor(actions: SignalActions) {
+    for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const) this.#on(signal, () => actions.stop(signal));
+    // Under nohup and in batch jobs a lost terminal is no reason to end.
+    this.#on("SIGHUP", () => Deno.stdout.isTerminal() && actions.stop("SIGHUP"));
+    // SIGUSR1 would start V8's inspector in the ranks, so both arrive there as SIGUSR2.
+    for (const signal of ["SIGUSR1", "SIGUSR2"] as const) this.#on(signal, () => actions.notify("SIGUSR2"));
+    // Ctrl-Z reaches the launcher only, as the ranks have sessions of their own.
+    this.#on("SIGTSTP", () => {
+      actions.notify("SIGSTOP");
+      Deno.kill(Deno.pid, "SIGSTOP");
+    });
+    this.#on("SIGCONT", () => actions.notify("SIGCONT"));
+  }
+
+  [Symbol.dispose](): void {
+    for (const [signal, listener] of this.#listeners) Deno.removeSignalListener(signal, listener);
+    this.#listeners.length = 0;
+  }
+
+  #on(signal: Deno.Signal, listener: () => void): void {
+    try {
+      Deno.addSignalListener(signal, listener);
+      this.#listeners.push([signal, listener]);
+    } catch {
+      // The platform does not have it.
+    }
+  }
+}

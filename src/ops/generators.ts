@@ -1,0 +1,171 @@
+/** Ops that make tensors: Shape, Size, Sizes, ConstantOfShape, Range, OneHot, NonZero, Trilu, EyeLike. */
+import { type Dim, dimAdd, dimCeilDiv, dimSub } from "../core/dim.ts";
+import { int, intOf, tensorOf } from "../graph/attributes.ts";
+import { numel } from "../graph/types.ts";
+import type { OpDef } from "./def.ts";
+import { constantInts, isIntegral, known, knownScalar, knownVector, MAX_KNOWN } from "./known_ints.ts";
+import { normalizeAxis } from "./shapes.ts";
+import { otherDims } from "./windows.ts";
+
+export const SHAPE: OpDef = {
+  op: "Shape",
+  domain: "",
+  since: 13,
+  inputs: ["data"],
+  infer: (context) => {
+    const shape = context.inputs[0]?.shape;
+    if (!shape) return [{ dtype: "i64", shape: [context.fresh("rank")] }];
+    const clamp = (i: number) => Math.max(0, Math.min(shape.length, i < 0 ? i + shape.length : i));
+    const start = clamp(intOf(context.attributes, "start") ?? 0);
+    const end = clamp(intOf(context.attributes, "end") ?? shape.length);
+    const dims = shape.slice(start, Math.max(start, end));
+    return [{ dtype: "i64", shape: [dims.length], ints: knownVector(dims)! }];
+  },
+  examples: [
+    { inputs: [{ dtype: "f32", shape: [2, 3, 4] }] },
+    { inputs: [{ dtype: "f32", shape: [2, 3, 4] }], attributes: { start: int(-2), end: int(2) }, opset: 15 },
+  ],
+};
+
+export const SIZE: OpDef = {
+  op: "Size",
+  domain: "",
+  since: 13,
+  inputs: ["data"],
+  infer: ({ inputs }) => {
+    const shape = inputs[0]?.shape;
+    return [{ dtype: "i64", shape: [], ...(shape ? { ints: knownScalar(numel(shape)) } : {}) }];
+  },
+  examples: [{ inputs: [{ dtype: "f32", shape: [2, 3, 4] }] }],
+};
+
+/** A tensor of sizes that its value's known content describes; made by the pass that folds shape arithmetic. */
+export const SIZES: OpDef = {
+  op: "Sizes",
+  domain: "shardwise",
+  since: 1,
+  inputs: [],
+  // The content belongs to the value: inference keeps what it finds there.
+  infer: () => [{ dtype: undefined, shape: undefined }],
+  examples: [],
+};
+
+export const CONSTANT_OF_SHAPE: OpDef = {
+  op: "ConstantOfShape",
+  domain: "",
+  since: 9,
+  inputs: ["input"],
+  infer: (context) => {
+    const value = tensorOf(context.attributes, "value");
+    const dtype = value?.dtype ?? "f32";
+    const target = context.ints[0]?.elements;
+    if (!target) {
+      const rank = context.inputs[0]?.shape?.[0];
+      if (typeof rank !== "number") return [{ dtype, shape: undefined }];
+      return [{ dtype, shape: Array.from({ length: rank }, (_, i) => context.fresh(`constant_${i}`)) }];
+    }
+    const type = { dtype, shape: target };
+    const dims = constantInts(context.ints[0]);
+    const count = dims?.reduce((a, b) => a * b, 1);
+    if (!isIntegral(dtype) || !dims || count === undefined || count > MAX_KNOWN) return [type];
+    const fill = value
+      ? firstInteger(value.bytes(), dtype === "i64" || dtype === "u64" ? 8 : dtype === "i32" ? 4 : 1)
+      : 0;
+    const ints = known(dims, Array.from({ length: count }, () => fill));
+    return [ints ? { ...type, ints } : type];
+  },
+  examples: [{ inputs: [{ dtype: "i64", shape: [2] }], constants: { 0: [3, 4] } }],
+};
+
+function firstInteger(bytes: Uint8Array, width: number): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (width === 8) return Number(view.getBigInt64(0, true));
+  return width === 4 ? view.getInt32(0, true) : view.getInt8(0);
+}
+
+export const RANGE: OpDef = {
+  op: "Range",
+  domain: "",
+  since: 11,
+  inputs: ["start", "limit", "delta"],
+  infer: (context) => {
+    const dtype = context.inputs[0]?.dtype;
+    const [start, limit, delta] = [0, 1, 2].map((i) => context.ints[i]?.elements[0]);
+    if (start === undefined || limit === undefined || typeof delta !== "number" || delta === 0) {
+      return [{ dtype, shape: [context.fresh("range")] }];
+    }
+    const span = delta > 0 ? dimSub(limit, start) : dimSub(start, limit);
+    const step = Math.abs(delta);
+    const size: Dim = typeof span === "number" ? Math.max(0, Math.ceil(span / step)) : dimCeilDiv(span, step);
+    const type = { dtype, shape: [size] };
+    if (typeof size !== "number" || size > MAX_KNOWN || !isIntegral(dtype)) return [type];
+    const ints = knownVector(Array.from({ length: size }, (_, i) => dimAdd(start, i * delta)));
+    return [ints ? { ...type, ints } : type];
+  },
+  examples: [
+    {
+      inputs: [{ dtype: "i64", shape: [] }, { dtype: "i64", shape: [] }, { dtype: "i64", shape: [] }],
+      constants: { 0: [2], 1: [11], 2: [2] },
+    },
+  ],
+};
+
+export const ONE_HOT: OpDef = {
+  op: "OneHot",
+  domain: "",
+  since: 11,
+  inputs: ["indices", "depth", "values"],
+  infer: (context) => {
+    const [indices, , values] = context.inputs;
+    if (!indices?.shape) return [{ dtype: values?.dtype, shape: undefined }];
+    const axis = normalizeAxis(intOf(context.attributes, "axis") ?? -1, indices.shape.length + 1);
+    const depth = context.ints[1]?.elements[0] ?? context.fresh("depth");
+    return [{ dtype: values?.dtype, shape: [...indices.shape.slice(0, axis), depth, ...indices.shape.slice(axis)] }];
+  },
+  examples: [
+    {
+      inputs: [{ dtype: "i64", shape: [2, 3] }, { dtype: "i64", shape: [] }, { dtype: "f32", shape: [2] }],
+      constants: { 1: [5] },
+      ranges: { 0: [0, 5] },
+    },
+  ],
+};
+
+export const NON_ZERO: OpDef = {
+  op: "NonZero",
+  domain: "",
+  since: 13,
+  inputs: ["X"],
+  infer: (context) => [{
+    dtype: "i64",
+    shape: context.inputs[0]?.shape ? [context.inputs[0].shape.length, context.fresh("nonzero")] : undefined,
+  }],
+  examples: [{ inputs: [{ dtype: "bool", shape: [3, 4] }] }],
+};
+
+export const TRILU: OpDef = {
+  op: "Trilu",
+  domain: "",
+  since: 14,
+  inputs: ["input", "k"],
+  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  factors: ({ inputs }) => {
+    const shape = inputs[0]?.shape;
+    if (!shape) return { factors: [] };
+    const whole = [shape.length - 2, shape.length - 1];
+    return { factors: otherDims(shape, whole, { inputs: inputs.length, outputs: 1 }), linear: [[0]] };
+  },
+  examples: [
+    { inputs: [{ dtype: "f32", shape: [4, 5] }], attributes: { upper: int(0) } },
+    { inputs: [{ dtype: "f32", shape: [2, 4, 4] }, { dtype: "i64", shape: [] }], constants: { 1: [1] } },
+  ],
+};
+
+export const EYE_LIKE: OpDef = {
+  op: "EyeLike",
+  domain: "",
+  since: 9,
+  inputs: ["input"],
+  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  examples: [{ inputs: [{ dtype: "f32", shape: [3, 4] }] }],
+};

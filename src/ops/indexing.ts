@@ -1,0 +1,129 @@
+/** GatherElements, GatherND, ScatterElements, ScatterND. Source: ONNX, versions 13 to 18. */
+import type { Dim } from "../core/dim.ts";
+import { int, intOf } from "../graph/attributes.ts";
+import type { OpDef } from "./def.ts";
+import { at, type Factor } from "./factors.ts";
+import { normalizeAxis, unknownShape } from "./shapes.ts";
+
+/** Dims that neither are the axis nor differ between the tensors pass. */
+function alignedDims(shapes: readonly (readonly Dim[])[], axis: number, outputs: number): Factor[] {
+  return shapes[0]!.flatMap((size, d): Factor[] => {
+    if (d === axis || size === 1 || shapes.some((s) => String(s[d]) !== String(size))) return [];
+    return [{
+      name: `d${d}`,
+      size,
+      inputs: shapes.map(() => at(d)),
+      outputs: Array.from({ length: outputs }, () => at(d)),
+    }];
+  });
+}
+
+export const GATHER_ELEMENTS: OpDef = {
+  op: "GatherElements",
+  domain: "",
+  since: 11,
+  inputs: ["data", "indices"],
+  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[1]?.shape }],
+  factors: ({ inputs, attributes }) => {
+    const [data, indices] = inputs.map((i) => i?.shape);
+    if (!data || !indices) return { factors: [] };
+    const axis = normalizeAxis(intOf(attributes, "axis") ?? 0, data.length);
+    return { factors: alignedDims([data, indices], axis, 1), linear: [[0]] };
+  },
+  examples: [
+    {
+      inputs: [{ dtype: "f32", shape: [3, 4] }, { dtype: "i64", shape: [3, 2] }],
+      ranges: { 1: [0, 4] },
+      attributes: { axis: int(1) },
+    },
+  ],
+};
+
+export const SCATTER_ELEMENTS: OpDef = {
+  op: "ScatterElements",
+  domain: "",
+  since: 11,
+  inputs: ["data", "indices", "updates"],
+  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  factors: ({ inputs, attributes }) => {
+    const [data, indices, updates] = inputs.map((i) => i?.shape);
+    if (!data || !indices || !updates) return { factors: [] };
+    const axis = normalizeAxis(intOf(attributes, "axis") ?? 0, data.length);
+    return { factors: alignedDims([data, indices, updates], axis, 1) };
+  },
+  examples: [
+    {
+      inputs: [{ dtype: "f32", shape: [3, 4] }, { dtype: "i64", shape: [3, 1] }, { dtype: "f32", shape: [3, 1] }],
+      ranges: { 1: [0, 4] },
+      attributes: { axis: int(1) },
+    },
+  ],
+};
+
+export const GATHER_ND: OpDef = {
+  op: "GatherND",
+  domain: "",
+  since: 11,
+  inputs: ["data", "indices"],
+  infer: ({ inputs, attributes }) => {
+    const [data, indices] = inputs;
+    const depth = indices?.shape?.at(-1);
+    if (!data?.shape || !indices?.shape || typeof depth !== "number") return [unknownShape(data)];
+    const batch = intOf(attributes, "batch_dims") ?? 0;
+    return [{ dtype: data.dtype, shape: [...indices.shape.slice(0, -1), ...data.shape.slice(batch + depth)] }];
+  },
+  factors: ({ inputs, attributes }) => {
+    const data = inputs[0]?.shape, indices = inputs[1]?.shape;
+    const depth = indices?.at(-1);
+    if (!data || !indices || typeof depth !== "number") return { factors: [] };
+    const batch = intOf(attributes, "batch_dims") ?? 0;
+    const skipped = batch + depth;
+    const tail = data.slice(skipped).map((size, i): Factor => ({
+      name: `d${skipped + i}`,
+      size,
+      inputs: [at(skipped + i), null],
+      outputs: [at(indices.length - 1 + i)],
+    }));
+    const lead = indices.slice(0, -1).map((size, i): Factor => ({
+      name: `i${i}`,
+      size,
+      inputs: [i < batch ? at(i) : null, at(i)],
+      outputs: [at(i)],
+    }));
+    return { factors: [...lead, ...tail].filter((f) => f.size !== 1), linear: [[0]] };
+  },
+  examples: [
+    { inputs: [{ dtype: "f32", shape: [3, 4, 5] }, { dtype: "i64", shape: [2, 2] }], ranges: { 1: [0, 3] } },
+    {
+      inputs: [{ dtype: "f32", shape: [2, 4, 5] }, { dtype: "i64", shape: [2, 1] }],
+      ranges: { 1: [0, 4] },
+      attributes: { batch_dims: int(1) },
+    },
+  ],
+};
+
+export const SCATTER_ND: OpDef = {
+  op: "ScatterND",
+  domain: "",
+  since: 11,
+  inputs: ["data", "indices", "updates"],
+  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  factors: ({ inputs }) => {
+    const data = inputs[0]?.shape, indices = inputs[1]?.shape;
+    const depth = indices?.at(-1);
+    if (!data || !indices || typeof depth !== "number") return { factors: [] };
+    const factors = data.slice(depth).map((size, i): Factor => ({
+      name: `d${depth + i}`,
+      size,
+      inputs: [at(depth + i), null, at(indices.length - 1 + i)],
+      outputs: [at(depth + i)],
+    }));
+    return { factors: factors.filter((f) => f.size !== 1) };
+  },
+  examples: [
+    {
+      inputs: [{ dtype: "f32", shape: [5, 4] }, { dtype: "i64", shape: [1, 1] }, { dtype: "f32", shape: [1, 4] }],
+      ranges: { 1: [0, 5] },
+    },
+  ],
+};

@@ -1,0 +1,195 @@
+/**
+ * The cost model: seconds of one step on the slowest rank, from a handful of named constants.
+ *
+ * A call costs its arithmetic plus the traffic of everything that it reads and writes; a collective costs a latency plus
+ * the bytes that one rank reads of the others. Prices are kept as whole picoseconds, so that sums are exact and ties
+ * are broken alike on every rank and machine.
+ */
+import { asSymbol, type Dim, dimProduct, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
+import { dtypeInfo } from "../core/dtype.ts";
+import { type CollectiveKind, type Graph, outputOf, valueOf } from "../graph/graph.ts";
+import { localSize, maxLocalSize } from "../graph/layout.ts";
+import type { Placement, Shard } from "../graph/placement.ts";
+import type { TensorType } from "../graph/types.ts";
+
+/** The constants of a host. */
+export interface CostModel {
+  /** Multiply-adds ×2 a second, of one rank. */
+  readonly flopsPerSecond: number;
+  /** Bytes a second that one rank reads or writes. */
+  readonly bytesPerSecond: number;
+  /** Seconds that any call costs beside its work. */
+  readonly callSeconds: number;
+  /** Seconds that any collective costs: a barrier, and the border of a segment. */
+  readonly collectiveSeconds: number;
+  /** Bytes a second that one rank reads from the others. */
+  readonly sharedBytesPerSecond: number;
+  /** Collectives inside a call that brings its own (`internal` factors). */
+  readonly internalCollectives: number;
+  /**
+   * Seconds that a byte of weights on every rank is worth; by default as much as reading it. The mean over the ranks is
+   * priced: heads that the ranks cannot share out evenly cost time, but no more memory in all.
+   */
+  readonly memoryPrice: number;
+  /**
+   * What the average weight matrix is worth at least, in collectives. Who starts several ranks wants the model split, also
+   * one so small that a single rank would be faster. With this and `memoryPrice` 0, only time counts.
+   */
+  readonly splitCollectives: number;
+  /**
+   * Seconds that a weight costs whose parts are not contiguous in its file: it has to be written to a file of its own
+   * before it can be mapped. Small against a collective, as it only decides between plans that are otherwise alike.
+   */
+  readonly stridedSeconds: number;
+}
+
+/** One core a rank, shared memory between ranks. */
+export const DEFAULT_COSTS: CostModel = {
+  flopsPerSecond: 60e9,
+  bytesPerSecond: 10e9,
+  callSeconds: 2e-6,
+  collectiveSeconds: 20e-6,
+  sharedBytesPerSecond: 10e9,
+  internalCollectives: 2,
+  memoryPrice: 1e-10,
+  splitCollectives: 2,
+  stridedSeconds: 1e-6,
+};
+
+/** Sizes of symbols at which a plan is made, by symbol. */
+export type Nominal = Readonly<Record<string, number>>;
+
+const NOMINAL_PAST = 128, NOMINAL_LENGTH = 128;
+
+/**
+ * A size for every symbol of a graph: one step of decoding where it carries a state (128 past, 1 new), one batch of 128
+ * otherwise. `given` wins.
+ */
+export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, number> {
+  const sizes = new Map<string, number>(Object.entries(given));
+  const set = (name: string, size: number) => void (sizes.has(name) || sizes.set(name, size));
+  for (const { input, output } of graph.carried) {
+    const past = valueOf(graph, input).type.shape ?? [];
+    const present = valueOf(graph, outputOf(graph).inputs[output]!).type.shape ?? [];
+    past.forEach((p, i) => {
+      const now = present[i];
+      const grown = now === undefined ? 0 : dimSub(now, p);
+      if (grown === 0 || now === undefined) return;
+      for (const s of symbolsOf(p)) set(s, NOMINAL_PAST);
+      const total = asSymbol(now);
+      if (total !== undefined) set(total, NOMINAL_PAST + 1);
+      for (const s of symbolsOf(grown)) set(s, 1);
+    });
+  }
+  for (const node of graph.nodes) {
+    if (node.kind !== "placeholder") continue;
+    for (const s of symbolsOf(valueOf(graph, node.name).type.shape?.[0] ?? 0)) set(s, 1);
+  }
+  const length = graph.carried.length > 0 ? 1 : NOMINAL_LENGTH;
+  for (const value of graph.values.values()) {
+    for (const d of value.type.shape ?? []) for (const s of symbolsOf(d)) set(s, length);
+  }
+  return sizes;
+}
+
+/**
+ * `given` completed, and its price of memory raised where the model's matrices, of `matrixBytes` bytes on the mean, would
+ * else not be worth splitting.
+ */
+export function costModel(given: Partial<CostModel>, matrixBytes: number): CostModel {
+  const model = { ...DEFAULT_COSTS, ...given };
+  if (matrixBytes === 0) return model;
+  const least = model.splitCollectives * model.collectiveSeconds / matrixBytes;
+  return { ...model, memoryPrice: Math.max(model.memoryPrice, least) };
+}
+
+/** Prices things at the nominal sizes of one graph. All results are whole picoseconds but {@linkcode Pricing.bytes}. */
+export class Pricing {
+  readonly model: CostModel;
+  readonly ranks: number;
+  readonly #sizes: ReadonlyMap<string, number>;
+
+  constructor(ranks: number, model: CostModel, sizes: ReadonlyMap<string, number>) {
+    this.ranks = ranks;
+    this.model = model;
+    this.#sizes = sizes;
+  }
+
+  /** A size as a number; 1 where nothing is known. */
+  size(d: Dim): number {
+    return evalDim(d, this.#sizes) ?? 1;
+  }
+
+  /** Bytes of a whole tensor; 0 where its type is open. */
+  bytes(type: TensorType | undefined): number {
+    if (!type?.shape || !type.dtype) return 0;
+    return this.size(dimProduct(type.shape)) * dtypeInfo(type.dtype).bits / 8;
+  }
+
+  /** Work of a call on one rank. */
+  call(work: { readonly flops: number; readonly bytes: number }): number {
+    const { flopsPerSecond, bytesPerSecond, callSeconds } = this.model;
+    return picoseconds(callSeconds + work.flops / flopsPerSecond + work.bytes / bytesPerSecond);
+  }
+
+  /** The collectives that a call with an `internal` factor brings along, for an output of `bytes`. */
+  internal(bytes: number): number {
+    const { internalCollectives, collectiveSeconds, sharedBytesPerSecond } = this.model;
+    const each = collectiveSeconds + this.ranks * bytes / sharedBytesPerSecond;
+    return picoseconds(internalCollectives * each) + internalCollectives;
+  }
+
+  /** Holding a weight in a placement, on the mean over the ranks. */
+  memory(type: TensorType, p: Placement): number {
+    const strided = p.kind === "S" && !isContiguous(type, p) ? this.model.stridedSeconds : 0;
+    return picoseconds(this.bytes(type) * meanShareOf(p, this.ranks) * this.model.memoryPrice + strided);
+  }
+
+  /**
+   * One step of a redistribution of a tensor of `bytes`; `sharded` is the placement that is sharded, if one is. An
+   * all-reduce reads all partial results in one go, or, when that is cheaper, its chunk and then the others' chunks.
+   * A collective costs a picosecond extra, so that of equal plans the one with fewer wins.
+   */
+  step(kind: CollectiveKind, bytes: number, sharded: Placement): number {
+    const { collectiveSeconds: alpha, sharedBytesPerSecond, bytesPerSecond, callSeconds } = this.model;
+    const part = bytes * shareOf(sharded), read = 1 / sharedBytesPerSecond;
+    switch (kind) {
+      case "slice":
+        return picoseconds(callSeconds + 2 * part / bytesPerSecond);
+      case "mask":
+        return picoseconds(callSeconds + bytes / bytesPerSecond);
+      case "all_gather":
+        return picoseconds(alpha + bytes * read) + 1;
+      case "reduce_scatter":
+        return picoseconds(alpha + this.ranks * part * read) + 1;
+      case "all_reduce":
+        return picoseconds(Math.min(alpha + this.ranks * bytes * read, 2 * (alpha + bytes * read))) + 1;
+    }
+  }
+}
+
+/** The share of a tensor that the rank with the most holds. */
+export function shareOf(p: Placement): number {
+  return p.kind === "S" ? maxLocalSize(p.layout) / p.layout.size : 1;
+}
+
+function meanShareOf(p: Placement, ranks: number): number {
+  if (p.kind !== "S") return p.kind === "R" ? 1 : 1 / ranks;
+  return p.layout.parts.reduce((sum, _, r) => sum + localSize(p.layout, r), 0) / (ranks * p.layout.size);
+}
+
+/** Whether each rank's part is one run of bytes of the whole. */
+function isContiguous(type: TensorType, { dim, layout }: Shard): boolean {
+  return layout.outer === 1 && layout.parts.every((p) => p.length <= 1) &&
+    (type.shape ?? []).slice(0, dim).every((d) => d === 1);
+}
+
+/** Whole picoseconds. */
+export function picoseconds(seconds: number): number {
+  return Math.round(seconds * 1e12);
+}
+
+/** Seconds of whole picoseconds. */
+export function seconds(picoseconds: number): number {
+  return picoseconds / 1e12;
+}

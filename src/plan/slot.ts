@@ -1,0 +1,151 @@
+/**
+ * What the search keeps of one live value: the set of placements in which it exists already, and what each further
+ * placement would cost.
+ */
+import { type Placement, placementKey } from "../graph/placement.ts";
+
+/**
+ * `value`: redistributed at need. `fixed`: a carried state, which keeps the placement that it was given. `constant`:
+ * data of the model, loaded in any placement for the price of the memory.
+ */
+export type SlotKind = "value" | "fixed" | "constant";
+
+/** One way to have a placement: its price, the set of placements afterwards, and the moves (indices of placements). */
+export interface Way {
+  readonly cost: number;
+  readonly set: number;
+  readonly moves: readonly (readonly [from: number, to: number])[];
+}
+
+/** All that slots of one class share. Sets of placements are numbers, so that states are short strings. */
+export class SlotClass {
+  readonly id: number;
+  readonly kind: SlotKind;
+  /** Replicated first. */
+  readonly placements: readonly Placement[];
+  /** Prices of single moves, `[from][to]`; Infinity where there is none. For constants, `[0][to]` is the price of loading. */
+  readonly #moves: readonly (readonly number[])[];
+  readonly #sets: (readonly number[])[] = [[]];
+  readonly #setIds = new Map<string, number>([["", 0]]);
+  readonly #ways = new Map<number, readonly Way[]>();
+  readonly #conversions = new Map<number, number>();
+
+  constructor(id: number, kind: SlotKind, placements: readonly Placement[], moves: readonly (readonly number[])[]) {
+    this.id = id;
+    this.kind = kind;
+    this.placements = placements;
+    this.#moves = moves;
+  }
+
+  /** The index of a placement. */
+  indexOf(p: Placement): number {
+    const key = placementKey(p);
+    return this.placements.findIndex((x) => placementKey(x) === key);
+  }
+
+  /** The number of a set of placements. */
+  setOf(placements: readonly number[]): number {
+    const sorted = [...new Set(placements)].toSorted((a, b) => a - b);
+    const key = sorted.join();
+    const known = this.#setIds.get(key);
+    if (known !== undefined) return known;
+    this.#sets.push(sorted);
+    this.#setIds.set(key, this.#sets.length - 1);
+    return this.#sets.length - 1;
+  }
+
+  /**
+   * The ways to have all of `wants` from a set, in every order. A way may leave R behind, which costs more now and may
+   * save more later, so the search looks at each.
+   */
+  ways(set: number, wants: readonly number[]): readonly Way[] {
+    if (wants.length === 0) return [{ cost: 0, set, moves: [] }];
+    if (wants.length === 1) return this.#reach(set, wants[0]!);
+    const best = new Map<number, Way>();
+    for (const first of wants) {
+      for (const a of this.#reach(set, first)) {
+        for (const b of this.ways(a.set, wants.filter((w) => w !== first))) {
+          const cost = a.cost + b.cost;
+          if (cost < (best.get(b.set)?.cost ?? Infinity)) {
+            best.set(b.set, { cost, set: b.set, moves: [...a.moves, ...b.moves] });
+          }
+        }
+      }
+    }
+    return [...best.values()];
+  }
+
+  /** What it costs at most to turn set `a` into one that holds set `b`; Infinity where that is not allowed. */
+  conversion(a: number, b: number): number {
+    if (a === b) return 0;
+    const key = a * 65536 + b;
+    const known = this.#conversions.get(key);
+    if (known !== undefined) return known;
+    let cost = 0, at = a;
+    if (this.kind === "fixed") cost = Infinity;
+    else {
+      for (const p of this.#sets[b]!) {
+        const [way] = this.#reach(at, p);
+        if (!way) {
+          cost = Infinity;
+          break;
+        }
+        cost += way.cost;
+        at = way.set;
+      }
+    }
+    this.#conversions.set(key, cost);
+    return cost;
+  }
+
+  #reach(set: number, target: number): readonly Way[] {
+    const key = set * 65536 + target;
+    let ways = this.#ways.get(key);
+    if (!ways) this.#ways.set(key, ways = this.#findWays(set, target));
+    return ways;
+  }
+
+  #findWays(set: number, target: number): readonly Way[] {
+    const members = this.#sets[set]!;
+    if (members.includes(target)) return [{ cost: 0, set, moves: [] }];
+    if (this.kind === "fixed") return [];
+    if (this.kind === "constant") {
+      return [{ cost: this.#moves[0]![target]!, set: this.setOf([...members, target]), moves: [] }];
+    }
+    const direct = this.#cheapest(members, target);
+    const out: Way[] = direct
+      ? [{ cost: direct.cost, set: this.setOf([...members, target]), moves: [direct.move] }]
+      : [];
+    if (target !== 0 && !members.includes(0)) {
+      const first = this.#cheapest(members, 0);
+      const second = this.#moves[0]![target]!;
+      if (first && second < Infinity) {
+        const cost = first.cost + second;
+        if (direct && cost <= direct.cost) out.pop();
+        out.push({ cost, set: this.setOf([...members, 0, target]), moves: [first.move, [0, target]] });
+      }
+    }
+    return out;
+  }
+
+  #cheapest(members: readonly number[], target: number): { cost: number; move: readonly [number, number] } | undefined {
+    let best: { cost: number; move: readonly [number, number] } | undefined;
+    for (const from of members) {
+      const cost = this.#moves[from]![target]!;
+      if (cost < (best?.cost ?? Infinity)) best = { cost, move: [from, target] };
+    }
+    return best;
+  }
+}
+
+/** Makes slot classes; equal ones are the same object. */
+export class SlotClasses {
+  readonly #known = new Map<string, SlotClass>();
+
+  of(kind: SlotKind, placements: readonly Placement[], moves: readonly (readonly number[])[]): SlotClass {
+    const key = `${kind};${placements.map(placementKey).join()};${moves.map((row) => row.join()).join(";")}`;
+    let known = this.#known.get(key);
+    if (!known) this.#known.set(key, known = new SlotClass(this.#known.size, kind, placements, moves));
+    return known;
+  }
+}

@@ -1,0 +1,159 @@
+/**
+ * The strategies of one call: what each choice of a factor to shard asks of the inputs and gives to the outputs.
+ *
+ * Nothing here knows an op. Column-parallel and row-parallel matrix products, sharded heads, vocabulary-parallel tables
+ * and deferred sums all follow from the factors.
+ */
+import type { Graph } from "../graph/graph.ts";
+import { isPartition, isWhole, type Layout, maxLocalSize } from "../graph/layout.ts";
+import { PARTIAL_SUM, type Placement, placementKey, REPLICATE, shard } from "../graph/placement.ts";
+import type { Factor } from "../ops/factors.ts";
+import { type Candidates, mayShare } from "./candidates.ts";
+import { type Component, dimLayout, factorLayout, type Group, type PlannedCall } from "./places.ts";
+import type { Strategy } from "./plan.ts";
+
+/** A strategy with what the cost model and explanations need of it. */
+export interface Candidate extends Strategy {
+  /** Share of the arithmetic that the busiest rank does. */
+  readonly share: number;
+  /** The factors that are sharded; none for the replicated and the linear strategies. */
+  readonly factors: readonly Factor[];
+}
+
+/** Name of the strategies that pass partial sums on. */
+export const LINEAR = "linear";
+
+/**
+ * All strategies of a call: replicated first, then by factor and layout, then the linear ones; no two alike.
+ *
+ * `isConstant` tells which inputs are constant data, which any placement is free for.
+ */
+export function strategiesOf(
+  graph: Graph,
+  call: PlannedCall,
+  candidates: Candidates,
+  isConstant: (value: string) => boolean,
+): Candidate[] {
+  const { node, rule, components } = call;
+  const all = [replicated(call)];
+  const seen = new Set([keyOf(all[0]!)]);
+  const push = (c: Candidate | undefined) => {
+    if (!c || seen.has(keyOf(c))) return;
+    seen.add(keyOf(c));
+    all.push(c);
+  };
+  for (const component of components) {
+    const shares = mayShare(component, {
+      heavy: call.def?.flops !== undefined,
+      outputsFrom: node.inputs.length,
+      isConstant,
+    });
+    for (const driver of component.groups) {
+      if (new Set(driver.members.map((m) => m.factor)).size < component.factors.length) continue;
+      for (const l of candidates.of(driver.value, driver.dim)) {
+        if (shares || isPartition(l)) push(sharded(graph, call, { component, driver, layout: l, candidates }));
+      }
+    }
+  }
+  for (const set of rule.linear ?? []) {
+    const reads = set.filter((i) => node.inputs[i] !== undefined && node.inputs[i] !== "");
+    if (reads.length < set.length || !reads.some((i) => !isConstant(node.inputs[i]!))) continue;
+    push({
+      name: LINEAR,
+      inputs: node.inputs.map((_, i) => (set.includes(i) ? PARTIAL_SUM : REPLICATE)),
+      outputs: node.outputs.map((name) => (name === "" ? REPLICATE : PARTIAL_SUM)),
+      share: 1,
+      factors: [],
+    });
+  }
+  return all;
+}
+
+/** The strategy that every call has. */
+export function replicated({ node }: Pick<PlannedCall, "node">): Candidate {
+  return {
+    name: "-",
+    inputs: node.inputs.map(() => REPLICATE),
+    outputs: node.outputs.map(() => REPLICATE),
+    share: 1,
+    factors: [],
+  };
+}
+
+/** An identity for maps: equal placements of everything. */
+export function keyOf(strategy: Strategy): string {
+  return `${strategy.inputs.map(placementKey).join()}>${strategy.outputs.map(placementKey).join()}`;
+}
+
+interface Choice {
+  readonly component: Component;
+  /** The dim whose layout is chosen; it holds all factors of the component. */
+  readonly driver: Group;
+  readonly layout: Layout;
+  readonly candidates: Candidates;
+}
+
+/** The strategy that shards a component as a layout of one dim says, or undefined where that is not possible. */
+function sharded(graph: Graph, call: PlannedCall, choice: Choice): Candidate | undefined {
+  const { component, driver } = choice;
+  const layouts = new Map<number, Layout>();
+  for (const { factor, at } of driver.members) {
+    const l = factorLayout(choice.layout, at, component.factors[factor]!.size);
+    if (!l) return undefined;
+    layouts.set(factor, l);
+  }
+  if ([...layouts.values()].every(isWhole)) return undefined;
+  const { node } = call;
+  const count = node.inputs.length;
+  const placements: Placement[] = [];
+  for (let tensor = 0; tensor < count + node.outputs.length; tensor++) {
+    const groups = component.groups.filter((g) => g.tensor === tensor);
+    const name = tensor < count ? node.inputs[tensor]! : node.outputs[tensor - count]!;
+    let placement: Placement | undefined;
+    if (groups.length > 1) return undefined;
+    if (groups.length === 1) placement = onDim(groups[0]!, choice, layouts);
+    else if (name === "") placement = REPLICATE;
+    else if (tensor < count) {
+      placement = component.factors.some((f) => f.addends?.includes(tensor)) ? PARTIAL_SUM : REPLICATE;
+    } else placement = reduced(component, layouts);
+    if (!placement || (placement.kind === "S" && graph.values.get(name)?.ints)) return undefined;
+    placements.push(placement);
+  }
+  return {
+    name: component.factors.map((f) => f.name).join(","),
+    inputs: placements.slice(0, count),
+    outputs: placements.slice(count),
+    share: Math.max(...[...layouts.values()].map((l) => maxLocalSize(l) / l.size)),
+    factors: component.factors,
+  };
+}
+
+/** The placement of a tensor in whose dim the factors sit. */
+function onDim(group: Group, choice: Choice, layouts: ReadonlyMap<number, Layout>): Placement | undefined {
+  const l = group === choice.driver
+    ? choice.layout
+    : group.full
+    ? dimLayout(group, layouts)
+    : matching(group, choice, layouts);
+  return l && (isWhole(l) ? REPLICATE : shard(group.dim, l));
+}
+
+/** A candidate of a dim of which the factors fill only windows. */
+function matching(group: Group, choice: Choice, layouts: ReadonlyMap<number, Layout>): Layout | undefined {
+  return choice.candidates.of(group.value, group.dim).find((l) =>
+    group.members.every(({ factor, at }) => {
+      const part = factorLayout(l, at, choice.component.factors[factor]!.size);
+      return part?.key === layouts.get(factor)!.key;
+    })
+  );
+}
+
+/** The placement of an output in which no factor of the component sits. */
+function reduced(component: Component, layouts: ReadonlyMap<number, Layout>): Placement | undefined {
+  if (component.factors.some((f) => f.internal)) return REPLICATE;
+  const reductions = new Set(component.factors.map((f) => f.reduce ?? (f.selected ? "sum" : undefined)));
+  const [reduction] = reductions;
+  if (reductions.size !== 1 || reduction === undefined) return undefined;
+  if (reduction === "sum" && ![...layouts.values()].every(isPartition)) return undefined;
+  return { kind: "P", reduction };
+}

@@ -1,0 +1,167 @@
+/**
+ * A barrier over shared memory: a flag per rank, each on a cache line of its own.
+ *
+ * To arrive, a rank raises its flag to the number of the barrier; it has passed when it has seen all flags that high. A
+ * rank first looks again and again (0.4 µs between two running ranks), for a while that adapts to how long waits have
+ * been, and not at all where ranks outnumber cores, since then the one it waits for cannot run. After that it sleeps
+ * on one futex that all share, the bell, which the rank that arrives last rings if anybody sleeps.
+ *
+ * No wake-up is lost. A sleeper reads the bell, counts itself as a sleeper, looks at the flags once more, and sleeps only
+ * while the bell has not changed. Atomics are sequentially consistent: of all flags raised, one is raised last, and its
+ * rank, looking afterwards, sees all of them. If the sleeper's last look missed that flag, then the sleeper had counted
+ * itself before, so that rank sees it and rings; the bell has changed, and the sleeper does not sleep or is woken.
+ *
+ * Beside its flag a rank leaves a fingerprint of the operation that it means, in one of two places by turns (nobody is
+ * more than one barrier ahead), so that ranks that mean different things find out at no cost.
+ */
+import type { Libc } from "../../ffi/libc.ts";
+import type { ControlBlock } from "./control_block.ts";
+
+/** What a wait does after every sleep: look for aborts, dead peers and deadlines, if it is time; throws to end the wait. */
+export type OnSlice = () => void;
+
+/** Longest sleep before `OnSlice` is called again, in milliseconds. */
+export const SLICE_MS = 100;
+
+const MAX_SPIN_US = 1000, MIN_SPIN_US = 20;
+/** Looks between two readings of the clock, which cost more than a look. */
+const LOOKS_PER_READING = 64;
+
+/** One rank's side of the barrier. */
+export class FlagBarrier {
+  #control: ControlBlock;
+  #words: Int32Array;
+  #libc: Libc;
+  #rank: number;
+  #flags: readonly number[];
+  #peers: readonly number[];
+  #generation = 0;
+  #fingerprint = 0;
+  /** Position in `#peers` of the first flag that was not up at the last look. */
+  #next = 0;
+  #spinUs: number;
+  readonly #maxSpinUs: number;
+
+  constructor(control: ControlBlock, libc: Libc, options: { rank: number; spin: boolean }) {
+    this.#control = control;
+    this.#words = control.words;
+    this.#libc = libc;
+    this.#rank = options.rank;
+    this.#flags = Array.from({ length: control.size }, (_, r) => control.flagIndex(r));
+    // Start with the right neighbour, so that not all ranks read the same line at once.
+    this.#peers = Array.from(
+      { length: control.size - 1 },
+      (_, i) => this.#flags[(options.rank + 1 + i) % control.size]!,
+    );
+    this.#maxSpinUs = options.spin ? MAX_SPIN_US : 0;
+    this.#spinUs = options.spin ? 200 : 0;
+  }
+
+  /** How many barriers this rank has arrived at. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** Raises this rank's flag, leaving `fingerprint` beside it, and wakes the sleepers if it was the last. */
+  arrive(fingerprint: number): void {
+    const words = this.#words, flag = this.#flags[this.#rank]!;
+    const generation = this.#generation = (this.#generation + 1) | 0;
+    this.#fingerprint = fingerprint;
+    words[flag + 2 + (generation & 1)] = fingerprint;
+    Atomics.store(words, flag, generation);
+    this.#next = 0;
+    // Only a first look that sees all flags can be the last arrival's.
+    if (this.passed() && Atomics.load(words, this.#control.sleepersIndex) > 0) this.ring();
+  }
+
+  /** Whether all have arrived. */
+  passed(): boolean {
+    const words = this.#words, peers = this.#peers, generation = this.#generation;
+    let i = this.#next;
+    while (i < peers.length && ((Atomics.load(words, peers[i]!) - generation) | 0) >= 0) i++;
+    this.#next = i;
+    return i === peers.length;
+  }
+
+  /** Whether all meant the same, once all have arrived. */
+  agreed(): boolean {
+    const words = this.#words, peers = this.#peers, at = 2 + (this.#generation & 1), mine = this.#fingerprint;
+    for (let i = 0; i < peers.length; i++) if (words[peers[i]! + at] !== mine) return false;
+    return true;
+  }
+
+  /** The ranks that have not arrived. */
+  missing(): number[] {
+    const behind = (rank: number) => ((Atomics.load(this.#words, this.#flags[rank]!) - this.#generation) | 0) < 0;
+    return this.#flags.map((_, rank) => rank).filter(behind);
+  }
+
+  /** Looks for a while; true when all have arrived, false when it is better to sleep, or when the group was aborted. */
+  spin(): boolean {
+    if (this.passed()) return true;
+    if (this.#spinUs === 0) return false;
+    const words = this.#words, abort = this.#control.abortIndex;
+    const end = performance.now() + this.#spinUs / 1000;
+    do {
+      for (let look = 0; look < LOOKS_PER_READING; look++) if (this.passed()) return true;
+      if (Atomics.load(words, abort) !== 0) return false;
+    } while (performance.now() < end);
+    return false;
+  }
+
+  /** Waits until all have arrived, blocking JavaScript; `onSlice` is called after every sleep. */
+  waitSync(onSlice: OnSlice): void {
+    if (this.spin()) return;
+    const start = performance.now();
+    while (!this.passed()) {
+      const bell = this.#lieDown();
+      if (bell !== undefined) {
+        this.#libc.futexWait(this.#control.bell, bell, SLICE_MS);
+        this.#getUp();
+        if (this.passed()) break;
+      }
+      onSlice();
+    }
+    this.#adapt(performance.now() - start);
+  }
+
+  /** One sleep of at most `SLICE_MS` off the event loop, or none if all have arrived. */
+  async sleep(): Promise<void> {
+    const start = performance.now();
+    const bell = this.#lieDown();
+    if (bell === undefined) return;
+    try {
+      await this.#libc.futexWaitAsync(this.#control.bell, bell, SLICE_MS);
+    } finally {
+      this.#getUp();
+    }
+    this.#adapt(performance.now() - start);
+  }
+
+  /** Wakes all who sleep. */
+  ring(): void {
+    Atomics.add(this.#words, this.#control.bellIndex, 1);
+    this.#libc.futexWake(this.#control.bell);
+  }
+
+  /** Counts this rank as a sleeper and gives the bell's value to sleep on; undefined if there is no need to sleep. */
+  #lieDown(): number | undefined {
+    const words = this.#words;
+    const bell = Atomics.load(words, this.#control.bellIndex);
+    Atomics.add(words, this.#control.sleepersIndex, 1);
+    if (!this.passed() && Atomics.load(words, this.#control.abortIndex) === 0) return bell;
+    this.#getUp();
+    return undefined;
+  }
+
+  #getUp(): void {
+    Atomics.sub(this.#words, this.#control.sleepersIndex, 1);
+  }
+
+  /** A sleep that was short would have been a spin better spent; after a long one, spinning was waste. */
+  #adapt(sleptMs: number): void {
+    if (this.#maxSpinUs === 0) return;
+    const next = sleptMs * 1000 < this.#maxSpinUs ? this.#spinUs * 2 : this.#spinUs / 2;
+    this.#spinUs = Math.min(this.#maxSpinUs, Math.max(MIN_SPIN_US, next));
+  }
+}

@@ -1,0 +1,106 @@
+/** What collectives take: typed arrays, or bytes with a dtype of their own, or symmetric memory. */
+import { byteLength, type DType, type TypedArray } from "../../core/dtype.ts";
+import { InputError } from "../../core/errors.ts";
+import type { SymmetricBuffer } from "./arena.ts";
+
+/** The element types that collectives know. */
+export type CommDType = "f32" | "f64" | "f16" | "bf16" | "i8" | "u8" | "i32" | "u32" | "i64" | "u64" | "bool";
+/** All of them. */
+export const COMM_DTYPES: readonly CommDType[] = [
+  ...["f32", "f64", "f16", "bf16", "i8", "u8", "i32", "u32", "i64", "u64", "bool"] as const,
+];
+
+/**
+ * How elements of ranks become one. Integers wrap around; `max` and `min` of floats give NaN if any is NaN, and order -0
+ * before 0; `avg` is the sum times 1/size and for floats only; the bitwise ones are for integers and bool; the logical
+ * ones give 0 or 1 in the dtype. For bool, `sum` and `max` mean or, `prod` and `min` mean and.
+ */
+export type ReduceOp = "sum" | "prod" | "max" | "min" | "avg" | "band" | "bor" | "bxor" | "land" | "lor" | "lxor";
+/** All of them. */
+export const REDUCE_OPS: readonly ReduceOp[] = [
+  ...["sum", "prod", "max", "min", "avg", "band", "bor", "bxor", "land", "lor", "lxor"] as const,
+];
+
+/** Elements whose dtype their array does not tell (f16, bf16, bool), or that lie in symmetric memory. */
+export interface TypedBuffer {
+  readonly data: ArrayBufferView;
+  readonly dtype: CommDType;
+  /** The symmetric buffer that `data` views from its first byte on; then it is reduced where it lies. */
+  readonly symmetric?: SymmetricBuffer;
+}
+
+/** What collectives take. A Uint8Array is u8, a Float16Array f16; say `{ data, dtype }` for bf16, bool, or f16 bits. */
+export type Buf = TypedArray | Float16Array | TypedBuffer;
+
+/** A buffer, taken apart. */
+export interface View {
+  /** The elements' bytes, in place. */
+  readonly bytes: Uint8Array;
+  readonly dtype: CommDType;
+  readonly itemBytes: number;
+  readonly count: number;
+  readonly symmetric: SymmetricBuffer | undefined;
+}
+
+const BY_ARRAY: ReadonlyMap<string, CommDType> = new Map([
+  ["Float32Array", "f32"],
+  ["Float64Array", "f64"],
+  ["Float16Array", "f16"],
+  ["Int8Array", "i8"],
+  ["Uint8Array", "u8"],
+  ["Int32Array", "i32"],
+  ["Uint32Array", "u32"],
+  ["BigInt64Array", "i64"],
+  ["BigUint64Array", "u64"],
+]);
+
+/** Takes `buffer` apart. @throws {InputError} If its type is none that collectives know, or it holds no whole elements. */
+export function viewOf(buffer: Buf, what: string): View {
+  let data: ArrayBufferView, dtype: CommDType | undefined, symmetric: SymmetricBuffer | undefined;
+  if (ArrayBuffer.isView(buffer)) {
+    data = buffer;
+    dtype = BY_ARRAY.get((data as unknown as Record<symbol, string>)[Symbol.toStringTag] ?? "");
+  } else {
+    ({ data, dtype, symmetric } = buffer);
+    if (!COMM_DTYPES.includes(dtype)) dtype = undefined;
+  }
+  if (dtype === undefined) {
+    const found = ArrayBuffer.isView(buffer) ? Object.prototype.toString.call(buffer).slice(8, -1) : buffer.dtype;
+    throw new InputError(`Cannot use a ${found} as ${what} of a collective`, {
+      hint: `pass { data, dtype } with one of ${COMM_DTYPES.join(", ")}`,
+    });
+  }
+  const itemBytes = byteLength(dtype, 1);
+  if (data.byteLength % itemBytes !== 0 || data.byteOffset % itemBytes !== 0) {
+    throw new InputError(
+      `Cannot use ${data.byteLength} bytes at offset ${data.byteOffset} as ${what}: ${dtype} takes ${itemBytes} each, aligned`,
+    );
+  }
+  if (
+    symmetric !== undefined &&
+    (data.buffer !== symmetric.local.buffer || data.byteOffset !== symmetric.local.byteOffset)
+  ) {
+    throw new InputError(`Cannot use ${what}: its data does not view the start of its symmetric buffer`);
+  }
+  const bytes = data instanceof Uint8Array ? data : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return { bytes, dtype, itemBytes, count: data.byteLength / itemBytes, symmetric };
+}
+
+/** Elements of `buffer` in symmetric memory, as collectives take them. */
+export function symmetricView(buffer: SymmetricBuffer, dtype: CommDType, count?: number): TypedBuffer {
+  const bytes = count === undefined ? buffer.byteLength : byteLength(dtype as DType, count);
+  if (bytes > buffer.byteLength) {
+    throw new RangeError(`Cannot view ${count} ${dtype} in a symmetric buffer of ${buffer.byteLength} bytes`);
+  }
+  return { data: buffer.local.subarray(0, bytes), dtype, symmetric: buffer };
+}
+
+/** @throws {InputError} Unless both have the same dtype. */
+export function requireSameDType(send: View, recv: View): void {
+  if (send.dtype !== recv.dtype) throw new InputError(`Cannot receive ${send.dtype} into a buffer of ${recv.dtype}`);
+}
+
+/** @throws {InputError} Unless `view` has `count` elements. */
+export function requireCount(view: View, count: number, what: string): void {
+  if (view.count !== count) throw new InputError(`Cannot use ${view.count} elements as ${what}: expected ${count}`);
+}

@@ -1,0 +1,319 @@
+/**
+ * The collectives over an {@linkcode Exchange}, each a generator that yields where it has to wait for other ranks, so that
+ * one text serves blocking and asynchronous callers.
+ *
+ * Every element is reduced in the order of ranks, by one rank or by each for itself, never along a ring or tree; so the
+ * bits are the same on every rank and at every run. `bytes` are of plain arrays, copied through staging in pieces, or of
+ * symmetric memory, reduced where they lie.
+ */
+import type { View } from "./buffers.ts";
+import { type Exchange, shareOf, SLOT_BYTES } from "./exchange.ts";
+import type { Reducer } from "./reduce_js.ts";
+
+/** A collective under way. */
+export type Steps<T = void> = Generator<void, T, void>;
+
+/** Below this many bytes every rank reduces everything: one barrier instead of two. */
+export const SMALL_BYTES = 16 * 1024;
+
+/** All have arrived. */
+export function* barrier(x: Exchange): Steps {
+  x.arrive();
+  while (!x.passed()) yield;
+}
+
+/** `view` of `root` becomes everybody's. */
+export function* broadcast(x: Exchange, view: View, root: number): Steps {
+  const bytes = view.bytes;
+  let start = 0;
+  do {
+    const piece = bytes.subarray(start, start + SLOT_BYTES);
+    if (x.rank === root) x.mine.set(piece);
+    x.arrive();
+    while (!x.passed()) yield;
+    if (x.rank !== root) piece.set(x.slot(root).subarray(0, piece.length));
+    x.flip();
+    start += SLOT_BYTES;
+  } while (start < bytes.length);
+}
+
+/** Reduces `send` of all ranks into `recv` of `root`, or of all where `root` is undefined. Both have equally many bytes. */
+export function* reduce(
+  x: Exchange,
+  o: { send: View; recv: View | undefined; root?: number; reducer: Reducer },
+): Steps {
+  if (o.root === undefined && o.send.symmetric !== undefined) return yield* reduceSymmetric(x, { ...o, recv: o.recv! });
+  const { send, recv, root, reducer } = o;
+  const wanted = recv !== undefined && (root === undefined || root === x.rank);
+  const n = send.bytes.length;
+  if (n <= SMALL_BYTES) {
+    x.mine.set(send.bytes);
+    x.arrive();
+    while (!x.passed()) yield;
+    if (wanted) reducer(recv.bytes, slots(x, 0, n));
+    x.flip();
+    return;
+  }
+  for (let start = 0; start < n; start += SLOT_BYTES) {
+    const piece = send.bytes.subarray(start, start + SLOT_BYTES);
+    x.mine.set(piece);
+    x.arrive();
+    while (!x.passed()) yield;
+    const mine = shareOf(piece.length, x.rank, x.size);
+    reducer(x.mine.subarray(mine.start, mine.end), slots(x, mine.start, mine.end));
+    x.arrive();
+    while (!x.passed()) yield;
+    for (let r = 0; wanted && r < x.size; r++) {
+      const share = shareOf(piece.length, r, x.size);
+      recv.bytes.set(x.slot(r).subarray(share.start, share.end), start + share.start);
+    }
+    x.flip();
+  }
+}
+
+/**
+ * All-reduce of symmetric memory. In place: each rank reduces its share in its own buffer, then copies the others' shares from
+ * theirs; a last barrier lets everybody write again. Into plain memory, shares travel through staging.
+ */
+function* reduceSymmetric(x: Exchange, o: { send: View; recv: View; reducer: Reducer }): Steps {
+  const { send, recv, reducer } = o;
+  const n = send.bytes.length;
+  const peers = (start: number, end: number) =>
+    Array.from({ length: x.size }, (_, r) => send.symmetric!.peer(r).subarray(start, end));
+  x.arrive();
+  while (!x.passed()) yield;
+  if (n <= SMALL_BYTES) {
+    const result = x.mine.subarray(0, n);
+    reducer(result, peers(0, n));
+    x.arrive();
+    while (!x.passed()) yield;
+    recv.bytes.set(result);
+    x.flip();
+    return;
+  }
+  const target = recv.symmetric;
+  if (target === undefined) {
+    for (let start = 0; start < n; start += SLOT_BYTES) {
+      const length = Math.min(SLOT_BYTES, n - start);
+      const mine = shareOf(length, x.rank, x.size);
+      reducer(x.mine.subarray(mine.start, mine.end), peers(start + mine.start, start + mine.end));
+      x.arrive();
+      while (!x.passed()) yield;
+      for (let r = 0; r < x.size; r++) {
+        const share = shareOf(length, r, x.size);
+        recv.bytes.set(x.slot(r).subarray(share.start, share.end), start + share.start);
+      }
+      x.flip();
+    }
+    return;
+  }
+  const mine = shareOf(n, x.rank, x.size);
+  reducer(target.local.subarray(mine.start, mine.end), peers(mine.start, mine.end));
+  x.arrive();
+  while (!x.passed()) yield;
+  for (let i = 1; i < x.size; i++) {
+    const r = (x.rank + i) % x.size, share = shareOf(n, r, x.size);
+    target.local.set(target.peer(r).subarray(share.start, share.end), share.start);
+  }
+  x.arrive();
+  while (!x.passed()) yield;
+}
+
+/** Block `r` of all ranks, `counts[r]` elements, reduced into `recv` of rank `r`. */
+export function* reduceScatter(
+  x: Exchange,
+  o: { send: View; recv: View; counts: readonly number[]; reducer: Reducer },
+): Steps {
+  const { send, recv, reducer } = o;
+  const blocks = blocksOf(o.counts, send.itemBytes);
+  for (const piece of pieces(blocks, x.size, send.itemBytes)) {
+    for (let r = 0; r < x.size; r++) {
+      const part = cut(blocks[r]!, piece);
+      x.mine.set(send.bytes.subarray(part.start, part.end), r * piece.length);
+    }
+    x.arrive();
+    while (!x.passed()) yield;
+    const own = cut(blocks[x.rank]!, piece), length = own.end - own.start, at = x.rank * piece.length;
+    if (length > 0) reducer(recv.bytes.subarray(piece.start, piece.start + length), slots(x, at, at + length));
+    x.flip();
+  }
+}
+
+/** `send` of all ranks, `counts[r]` elements each, one after the other in `recv` of `root`, or of all where it is undefined. */
+export function* gather(
+  x: Exchange,
+  o: { send: View; recv: View | undefined; counts: readonly number[]; root?: number },
+): Steps {
+  const { send, recv, root } = o;
+  const blocks = blocksOf(o.counts, send.itemBytes);
+  const wanted = recv !== undefined && (root === undefined || root === x.rank);
+  for (const piece of pieces(blocks, 1, send.itemBytes)) {
+    const own = cut(blocks[x.rank]!, piece);
+    x.mine.set(send.bytes.subarray(piece.start, piece.start + own.end - own.start));
+    x.arrive();
+    while (!x.passed()) yield;
+    for (let r = 0; wanted && r < x.size; r++) {
+      const part = cut(blocks[r]!, piece);
+      recv.bytes.set(x.slot(r).subarray(0, part.end - part.start), part.start);
+    }
+    x.flip();
+  }
+}
+
+/** Block `r` of `send` of `root`, `counts[r]` elements, into `recv` of rank `r`. */
+export function* scatter(
+  x: Exchange,
+  o: { send: View | undefined; recv: View; counts: readonly number[]; root: number },
+): Steps {
+  const { send, recv, root } = o;
+  const blocks = blocksOf(o.counts, recv.itemBytes);
+  for (const piece of pieces(blocks, x.size, recv.itemBytes)) {
+    for (let r = 0; send !== undefined && r < x.size; r++) {
+      const part = cut(blocks[r]!, piece);
+      x.mine.set(send.bytes.subarray(part.start, part.end), r * piece.length);
+    }
+    x.arrive();
+    while (!x.passed()) yield;
+    const own = cut(blocks[x.rank]!, piece), at = x.rank * piece.length;
+    recv.bytes.set(x.slot(root).subarray(at, at + own.end - own.start), piece.start);
+    x.flip();
+  }
+}
+
+/** Block `r` of `send`, `sendCounts[r]` elements, to rank `r`; what came from rank `r`, `recvCounts[r]`, in order in `recv`. */
+export function* allToAll(
+  x: Exchange,
+  o: { send: View; recv: View; sendCounts: readonly number[]; recvCounts: readonly number[] },
+): Steps {
+  const { send, recv } = o;
+  // Only this rank knows its counts; the largest of all decides how many pieces everybody makes.
+  const largest = new Float64Array(x.mine.buffer, x.mine.byteOffset, 1);
+  largest[0] = Math.max(...o.sendCounts);
+  x.arrive();
+  while (!x.passed()) yield;
+  let most = 0;
+  for (let r = 0; r < x.size; r++) {
+    most = Math.max(most, new Float64Array(x.slot(r).buffer, x.slot(r).byteOffset, 1)[0]!);
+  }
+  x.flip();
+  const from = blocksOf(o.sendCounts, send.itemBytes), to = blocksOf(o.recvCounts, send.itemBytes);
+  for (const piece of pieces([{ start: 0, end: most * send.itemBytes }], x.size, send.itemBytes)) {
+    for (let r = 0; r < x.size; r++) {
+      const part = cut(from[r]!, piece);
+      x.mine.set(send.bytes.subarray(part.start, part.end), r * piece.length);
+    }
+    x.arrive();
+    while (!x.passed()) yield;
+    for (let r = 0; r < x.size; r++) {
+      const part = cut(to[r]!, piece), at = x.rank * piece.length;
+      recv.bytes.set(x.slot(r).subarray(at, at + part.end - part.start), part.start);
+    }
+    x.flip();
+  }
+}
+
+/** `send` of ranks 0 to this one (`exclusive`: to the one before), reduced into `recv`; exclusive rank 0 keeps its `recv`. */
+export function* scan(x: Exchange, o: { send: View; recv: View; exclusive: boolean; reducer: Reducer }): Steps {
+  const { send, recv, exclusive, reducer } = o;
+  const n = send.bytes.length;
+  let start = 0;
+  do {
+    const piece = send.bytes.subarray(start, start + SLOT_BYTES);
+    x.mine.set(piece);
+    x.arrive();
+    while (!x.passed()) yield;
+    const sources = slots(x, 0, piece.length).slice(0, exclusive ? x.rank : x.rank + 1);
+    if (sources.length > 0) reducer(recv.bytes.subarray(start, start + piece.length), sources);
+    x.flip();
+    start += SLOT_BYTES;
+  } while (start < n);
+}
+
+/** The bytes of all ranks, of any length each; only `root` gets them, or all where it is undefined. */
+export function* gatherBytes(x: Exchange, payload: Uint8Array, root?: number): Steps<Uint8Array[]> {
+  const counts = yield* exchangeLengths(x, payload.length);
+  const wanted = root === undefined || root === x.rank;
+  const recv = wanted ? new Uint8Array(sum(counts)) : undefined;
+  yield* gather(x, {
+    send: bytesView(payload),
+    recv: recv && bytesView(recv),
+    counts,
+    ...(root === undefined ? {} : { root }),
+  });
+  return recv === undefined ? [] : blocksOf(counts, 1).map((b) => recv.subarray(b.start, b.end));
+}
+
+/** The bytes of `root`, at all ranks. */
+export function* broadcastBytes(x: Exchange, payload: Uint8Array, root: number): Steps<Uint8Array> {
+  const counts = yield* exchangeLengths(x, payload.length);
+  const bytes = x.rank === root ? payload : new Uint8Array(counts[root]!);
+  yield* broadcast(x, bytesView(bytes), root);
+  return bytes;
+}
+
+/** `payloads[r]` of `root` at rank `r`. */
+export function* scatterBytes(
+  x: Exchange,
+  payloads: readonly Uint8Array[] | undefined,
+  root: number,
+): Steps<Uint8Array> {
+  const lengths = new Float64Array(x.size);
+  payloads?.forEach((p, r) => lengths[r] = p.length);
+  yield* broadcast(x, bytesView(new Uint8Array(lengths.buffer)), root);
+  const send = payloads && new Uint8Array(sum([...lengths]));
+  if (send !== undefined) blocksOf([...lengths], 1).forEach((b, r) => send.set(payloads![r]!, b.start));
+  const recv = new Uint8Array(lengths[x.rank]!);
+  yield* scatter(x, { send: send && bytesView(send), recv: bytesView(recv), counts: [...lengths], root });
+  return recv;
+}
+
+function* exchangeLengths(x: Exchange, length: number): Steps<number[]> {
+  const at = (bytes: Uint8Array) => new Float64Array(bytes.buffer, bytes.byteOffset, 1);
+  at(x.mine)[0] = length;
+  x.arrive();
+  while (!x.passed()) yield;
+  const lengths = Array.from({ length: x.size }, (_, r) => at(x.slot(r))[0]!);
+  x.flip();
+  return lengths;
+}
+
+interface Range {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Bytes `start` to `end` of all ranks' slots. */
+function slots(x: Exchange, start: number, end: number): Uint8Array[] {
+  return Array.from({ length: x.size }, (_, r) => x.slot(r).subarray(start, end));
+}
+
+/** Where blocks of `counts` elements lie one after the other, in bytes. */
+function blocksOf(counts: readonly number[], itemBytes: number): Range[] {
+  let end = 0;
+  return counts.map((count) => ({ start: end, end: end += count * itemBytes }));
+}
+
+/** The pieces in which blocks travel when `perSlot` of them share a slot; at least one, so that ranks always meet. */
+function* pieces(
+  blocks: readonly Range[],
+  perSlot: number,
+  itemBytes: number,
+): Generator<{ start: number; length: number }> {
+  const longest = Math.max(0, ...blocks.map((b) => b.end - b.start));
+  const length = Math.floor(SLOT_BYTES / perSlot / itemBytes) * itemBytes;
+  for (let start = 0; start === 0 || start < longest; start += length) yield { start, length };
+}
+
+/** The part of `block` that travels in `piece`. */
+function cut(block: Range, piece: { start: number; length: number }): Range {
+  const start = Math.min(block.end, block.start + piece.start);
+  return { start, end: Math.min(block.end, start + piece.length) };
+}
+
+function bytesView(bytes: Uint8Array): View {
+  return { bytes, dtype: "u8", itemBytes: 1, count: bytes.length, symmetric: undefined };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}

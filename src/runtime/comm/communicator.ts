@@ -1,0 +1,109 @@
+/** What every communicator can do, whatever carries it: MPI's surface in TypeScript. */
+import type { Arena } from "./arena.ts";
+import type { Buf, CommDType, ReduceOp } from "./buffers.ts";
+import type { Work } from "./work.ts";
+
+/** Options of one collective. */
+export interface OpOptions {
+  /** How long to wait for the other ranks, in milliseconds, instead of the communicator's own limit. */
+  readonly timeoutMs?: number;
+}
+
+/** Options of a collective that may write elsewhere than into its input. */
+export interface RecvOptions extends OpOptions {
+  /** Where the result goes; without it, it replaces the input. */
+  readonly recv?: Buf;
+}
+
+/** Options of a collective whose ranks may contribute different amounts. */
+export interface CountOptions extends OpOptions {
+  /** Elements of each rank, the same list on all ranks; without it, all contribute the same. */
+  readonly counts?: readonly number[];
+}
+
+/** Options of a new group. */
+export interface GroupOptions {
+  /** For messages. */
+  readonly name?: string;
+  /** How long its collectives wait, in milliseconds. */
+  readonly timeoutMs?: number;
+}
+
+/** Collectives of values that structured clone can copy. */
+export interface ObjectCollectives {
+  /** The `value` of `root`. */
+  broadcast<T>(value: T | undefined, root: number): Promise<T>;
+  /** The values of all ranks, in their order. */
+  allGather<T>(value: T): Promise<T[]>;
+  /** The values of all ranks at `root`; null elsewhere. */
+  gather<T>(value: T, root: number): Promise<T[] | null>;
+  /** `values[rank]` of `root`. */
+  scatter<T>(values: readonly T[] | null, root: number): Promise<T>;
+}
+
+/**
+ * A group of ranks that can act together.
+ *
+ * All ranks of the group call the same collectives in the same order, with the same dtype, operation, root and counts.
+ * Disposing a communicator leaves the group without waiting for anybody, so that a rank that failed does not wait; `close`
+ * waits for all.
+ */
+export interface Communicator extends AsyncDisposable {
+  /** This rank in the group, and how many there are. */
+  readonly rank: number;
+  readonly size: number;
+  /** The group's name. */
+  readonly name: string;
+  /** The members as ranks of the job; the position is the rank in the group. */
+  readonly ranks: readonly number[];
+  /** What carries it. */
+  readonly backend: "local" | "shm";
+  /** This rank among those of its host. */
+  readonly localRank: number;
+  /** Cores that this process may use. */
+  readonly cores: number;
+  /** Memory of which each rank has an equal part that all can read. */
+  readonly arena: Arena;
+
+  /** Whether the verbs take `dtype`, and reduce it by `op`. */
+  supports(dtype: CommDType, op?: ReduceOp): boolean;
+
+  /** Waits for all ranks. */
+  barrier(options?: OpOptions): Work;
+  /** Waits for all ranks, blocking JavaScript; the fastest way to meet. */
+  barrierSync(options?: OpOptions): void;
+  /** Copies `buf` of `root` to all. */
+  broadcast(buf: Buf, root: number, options?: OpOptions): Work;
+  /** Reduces all ranks' `send`, in place or into `recv`, at all ranks. */
+  allReduce(send: Buf, op?: ReduceOp, options?: RecvOptions): Work;
+  /** Reduces all ranks' `send` at `root`, in place or into its `recv`. */
+  reduce(send: Buf, root: number, op?: ReduceOp, options?: RecvOptions): Work;
+  /** All ranks' `send`, one after the other, into `recv` of all. `send` may be this rank's part of `recv`. */
+  allGather(send: Buf, recv: Buf, options?: CountOptions): Work;
+  /** Block `r` of all ranks' `send`, reduced, into `recv` of rank `r`. */
+  reduceScatter(send: Buf, recv: Buf, op?: ReduceOp, options?: CountOptions): Work;
+  /** All ranks' `send`, one after the other, into `recv` of `root`. */
+  gather(send: Buf, recv: Buf | null, root: number, options?: CountOptions): Work;
+  /** Block `r` of `send` of `root` into `recv` of rank `r`. */
+  scatter(send: Buf | null, recv: Buf, root: number, options?: CountOptions): Work;
+  /** Block `r` of `send` to rank `r`; what comes from rank `r` becomes block `r` of `recv`. Counts are each rank's own. */
+  allToAll(
+    send: Buf,
+    recv: Buf,
+    options?: OpOptions & { readonly sendCounts?: readonly number[]; readonly recvCounts?: readonly number[] },
+  ): Work;
+  /** Reduces `send` of ranks 0 to this one; `exclusive`: to the one before, and rank 0 keeps its `recv`. */
+  scan(send: Buf, op?: ReduceOp, options?: RecvOptions & { readonly exclusive?: boolean }): Work;
+  /** The same for values instead of buffers. */
+  readonly objects: ObjectCollectives;
+
+  /** New groups of the ranks that give the same `color`, ordered by `key`, then rank; null for those that give null. */
+  split(color: number | null, key?: number, options?: GroupOptions): Promise<Communicator | null>;
+  /** A new group of `ranks` (ranks of this group); only they call it, in the same order as other subgroups of the same ranks. */
+  subgroup(ranks: readonly number[], options?: GroupOptions): Promise<Communicator>;
+
+  /** Tells all ranks of the group to stop waiting; for errors that only this rank knows of. */
+  abort(reason: string): void;
+  /** Waits until all ranks have closed, then leaves. @throws {CommunicatorError} If one is lost or does not come in time. */
+  close(options?: OpOptions): Promise<void>;
+}

@@ -1,0 +1,268 @@
+/**
+ * The words that all ranks of a group share, apart from tensor data: who is here, who has arrived, what each is doing,
+ * and whether somebody gave up. All are 32-bit and read and written by `Atomics`; a fresh, zeroed file is a valid block,
+ * so nobody has to initialise it.
+ *
+ *     line 0   magic, size of the group, ranks attached, abort kind, abort culprit
+ *     line 1   bell (a futex), sleepers
+ *     chunks   64 × { state, pid, fd, bytes / 4096 }   shared files that a rank of the group made, see arena.ts
+ *     ranks    size × 256 bytes: arrival flag and fingerprints (a line of their own) · identity · two operation records
+ *
+ * Lines are 128 bytes, because the prefetcher of x86_64 fetches 64-byte lines in pairs.
+ */
+import type { DType } from "../../core/dtype.ts";
+import type { ProcessIdentity } from "./process_identity.ts";
+
+const MAGIC = 0x53575348; // "SWSH"
+const LINE = 32; // words
+const CHUNK_WORDS = 4, RANK_WORDS = 64;
+const BELL = LINE, SLEEPERS = LINE + 1, CHUNKS = 2 * LINE;
+const IDENTITY = 16, RECORD = 32, RECORD_WORDS = 16;
+
+/** How many shared files a group can make. */
+export const MAX_CHUNKS = 64;
+const RANKS = CHUNKS + MAX_CHUNKS * CHUNK_WORDS;
+
+/** Bytes of the control block of a group of `size`. */
+export function controlBlockBytes(size: number): number {
+  return (RANKS + size * RANK_WORDS) * 4;
+}
+
+/** What one rank does at a collective; what all ranks must agree on. */
+export interface OperationRecord {
+  readonly seq: number;
+  readonly verb: string;
+  readonly dtype: DType | undefined;
+  readonly reduceOp: string | undefined;
+  readonly root: number;
+  /** Elements; -1 where ranks may differ. */
+  readonly count: number;
+}
+
+/** Where a rank is in its life. */
+export const ABSENT = 0, ATTACHED = 1, LEFT = 2;
+/** Why a group stopped. */
+export const ABORT_KINDS = ["", "mismatch", "timeout", "lost", "left", "user"] as const;
+/** One of them. */
+export type AbortKind = Exclude<(typeof ABORT_KINDS)[number], "">;
+/** States of a chunk's entry. */
+export const CHUNK_NONE = 0, CHUNK_BEING_MADE = 1, CHUNK_READY = 2, CHUNK_FAILED = 3;
+
+/** Words by which records name verbs, dtypes and operations; positions are the codes. */
+const WORDS: string[] = [
+  "",
+  ..."barrier broadcast allReduce reduce allGather gather scatter reduceScatter allToAll scan send recv close".split(
+    " ",
+  ),
+  ..."f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 bool".split(" "),
+  ..."sum prod max min avg band bor bxor land lor lxor".split(" "),
+];
+const CODES = new Map(WORDS.map((word, code) => [word, code]));
+
+/** The shared words, typed. */
+export class ControlBlock {
+  /** All words, for the barrier's hot path. */
+  readonly words: Int32Array;
+  readonly size: number;
+  /** Futex word that wakes all sleepers, and how many there are. */
+  readonly bell: Int32Array;
+
+  constructor(buffer: ArrayBuffer, byteOffset: number, size: number) {
+    this.words = new Int32Array(buffer, byteOffset, controlBlockBytes(size) / 4);
+    this.size = size;
+    this.bell = this.words.subarray(BELL, BELL + 1);
+  }
+
+  /** Word of a rank's arrival flag; its two fingerprints follow at + 2 and + 3. */
+  flagIndex(rank: number): number {
+    return RANKS + rank * RANK_WORDS;
+  }
+
+  /** Index of the bell's and the sleepers' words. */
+  get bellIndex(): number {
+    return BELL;
+  }
+  get sleepersIndex(): number {
+    return SLEEPERS;
+  }
+
+  /** Writes the group's size, or finds what another rank wrote: false if that differs. */
+  claim(): boolean {
+    const words = this.words;
+    Atomics.compareExchange(words, 1, 0, this.size);
+    Atomics.compareExchange(words, 0, 0, MAGIC);
+    return Atomics.load(words, 0) === MAGIC && Atomics.load(words, 1) === this.size;
+  }
+
+  /** Whether another program's bytes are here. */
+  get foreign(): boolean {
+    const magic = Atomics.load(this.words, 0);
+    return magic !== 0 && magic !== MAGIC;
+  }
+
+  /** Enters `rank`. The caller holds the segment's lock and has seen that nobody is entered. */
+  register(rank: number, who: ProcessIdentity): void {
+    const at = this.flagIndex(rank) + IDENTITY;
+    Atomics.store(this.words, at + 1, who.startTime);
+    Atomics.store(this.words, at + 2, ATTACHED);
+    Atomics.store(this.words, at, who.pid);
+  }
+
+  /** Counts this rank as attached; returns how many are now. */
+  attach(): number {
+    return Atomics.add(this.words, 2, 1) + 1;
+  }
+
+  /** How many have attached. */
+  get attached(): number {
+    return Atomics.load(this.words, 2);
+  }
+
+  /** Who `rank` is; undefined until it has registered. */
+  identity(rank: number): ProcessIdentity | undefined {
+    const at = this.flagIndex(rank) + IDENTITY;
+    const pid = Atomics.load(this.words, at);
+    return pid === 0 ? undefined : { pid, startTime: Atomics.load(this.words, at + 1) };
+  }
+
+  /** Where `rank` is in its life: `ABSENT`, `ATTACHED`, `LEFT`. */
+  presence(rank: number): number {
+    return Atomics.load(this.words, this.flagIndex(rank) + IDENTITY + 2);
+  }
+
+  /** Notes that `rank` closed its communicator. */
+  leave(rank: number): void {
+    Atomics.store(this.words, this.flagIndex(rank) + IDENTITY + 2, LEFT);
+  }
+
+  /** Writes what `rank` does as its operation `seq`; the record of the one before stays readable. */
+  record(rank: number, seq: number, op: OperationCode): void {
+    const words = this.words, at = this.flagIndex(rank) + RECORD + (seq & 1) * RECORD_WORDS;
+    words[at + 1] = op.verb;
+    words[at + 2] = op.dtype;
+    words[at + 3] = op.reduceOp;
+    words[at + 4] = op.root;
+    words[at + 5] = op.countLow;
+    words[at + 6] = op.countHigh;
+    Atomics.store(words, at, seq);
+  }
+
+  /** The last operation that `rank` recorded; undefined before its first. */
+  lastRecord(rank: number): OperationRecord | undefined {
+    const [a, b] = [this.#read(rank, 0), this.#read(rank, 1)];
+    const last = ((a.seq - b.seq) | 0) > 0 ? a : b;
+    return last.seq === 0 ? undefined : last;
+  }
+
+  /** The record of operation `seq` of `rank`, if it is still there. */
+  recordOf(rank: number, seq: number): OperationRecord | undefined {
+    const found = this.#read(rank, seq & 1);
+    return found.seq === seq ? found : undefined;
+  }
+
+  #read(rank: number, parity: number): OperationRecord {
+    const words = this.words, at = this.flagIndex(rank) + RECORD + parity * RECORD_WORDS;
+    return {
+      seq: Atomics.load(words, at),
+      verb: WORDS[words[at + 1]!] ?? "?",
+      dtype: (WORDS[words[at + 2]!] || undefined) as DType | undefined,
+      reduceOp: WORDS[words[at + 3]!] || undefined,
+      root: words[at + 4]!,
+      count: words[at + 6]! * 2 ** 32 + (words[at + 5]! >>> 0),
+    };
+  }
+
+  /** Stops the group; the first caller's reason stays. */
+  abort(kind: AbortKind, culprit: number): void {
+    const words = this.words;
+    // The culprit first: whoever sees the kind must find it. Packed in one word, so that two callers cannot mix.
+    Atomics.compareExchange(words, 3, 0, (ABORT_KINDS.indexOf(kind) << 24) | (culprit & 0xffffff));
+  }
+
+  /** Why the group stopped; undefined while it has not. */
+  get aborted(): { readonly kind: AbortKind; readonly culprit: number } | undefined {
+    const packed = Atomics.load(this.words, 3);
+    if (packed === 0) return undefined;
+    return { kind: ABORT_KINDS[packed >> 24] as AbortKind, culprit: packed & 0xffffff };
+  }
+
+  /** Index of the abort word, for waits that look at it in passing. */
+  get abortIndex(): number {
+    return 3;
+  }
+
+  /** Takes the making of chunk `index`: true for exactly one caller. */
+  claimChunk(index: number): boolean {
+    return Atomics.compareExchange(this.words, chunkAt(index), CHUNK_NONE, CHUNK_BEING_MADE) === CHUNK_NONE;
+  }
+
+  /** Tells where chunk `index` is: descriptor `fd` of process `pid`. */
+  publishChunk(index: number, chunk: { pid: number; fd: number; pages: number }): void {
+    const at = chunkAt(index);
+    Atomics.store(this.words, at + 1, chunk.pid);
+    Atomics.store(this.words, at + 2, chunk.fd);
+    Atomics.store(this.words, at + 3, chunk.pages);
+    Atomics.store(this.words, at, CHUNK_READY);
+  }
+
+  /** Tells that chunk `index` cannot be made. */
+  failChunk(index: number): void {
+    Atomics.store(this.words, chunkAt(index), CHUNK_FAILED);
+  }
+
+  /** What is known of chunk `index`. */
+  chunk(index: number): { readonly state: number; readonly pid: number; readonly fd: number; readonly pages: number } {
+    const at = chunkAt(index), load = (i: number) => Atomics.load(this.words, at + i);
+    return { state: load(0), pid: load(1), fd: load(2), pages: load(3) };
+  }
+}
+
+/** `allReduce sum f32[1024] root 0`, as messages print it. */
+export function describeRecord(op: OperationRecord | undefined): string {
+  if (op === undefined) return "no collective yet";
+  const type = op.dtype === undefined ? "" : ` ${op.dtype}${op.count >= 0 ? `[${op.count}]` : ""}`;
+  const root = op.root >= 0 ? ` root ${op.root}` : "";
+  return `${op.verb}${op.reduceOp ? ` ${op.reduceOp}` : ""}${type}${root} seq ${op.seq}`;
+}
+
+/** An operation in numbers, made once per kind of call by {@linkcode encodeOperation}. */
+export interface OperationCode {
+  readonly verb: number;
+  readonly dtype: number;
+  readonly reduceOp: number;
+  readonly root: number;
+  readonly countLow: number;
+  readonly countHigh: number;
+  /** 32 bits that differ, but for one chance in four billion, where two operations do. */
+  readonly hash: number;
+}
+
+/** What an operation consists of, apart from its place in the sequence. */
+export type Operation = Omit<OperationRecord, "seq">;
+
+/** `op` in numbers. */
+export function encodeOperation(op: Operation): OperationCode {
+  const verb = code(op.verb), dtype = code(op.dtype ?? ""), reduceOp = code(op.reduceOp ?? "");
+  const countLow = op.count | 0, countHigh = Math.floor(op.count / 2 ** 32);
+  let hash = 0x811c9dc5;
+  for (const word of [verb, dtype, reduceOp, op.root, countLow, countHigh]) {
+    hash = Math.imul(hash ^ word, 0x01000193);
+    hash ^= hash >>> 15;
+  }
+  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
+}
+
+/** The fingerprint of `op` as number `seq` of its group. */
+export function fingerprint(seq: number, op: OperationCode): number {
+  return Math.imul(seq, 0x9e3779b1) ^ op.hash;
+}
+
+function chunkAt(index: number): number {
+  return CHUNKS + index * CHUNK_WORDS;
+}
+
+function code(word: string): number {
+  const found = CODES.get(word);
+  if (found === undefined) throw new Error(`Cannot record the operation "${word}": it has no code`);
+  return found;
+}

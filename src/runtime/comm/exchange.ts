@@ -1,0 +1,253 @@
+/**
+ * What a collective works with: the barrier, the records by which ranks find out that they disagree, and staging memory
+ * through which plain arrays travel.
+ *
+ * Staging has two slots per rank, used by turns. A phase is: write your slot, meet at the barrier, read the others' slots,
+ * `flip()`. A slot is written again two phases later, and by then every rank has passed the barrier of the phase between,
+ * which each reaches only when it has finished reading; so one barrier a phase is enough.
+ */
+import type { Libc } from "../../ffi/libc.ts";
+import { type Arena, ARENA_ALIGNMENT, type SymmetricBuffer } from "./arena.ts";
+import { FlagBarrier, SLICE_MS } from "./barrier.ts";
+import {
+  type AbortKind,
+  type ControlBlock,
+  describeRecord,
+  fingerprint,
+  LEFT,
+  type OperationCode,
+} from "./control_block.ts";
+import {
+  CollectiveAborted,
+  CollectiveMismatch,
+  CollectiveTimeout,
+  type CommunicatorError,
+  PeerLost,
+} from "./errors.ts";
+import { isAlive } from "./process_identity.ts";
+
+/** Bytes of one staging slot: large enough that barriers are cheap beside the copying, small enough for the caches. */
+export const SLOT_BYTES = 256 * 1024;
+
+/** What an exchange stands on. */
+export interface ExchangeOptions {
+  readonly libc: Libc;
+  readonly control: ControlBlock;
+  /** Memory for staging; touched at the first collective that needs it. */
+  readonly staging: Arena;
+  readonly rank: number;
+  /** The group's name, for messages. */
+  readonly name: string;
+  /** The group's members as ranks of the job, for messages. */
+  readonly ranks: readonly number[];
+  /** Whether ranks on this host have a core each. */
+  readonly spin: boolean;
+}
+
+/** One rank's end of a group. */
+export class Exchange {
+  readonly rank: number;
+  readonly size: number;
+  readonly barrier: FlagBarrier;
+  #o: ExchangeOptions;
+  #control: ControlBlock;
+  #seq = 0;
+  #fingerprint = 0;
+  #slots: [Uint8Array[], Uint8Array[]] | undefined;
+  #staging: SymmetricBuffer | undefined;
+  #parity = 0;
+  #started = 0;
+  #timeoutMs = Infinity;
+  #checked = 0;
+  #failure: CommunicatorError | undefined;
+
+  constructor(options: ExchangeOptions) {
+    this.#o = options;
+    this.#control = options.control;
+    this.rank = options.rank;
+    this.size = options.control.size;
+    this.barrier = new FlagBarrier(options.control, options.libc, { rank: options.rank, spin: options.spin });
+  }
+
+  /** How many operations this rank has begun. */
+  get seq(): number {
+    return this.#seq;
+  }
+
+  /** Why the group can do nothing more. */
+  get failure(): CommunicatorError | undefined {
+    return this.#failure;
+  }
+
+  /** Begins the next operation. @throws {CommunicatorError} If the group has failed. */
+  begin(op: OperationCode, timeoutMs: number): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    const seq = this.#seq = (this.#seq + 1) | 0;
+    this.#control.record(this.rank, seq, op);
+    this.#fingerprint = fingerprint(seq, op);
+    this.#started = 0; // the clock is read when the operation has to wait
+    this.#timeoutMs = timeoutMs;
+  }
+
+  /** Arrives at the next barrier of this operation. */
+  arrive(): void {
+    this.barrier.arrive(this.#fingerprint);
+  }
+
+  /** Whether all ranks have arrived, and mean the same operation. @throws {CommunicatorError} If not, or never will. */
+  passed(): boolean {
+    if (this.barrier.passed()) {
+      if (!this.barrier.agreed()) throw this.#mismatch();
+      return true;
+    }
+    if (this.#control.aborted !== undefined) this.check();
+    return false;
+  }
+
+  /** Arrives, and blocks until all have. */
+  meetSync(): void {
+    this.barrier.arrive(this.#fingerprint);
+    this.waitSync();
+  }
+
+  /** Blocks until all have arrived. */
+  waitSync(): void {
+    this.barrier.waitSync(() => this.check());
+    if (!this.barrier.agreed()) throw this.#mismatch();
+  }
+
+  /** This rank's slot of the present phase, for writing before the barrier. */
+  get mine(): Uint8Array {
+    return this.#slotsNow()[this.rank]!;
+  }
+
+  /** The slot of `rank`, for reading after the barrier. */
+  slot(rank: number): Uint8Array {
+    return this.#slotsNow()[rank]!;
+  }
+
+  /** Ends a phase. */
+  flip(): void {
+    this.#parity ^= 1;
+  }
+
+  /**
+   * Looks whether waiting still makes sense: for an abort at once, for dead peers and the deadline once a `SLICE_MS`.
+   *
+   * @throws {CommunicatorError} If it does not.
+   */
+  check(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    const now = performance.now();
+    if (this.#started === 0) this.#started = this.#checked = now;
+    const aborted = this.#control.aborted;
+    if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
+    if (now - this.#checked < SLICE_MS) return;
+    this.#checked = now;
+    const missing = this.barrier.missing();
+    for (const rank of missing) {
+      const who = this.#control.identity(rank);
+      if (this.#control.presence(rank) === LEFT) throw this.#fail(this.#lost("left", rank), "left", rank);
+      if (who !== undefined && !isAlive(who)) throw this.#fail(this.#lost("lost", rank), "lost", rank);
+    }
+    if (now - this.#started > this.#timeoutMs) throw this.#fail(this.#timeout(missing), "timeout", this.rank);
+  }
+
+  /** Stops the group for all its ranks, because this one gives up. */
+  abort(error: CommunicatorError): void {
+    if (this.#failure === undefined) this.#fail(error, "user", this.rank);
+  }
+
+  #slotsNow(): Uint8Array[] {
+    return (this.#slots ?? this.#makeSlots())[this.#parity]!;
+  }
+
+  #makeSlots(): [Uint8Array[], Uint8Array[]] {
+    const staging = this.#staging = this.#o.staging.alloc(2 * SLOT_BYTES);
+    const slots = (at: number) =>
+      Array.from({ length: this.size }, (_, r) => staging.peer(r).subarray(at * SLOT_BYTES, (at + 1) * SLOT_BYTES));
+    return this.#slots = [slots(0), slots(1)];
+  }
+
+  #fail(error: CommunicatorError, kind?: AbortKind, culprit = this.rank): CommunicatorError {
+    this.#failure ??= error;
+    if (kind !== undefined) this.#control.abort(kind, culprit);
+    this.barrier.ring(); // whoever sleeps looks at once
+    return this.#failure;
+  }
+
+  #mismatch(): CommunicatorError {
+    const groups = new Map<string, number[]>();
+    for (let rank = 0; rank < this.size; rank++) {
+      const found = this.#control.recordOf(rank, this.#seq) ?? this.#control.lastRecord(rank);
+      const text = describeRecord(found);
+      groups.set(text, [...groups.get(text) ?? [], rank]);
+    }
+    const sides = [...groups].map(([text, ranks]) => `  ${this.#name(ranks)}: ${text}`);
+    return this.#fail(
+      new CollectiveMismatch(`Ranks of group "${this.#o.name}" called different collectives:\n${sides.join("\n")}`, {
+        hint: "all ranks of a group must call the same collectives in the same order with the same arguments",
+      }),
+      "mismatch",
+    );
+  }
+
+  #timeout(missing: readonly number[]): CommunicatorError {
+    const last = missing.map((rank) =>
+      `  ${this.#name([rank])}: last did ${describeRecord(this.#control.lastRecord(rank))}`
+    );
+    const seconds = (this.#timeoutMs / 1000).toFixed(this.#timeoutMs < 10000 ? 1 : 0);
+    return new CollectiveTimeout(
+      `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}\n${last.join("\n")}`,
+      missing,
+      { hint: "look at what the missing ranks are doing, or pass a longer timeoutMs" },
+    );
+  }
+
+  #lost(kind: "left" | "lost", rank: number): CommunicatorError {
+    const last = describeRecord(this.#control.lastRecord(rank));
+    const what = kind === "left"
+      ? "left the group normally"
+      : `ended (process ${this.#control.identity(rank)?.pid ?? "?"})`;
+    return new PeerLost(
+      `${this.#name([rank])} of group "${this.#o.name}" ${what} after ${last}; ${this.#waiting()} waits for it`,
+      rank,
+      {
+        hint: kind === "left"
+          ? "all ranks must call the same collectives before they close"
+          : "its own output says why it ended",
+      },
+    );
+  }
+
+  #explainAbort(kind: AbortKind, culprit: number): CommunicatorError {
+    if (kind === "left" || kind === "lost") return this.#lost(kind, culprit);
+    if (kind === "mismatch") return this.#mismatch();
+    const why = kind === "timeout" ? "gave up waiting" : "aborted the group";
+    return new CollectiveAborted(
+      `${this.#name([culprit])} of group "${this.#o.name}" ${why} in ${
+        describeRecord(this.#control.lastRecord(culprit))
+      }; ` +
+        `${this.#waiting()} cannot go on`,
+      culprit,
+      { hint: "the first failing rank's output says why" },
+    );
+  }
+
+  #waiting(): string {
+    return `${this.#name([this.rank])} in ${describeRecord(this.#control.lastRecord(this.rank))}`;
+  }
+
+  /** Ranks as people know them: those of the job, and those of the group where they differ. */
+  #name(ranks: readonly number[]): string {
+    const global = ranks.map((r) => this.#o.ranks[r] ?? r);
+    const text = `rank${ranks.length === 1 ? "" : "s"} ${global.join(", ")}`;
+    return ranks.every((r, i) => r === global[i]) ? text : `${text} (${ranks.join(", ")} of the group)`;
+  }
+}
+
+/** `n` elements cut into one share per rank, each a multiple of the alignment but for the last; in bytes. */
+export function shareOf(bytes: number, rank: number, size: number): { readonly start: number; readonly end: number } {
+  const share = Math.ceil(bytes / size / ARENA_ALIGNMENT) * ARENA_ALIGNMENT;
+  return { start: Math.min(bytes, rank * share), end: Math.min(bytes, (rank + 1) * share) };
+}

@@ -1,0 +1,42 @@
+/** What the executor asks of an inference engine: sessions over ONNX bytes that run on tensors in our own memory. */
+import type { DType, TypedArray } from "../../core/dtype.ts";
+
+/** A tensor of the engine: its shape, and its elements in memory that we may own. */
+export interface EngineTensor {
+  readonly type: string;
+  readonly dims: readonly number[];
+  readonly data: unknown;
+}
+
+/** How sessions are made. */
+export interface SessionOptions {
+  /** Threads of a session; 1 makes no pool. */
+  readonly threads: number;
+  /** Folder that external data is relative to. */
+  readonly externalFolder?: string | undefined;
+  /** Keep weights as they are mapped instead of packing them for speed: less private memory, slower with many rows. */
+  readonly disablePrepacking?: boolean | undefined;
+}
+
+/** A compiled model. */
+export interface EngineSession {
+  /**
+   * Runs on `feeds`; outputs go to the tensors of `fetches` where one is given, else to new ones. Gives all outputs by
+   * name.
+   */
+  run(
+    feeds: Readonly<Record<string, EngineTensor>>,
+    fetches: Readonly<Record<string, EngineTensor | null>>,
+  ): Readonly<Record<string, EngineTensor>> | Promise<Readonly<Record<string, EngineTensor>>>;
+  release(): Promise<void>;
+}
+
+/** An engine. */
+export interface Engine {
+  readonly name: string;
+  /** Why this engine and not a better one; undefined for the best. */
+  readonly notice?: string;
+  createSession(model: Uint8Array, options: SessionOptions): Promise<EngineSession>;
+  /** A tensor over `data`, which is not copied where the engine can use it in place. */
+  tensor(dtype: DType, data: TypedArray, dims: readonly number[]): EngineTensor;
+}

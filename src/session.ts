@@ -1,0 +1,35 @@
+/**
+ * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
+ */
+import { importOnnx } from "./formats/import_onnx.ts";
+import { readOnnx } from "./formats/onnx_file.ts";
+import type { Graph } from "./graph/graph.ts";
+import { opDef } from "./ops/table.ts";
+import { foldShapes } from "./passes/fold_shapes.ts";
+import { inferTypes } from "./passes/infer_types.ts";
+import { localize } from "./passes/localize.ts";
+import { insertReshards } from "./passes/reshard.ts";
+import { search } from "./plan/search.ts";
+import type { Communicator } from "./runtime/comm/communicator.ts";
+import { compile } from "./runtime/compile.ts";
+import { openEngine } from "./runtime/cpu/open_engine.ts";
+import { ParallelModel } from "./runtime/parallel_model.ts";
+
+export interface ParallelizeOptions {
+  readonly comm: Communicator;
+  readonly threads?: number;
+}
+
+export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
+  const { comm } = options;
+  using file = readOnnx(path);
+  const graph = foldShapes(inferTypes(importOnnx(file)));
+  const plan = search(graph, { ranks: comm.size, opDef });
+  const values = new Map([...graph.values].map(([n, v]) => [n, { ...v, placement: plan.placements.get(n)! }]));
+  const annotated: Graph<"annotated"> = { ...graph, stage: "annotated", values };
+  const sharded = insertReshards(annotated, plan);
+  const local = localize(sharded, comm.rank, comm.size);
+  const engine = await openEngine();
+  const executor = await compile(local, { engine, comm, threads: options.threads });
+  return new ParallelModel({ sharded, local, plan, executor, group: comm, notice: engine.notice });
+}
