@@ -14,7 +14,7 @@ import { printType, type Shape } from "./types.ts";
  * - the only output node is the last node; it names each result once;
  * - what a subgraph reads from outside is listed in its node's captures;
  * - inputs and constants have types; constants the ones of their data;
- * - from stage `annotated` on, every value has a placement that fits its shape: the dim exists, the layout is as long as
+ * - from stage `annotated` on, every value has a placement (constants only once every use has its own) that fits its shape: the dim exists, the layout is as long as
  *   the dim, all layouts are of one number of ranks, and together the ranks hold everything;
  * - collectives turn the placement of their input into the placement of their output, only in stage `sharded` and `local`;
  * - carried pairs join an input and a result of one dtype, number of dims and placement.
@@ -136,7 +136,8 @@ class Verifier {
       }
     }
     if (placement === undefined) {
-      if (RULES[this.#graph.stage].placements) throw this.#error(`"${value.name}" has no placement`, node);
+      const isOpen = this.#graph.stage === "annotated" && node.kind === "get_attr";
+      if (RULES[this.#graph.stage].placements && !isOpen) throw this.#error(`"${value.name}" has no placement`, node);
       return;
     }
     if (this.#graph.stage === "global" && placement.kind !== "R") {
