@@ -28,8 +28,11 @@ export interface PrintOptions {
   readonly scopes?: boolean;
 }
 
-/** Kinds of collectives: as a name of an op they are quoted. */
-export const COLLECTIVES = ["all_reduce", "reduce_scatter", "all_gather", "slice", "mask"] as const;
+/** Kinds of collectives. */
+export const COLLECTIVES: readonly string[] = ["all_reduce", "reduce_scatter", "all_gather", "slice", "mask"];
+
+/** Words that stand where an op stands: an op of such a name is quoted. */
+const RESERVED: readonly string[] = [...COLLECTIVES, "placeholder", "get_attr", "call_module"];
 
 /** Tensor attributes up to this many bytes are written into the text. */
 const MAX_INLINE = 256;
@@ -124,7 +127,7 @@ class Printer {
 
   #call(node: Call, indent: string): string {
     const key = opKey(node);
-    const op = (COLLECTIVES as readonly string[]).includes(key) ? JSON.stringify(key) : quoted(key);
+    const op = RESERVED.includes(key) ? JSON.stringify(key) : quoted(key);
     const captures = node.captures ? ` | ${node.captures.map(printRead).join(", ")}` : "";
     const attributes = Object.entries(node.attributes).map(([name, a]) =>
       `${quoted(name)}=${this.#attribute(a, indent)}`

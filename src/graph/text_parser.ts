@@ -117,7 +117,7 @@ class Parser {
       const data = this.#resolve(first, this.#constantType(other ?? value.type));
       return builder.append({ kind: "get_attr", name: this.#nodeName(first), outputs: [first], data }, [value]);
     }
-    if (!isQuoted && (COLLECTIVES as readonly string[]).includes(op)) {
+    if (!isQuoted && COLLECTIVES.includes(op)) {
       return this.#collective(builder, op as Collective["collective"], first);
     }
     const kind = !isQuoted && op === "call_module" ? "call_module" : "call_function";
