@@ -53,14 +53,29 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       emit: builder.emitter(node.name),
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
-    const produced = definition?.localize && (sharded || definition.module)
-      ? definition.localize(context)
-      : copy(node, outputs);
+    const produced = empty(context) ??
+      (definition?.localize && (sharded || definition.module) ? definition.localize(context) : copy(node, outputs));
     node.outputs.forEach((name, i) => {
       if (name === "") return;
       names.set(name, produced[i]!);
       check(node, valueOf(graph, name), produced[i]!);
     });
+  }
+
+  /**
+   * Where a rank holds nothing of a sharded dim, its results are empty, or zeros to the sum: made as such, as engines do
+   * not agree on what an op does with empty tensors.
+   */
+  function empty(context: LocalizeContext): string[] | undefined {
+    const isEmpty = (t: LocalTensor | undefined) =>
+      t?.placement.kind === "S" && localSize(t.placement.layout, rank) === 0;
+    if (![...context.inputTensors, ...context.outputTensors].some(isEmpty)) return undefined;
+    const made = context.outputTensors.map((t) => {
+      if (!t) return "";
+      const zeros = isEmpty(t) || (t.placement.kind === "P" && t.placement.reduction === "sum");
+      return zeros && t.localShape && t.type.dtype ? builder.zeros(t.type.dtype, t.localShape) : undefined;
+    });
+    return made.includes(undefined) ? undefined : made as string[];
   }
 
   /** The node itself, on local inputs. Types that inference leaves open are the global ones, if nothing is sharded. */

@@ -20,6 +20,7 @@ import {
   unscaleCovering,
   window,
 } from "../graph/layout.ts";
+import { Atoms } from "./atoms.ts";
 import {
   type Component,
   dimLayout,
@@ -88,6 +89,7 @@ class Spread {
   readonly #tasks: Task[] = [];
   readonly #fused = new Map<string, Fused>();
   readonly #candidates = new Candidates();
+  readonly #atoms: Atoms;
   #structured = true;
   #changed = false;
 
@@ -99,6 +101,7 @@ class Spread {
   ) {
     this.#graph = graph;
     this.#ranks = ranks;
+    this.#atoms = new Atoms(calls);
     for (const { node, def, components } of calls) {
       const outputsFrom = node.inputs.length;
       for (const component of components) {
@@ -143,6 +146,7 @@ class Spread {
   #carry({ component, outputsFrom, shares, done }: Task): void {
     component.groups.forEach((group, g) => {
       const list = this.#candidates.of(group.value, group.dim);
+      if (done[g] === list.length) return;
       while (done[g]! < list.length) {
         const l = list[done[g]!++]!;
         if (!shares && !isPartition(l)) continue;
@@ -189,6 +193,7 @@ class Spread {
   #add(value: string, dim: number, l: Layout): void {
     const { ints, type } = valueOf(this.#graph, value);
     // A cut that repeats a constant number of times (head_dim within heads·head_dim) is never worth its many pieces.
+    if (this.#atoms.has(value, dim)) return;
     if (ints || typeof l.outer === "number" && l.outer > 1 || isWhole(l) || !fitsDim(l, type.shape![dim]!)) return;
     if (this.#candidates.add(value, dim, l)) this.#changed = true;
   }

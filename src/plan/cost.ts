@@ -5,7 +5,7 @@
  * the bytes that one rank reads of the others. Prices are kept as whole picoseconds, so that sums are exact and ties
  * are broken alike on every rank and machine.
  */
-import { asSymbol, type Dim, dimProduct, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
+import { asSymbol, type Dim, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
 import { dtypeInfo } from "../core/dtype.ts";
 import { type CollectiveKind, type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { localSize, maxLocalSize } from "../graph/layout.ts";
@@ -108,6 +108,7 @@ export class Pricing {
   readonly model: CostModel;
   readonly ranks: number;
   readonly #sizes: ReadonlyMap<string, number>;
+  readonly #bytes = new Map<TensorType, number>();
 
   constructor(ranks: number, model: CostModel, sizes: ReadonlyMap<string, number>) {
     this.ranks = ranks;
@@ -123,7 +124,12 @@ export class Pricing {
   /** Bytes of a whole tensor; 0 where its type is open. */
   bytes(type: TensorType | undefined): number {
     if (!type?.shape || !type.dtype) return 0;
-    return this.size(dimProduct(type.shape)) * dtypeInfo(type.dtype).bits / 8;
+    let bytes = this.#bytes.get(type);
+    if (bytes === undefined) {
+      bytes = type.shape.reduce<number>((n, d) => n * this.size(d), dtypeInfo(type.dtype).bits / 8);
+      this.#bytes.set(type, bytes);
+    }
+    return bytes;
   }
 
   /** Work of a call on one rank. */

@@ -89,6 +89,9 @@ export class FrontierSearch {
     this.#start = this.#frontier([], [""], [0]);
   }
 
+  debugPath() {
+    return this.#path;
+  }
   /** The most states that a frontier had. */
   get mostStates(): number {
     return this.#most;
@@ -193,6 +196,9 @@ export class FrontierSearch {
     const kept = this.#dropDominated(sorted.map(([state, { cost }]) => ({ state, cost })), classes);
     const dropped = kept.length > this.#maxStates ? kept[this.#maxStates]! : undefined;
     const final = kept.slice(0, this.#maxStates).map((i) => sorted[i]!);
+    // Where room is short, the state in which everything is replicated stays: from there all steps are possible.
+    const safe = dropped === undefined ? -1 : kept.findIndex((i) => isSafe(sorted[i]![0], classes));
+    if (safe >= this.#maxStates) final.push(sorted[kept[safe]!]!);
     this.#most = Math.max(this.#most, final.length);
     const delta = final[0]![1].cost;
     return {
@@ -250,6 +256,11 @@ export class FrontierSearch {
     this.#stepIds.set(key, this.#stepIds.size);
     return this.#stepIds.size - 1;
   }
+}
+
+/** Whether every value of a state exists replicated. */
+function isSafe(state: string, classes: readonly SlotClass[]): boolean {
+  return classes.every((c, i) => c.kind === "constant" || c.holdsReplicated(state.charCodeAt(i)));
 }
 
 interface Expansion {

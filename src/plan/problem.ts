@@ -6,7 +6,6 @@
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
 import { dtypeInfo } from "../core/dtype.ts";
-import { symbolsOf } from "../core/dim.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
@@ -17,7 +16,7 @@ import { layerKind, weightInputs } from "./layer_kind.ts";
 import { type Overrides, resolveOverrides } from "./overrides.ts";
 import { type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
 import { pruneStrategies } from "./prune.ts";
-import { communicates, directStep } from "./redistribute.ts";
+import { directStep } from "./redistribute.ts";
 import { SlotClasses } from "./slot.ts";
 import type { SlotClass, SlotKind } from "./slot.ts";
 import { type Candidate, LINEAR, strategiesOf } from "./strategies.ts";
@@ -63,9 +62,6 @@ export interface Problem {
   readonly pricing: Pricing;
   readonly isConstant: (value: string) => boolean;
 }
-
-/** More than any plan costs (picoseconds), and still finite, so that sums and differences stay numbers. */
-const PROHIBITIVE = 1e15;
 
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
 const FOLLOWED_BYTES = 65536;
@@ -119,7 +115,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
       candidates,
       weights,
       memory,
-      compute: candidates.map((c) => computeCost(call, c, pricing, isConstant)),
+      compute: computeCosts(call, candidates, pricing, isConstant),
     };
   });
   return new Sequence(graph, calls, pricing, isConstant, shared).problem();
@@ -140,29 +136,34 @@ export function isLayer(call: PlannedCall, weights: readonly number[]): boolean 
   return weights.length > 0 || call.node.kind === "call_module";
 }
 
-/** Arithmetic and traffic of a call on the busiest rank. */
-function computeCost(
+/** Arithmetic and traffic of a call on the busiest rank, by strategy. */
+function computeCosts(
   call: PlannedCall,
-  c: Candidate,
+  candidates: readonly Candidate[],
   pricing: Pricing,
   isConstant: (value: string) => boolean,
-): number {
+): number[] {
   const { context, def, node, rule } = call;
-  const outputBytes = context.outputs.reduce((sum, t) => sum + pricing.bytes(t), 0);
-  const written = context.outputs.reduce((sum, t, i) => sum + pricing.bytes(t) * shareOf(c.outputs[i]!), 0);
+  const inputs = context.inputs.map((t) => pricing.bytes(t)), outputs = context.outputs.map((t) => pricing.bytes(t));
+  const outputBytes = outputs.reduce((a, b) => a + b, 0);
   // A table of which rows are selected is not read whole; nor is a constant that a plain move takes a part of.
   const lookup = rule.factors.some((f) => f.selected);
-  const read = context.inputs.reduce((sum, t, i) => {
-    const bytes = pricing.bytes(t), part = (lookup && i === 0) || (!def?.flops && isConstant(node.inputs[i]!));
-    return sum + (part ? Math.min(bytes, outputBytes) : bytes) * shareOf(c.inputs[i]!);
-  }, 0);
+  const reads = inputs.map((bytes, i) =>
+    (lookup && i === 0) || (!def?.flops && isConstant(node.inputs[i]!)) ? Math.min(bytes, outputBytes) : bytes
+  );
   const shape = context.outputs[0]?.shape;
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
-  // Of equal plans, the one that sums earlier wins.
-  const own = pricing.call({ flops: whole * c.share, bytes: read + written }) + (c.name === LINEAR ? 1 : 0);
-  return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
+  return candidates.map((c) => {
+    const traffic = (bytes: readonly number[], at: readonly Placement[]) =>
+      bytes.reduce((sum, b, i) => sum + b * shareOf(at[i]!), 0);
+    // Of equal plans, the one that sums earlier wins.
+    const own =
+      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs) }) +
+      (c.name === LINEAR ? 1 : 0);
+    return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
+  });
 }
 
 interface Item {
@@ -325,8 +326,6 @@ class Sequence {
   #class(slots: SlotClasses, value: string, placements: readonly Placement[]): SlotClass {
     const { type } = valueOf(this.#graph, value);
     const bytes = this.#pricing.bytes(type);
-    const sizedByData = type.shape === undefined ||
-      type.shape.some((d) => [...symbolsOf(d)].some((n) => n.includes("#")));
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
     if (kind === "constant") {
       return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(type, p))]);
@@ -337,8 +336,6 @@ class Sequence {
       placements.map((from) =>
         placements.map((to) => {
           const step = directStep(from, to);
-          // Buffers that ranks share are laid out before a step runs: what only data sizes cannot be sent.
-          if (step && sizedByData && communicates(step)) return PROHIBITIVE;
           return step ? this.#pricing.step(step, bytes, to.kind === "S" ? to : from) : Infinity;
         })
       ),

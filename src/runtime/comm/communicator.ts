@@ -1,5 +1,5 @@
 /** What every communicator can do, whatever carries it: MPI's surface in TypeScript. */
-import type { Arena } from "./arena.ts";
+import type { SymmetricArena } from "./arena.ts";
 import type { Buf, CommDType, ReduceOp } from "./buffers.ts";
 import type { Work } from "./work.ts";
 
@@ -63,7 +63,7 @@ export interface Communicator extends AsyncDisposable {
   /** Cores that this process may use. */
   readonly cores: number;
   /** Memory of which each rank has an equal part that all can read. */
-  readonly arena: Arena;
+  readonly arena: SymmetricArena;
 
   /** Whether the verbs take `dtype`, and reduce it by `op`. */
   supports(dtype: CommDType, op?: ReduceOp): boolean;
