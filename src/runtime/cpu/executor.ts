@@ -15,7 +15,7 @@ import type { TensorType } from "../../graph/types.ts";
 import { planBuffers } from "../../program/memory_plan.ts";
 import type { Program, Segment, Source, Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
-import type { Arena } from "../comm/arena.ts";
+import type { SymmetricArena } from "../comm/arena.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
 import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
@@ -24,7 +24,7 @@ import type { WeightFiles } from "./weight_files.ts";
 
 /** What the executor needs of a communicator. */
 export interface StepGroup {
-  readonly arena: Arena;
+  readonly arena: Pick<SymmetricArena, "alloc">;
   barrierSync(): void;
 }
 

@@ -11,7 +11,7 @@ import type { Bindings } from "../../core/dim.ts";
 import type { TensorType } from "../../graph/types.ts";
 import { sharedLayout } from "../../program/memory_plan.ts";
 import type { Stored } from "../../program/program.ts";
-import type { Arena, SymmetricBuffer } from "../comm/arena.ts";
+import type { SymmetricArena, SymmetricBuffer } from "../comm/arena.ts";
 import type { EngineTensor } from "./engine.ts";
 import { evalShape } from "./shapes.ts";
 import { count } from "./tensors.ts";
@@ -23,7 +23,7 @@ export type Bank = 0 | 1;
 export interface ShareOptions {
   readonly rank: number;
   readonly ranks: number;
-  readonly arena: Pick<Arena, "alloc">;
+  readonly arena: Pick<SymmetricArena, "alloc">;
   readonly tensor: (type: TensorType, dims: readonly number[], bytes: Uint8Array) => EngineTensor;
 }
 
