@@ -152,9 +152,7 @@ export function parseCommand(command: Command, args: readonly string[]): ParsedA
   const values: Record<string, string | boolean | (string | boolean)[] | undefined> = {};
   const positionals: string[] = [];
   const empty = new ParsedArgs(command, {}, []);
-  let skip = -1;
   for (const token of tokens) {
-    if (token.index === skip) continue;
     if (token.kind === "positional") positionals.push(token.value);
     if (token.kind !== "option") continue;
     const spec = Object.hasOwn(specs, token.name) ? specs[token.name] : undefined;
@@ -165,15 +163,10 @@ export function parseCommand(command: Command, args: readonly string[]): ParsedA
     if (spec.value === undefined && token.value !== undefined) {
       throw empty.error(`--${token.name} takes no value, but ${JSON.stringify(token.value)} was given`);
     }
-    let value: string | boolean = token.value ?? true;
-    if (spec.value !== undefined && token.value === undefined) {
-      // parseArgs leaves a value that starts with "-" alone; a negative number or a text like "- a" is meant.
-      const next = args[token.index + 1];
-      if (next === undefined || /^--?[A-Za-z]/.test(next)) {
-        throw empty.error(`--${token.name} needs a value: ${spec.value}`);
-      }
-      value = next;
-      skip = token.index + 1;
+    const value = spec.value === undefined ? true : token.value;
+    // An option's name is no value, but a negative number or a text like "- a" is.
+    if (value === undefined || (!token.inlineValue && /^--?[A-Za-z]/.test(String(value)))) {
+      throw empty.error(`--${token.name} needs a value: ${spec.value}`);
     }
     if (spec.many) (values[token.name] ??= [] as string[], (values[token.name] as (string | boolean)[]).push(value));
     else values[token.name] = value;

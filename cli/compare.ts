@@ -46,8 +46,9 @@ function compareTensor(name: string, a: HostTensor, b: HostTensor, { atol, rtol 
   for (let i = 0; i < y.length; i++) {
     const size = Math.abs(y[i]!);
     // Equal infinities differ by NaN, and two NaNs are equal here.
-    const d = Object.is(x[i], y[i]) ? 0 : Math.abs(x[i]! - y[i]!);
-    if (!(d <= atol + rtol * size)) pass = false;
+    if (Object.is(x[i], y[i])) continue;
+    const d = Math.abs(x[i]! - y[i]!);
+    if (!(d <= atol + rtol * size) || d === Infinity) pass = false;
     if (!(d <= maxAbs)) maxAbs = d;
     if (size > atol && !(d / size <= maxRel)) maxRel = d / size;
   }

@@ -1,7 +1,9 @@
 /** What the command line asks its ranks to do, and how it starts them. */
 import { UsageError } from "../src/core/errors.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
-import { launch, type LaunchIo } from "../launcher/launch.ts";
+import { launch } from "../launcher/launch.ts";
+import type { Communicator } from "../src/runtime/comm/communicator.ts";
+import type { OutputDifference } from "./compare.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 
 /** Runs a model once. */
@@ -16,8 +18,6 @@ export interface RunJob {
 export interface VerifyJob {
   readonly kind: "verify";
   readonly cases: readonly VerifyCase[];
-  /** Where rank 0 writes a line of JSON per result. */
-  readonly results: string;
 }
 
 /** One check. Paths are resolved. */
@@ -39,6 +39,17 @@ export type VerifyCase =
     readonly expected: readonly number[];
   };
 
+/** What rank 0 reports of each case of a {@linkcode VerifyJob}. */
+export interface VerifyResult {
+  readonly name: string;
+  readonly ranks: number;
+  readonly pass: boolean;
+  readonly outputs: readonly OutputDifference[];
+  /** Why it failed before there was anything to compare, or which token differs. */
+  readonly problem?: string;
+  readonly ms: number;
+}
+
 /** Continues a prompt. */
 export interface GenerateJob {
   readonly kind: "generate";
@@ -53,8 +64,16 @@ export interface GenerateJob {
     readonly tokenizer: string;
     readonly stop: readonly string[];
   };
-  /** Said at the end when all `maxNewTokens` were made; why there are no more. */
-  readonly limitNote?: string;
+}
+
+/** What rank 0 reports of a {@linkcode GenerateJob}. */
+export interface GenerateReport {
+  readonly tokens: number;
+  /** Time to the first token, and from there to the last. */
+  readonly firstMs: number;
+  readonly restMs: number;
+  /** Whether the text came to its own end. */
+  readonly ended: boolean;
 }
 
 /** What ranks can be asked to do. */
@@ -65,7 +84,7 @@ export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: process
 
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;
-/** Linux takes at most 128 KiB in one argument. */
+/** Linux takes at most 128 KiB in one argument; a character may take 4 bytes. */
 const ARGUMENT_CHARACTERS = 30_000;
 
 /** The number of ranks that `--nproc` asks for. @throws {UsageError} */
@@ -73,13 +92,34 @@ export function rankCount(args: ParsedArgs): number {
   return args.number("nproc", { least: 1, most: MOST_RANKS, whole: true }) ?? 1;
 }
 
-/** Starts `nproc` ranks that carry out `job`; resolves to the exit code. What rank 0 prints comes through unchanged. */
-export async function startJob(job: Job, nproc: number, io?: LaunchIo): Promise<number> {
-  const script = new URL("./worker.ts", import.meta.url).href;
-  return await launch(
-    { program: { kind: "deno", script }, args: packJob(job), nproc, output: "rank0", stdin: "none" },
-    io,
-  );
+/** How a job ended. */
+export interface JobEnd {
+  readonly code: number;
+  /** What rank 0 reported, in order; also of a job that failed. */
+  readonly reports: readonly unknown[];
+}
+
+/** What a rank's part of a job gets: its communicator, and a way to hand results to the command; rank 0's reports count. */
+export interface RankContext {
+  readonly comm: Communicator;
+  readonly report: (result: unknown) => void;
+}
+
+/**
+ * Starts `nproc` ranks that carry out `job`, and resolves when they have ended. What rank 0 prints comes through unchanged; what it
+ * reports goes through a file, so that the command can print it after everything else.
+ */
+export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
+  const file = Deno.makeTempFileSync({ prefix: "shardwise-job-", suffix: ".jsonl" });
+  try {
+    const script = new URL("./worker.ts", import.meta.url).href;
+    const args = [file, ...packJob(job)];
+    const code = await launch({ program: { kind: "deno", script }, args, nproc, output: "rank0", stdin: "none" });
+    const lines = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "");
+    return { code, reports: lines.map((line) => JSON.parse(line)) };
+  } finally {
+    Deno.removeSync(file);
+  }
 }
 
 /** A job as arguments of a process. */

@@ -5,18 +5,22 @@ import { EXIT } from "../src/core/exit_codes.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
 import { generate } from "./generate.ts";
+import { plan } from "./plan.ts";
 import { run } from "./run.ts";
 import { verify } from "./verify.ts";
+import { printNote, printResult } from "./print.ts";
 
-const COMMANDS: readonly Command[] = [run, verify, generate];
+/** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
+const USER_ERROR = 2;
+const COMMANDS: readonly Command[] = [run, verify, generate, plan];
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {
   try {
     return await dispatch(args);
   } catch (error) {
-    console.error(errorText(error));
-    return error instanceof UsageError ? EXIT.usage : 1;
+    printNote(errorText(error));
+    return error instanceof UsageError ? EXIT.usage : error instanceof ShardwiseError ? USER_ERROR : 1;
   }
 }
 
@@ -29,11 +33,11 @@ export function errorText(error: unknown): string {
 async function dispatch(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined || name === "--help" || name === "-h") {
-    (name === undefined ? console.error : console.log)(help());
+    (name === undefined ? printNote : printResult)(help());
     return name === undefined ? EXIT.usage : 0;
   }
   if (name === "--version" || name === "-V") {
-    console.log(`shardwise ${config.version}`);
+    printResult(`shardwise ${config.version}`);
     return 0;
   }
   if (name === "help") return await dispatch([...rest.slice(0, 1), "--help"]);
@@ -47,7 +51,7 @@ async function dispatch(args: readonly string[]): Promise<number> {
   }
   const parsed = parseCommand(command, rest);
   if (parsed.flag("help")) {
-    console.log(commandHelp(command));
+    printResult(commandHelp(command));
     return 0;
   }
   return await command.run(parsed);

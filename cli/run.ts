@@ -32,7 +32,7 @@ async function runModel(args: ParsedArgs): Promise<number> {
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
   requireFolderOf(outputs, args);
-  return await startJob({ kind: "run", model, inputs, outputs }, nproc);
+  return (await startJob({ kind: "run", model, inputs, outputs }, nproc)).code;
 }
 
 function requireFolderOf(path: string, args: ParsedArgs): void {

@@ -3,8 +3,8 @@ import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { startJob, type VerifyCase } from "./job.ts";
-import type { VerifyResult } from "./ranks/verify.ts";
+import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
 const INTERRUPTED: ReadonlySet<number> = new Set([129, 130, 143]);
@@ -46,15 +46,15 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
     const began = performance.now();
     results.push(...await verifyAt(cases, size));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    console.error(`${size} rank${size === 1 ? "" : "s"}: ${cases.length} cases in ${seconds} s`);
+    printNote(`${size} rank${size === 1 ? "" : "s"}: ${cases.length} cases in ${seconds} s`);
   }
   const failed = results.filter(({ pass }) => !pass).length;
   if (args.flag("json")) {
-    console.log(JSON.stringify({ results, skipped }, undefined, 1));
+    printResult(JSON.stringify({ results, skipped }, undefined, 1));
   } else {
-    console.log(verifyTable(cases, results, skipped));
+    printResult(verifyTable(cases, results, skipped));
     const skips = skipped.length > 0 ? `, ${skipped.length} skipped` : "";
-    console.log(`${results.length - failed} passed, ${failed} failed${skips}`);
+    printResult(`${results.length - failed} passed, ${failed} failed${skips}`);
   }
   return failed > 0 ? 1 : 0;
 }
@@ -66,8 +66,8 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
 async function verifyAt(cases: readonly VerifyCase[], size: number): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, done } = await verifyOnce(cases.slice(results.length), size);
-    results.push(...done);
+    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length) }, size);
+    results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];
     if (next === undefined) break;
@@ -75,20 +75,6 @@ async function verifyAt(cases: readonly VerifyCase[], size: number): Promise<Ver
     results.push({ name: next.name, ranks: size, pass: false, outputs: [], problem, ms: 0 });
   }
   return results;
-}
-
-async function verifyOnce(
-  cases: readonly VerifyCase[],
-  size: number,
-): Promise<{ code: number; done: readonly VerifyResult[] }> {
-  const file = Deno.makeTempFileSync({ prefix: "shardwise-verify-", suffix: ".jsonl" });
-  try {
-    const code = await startJob({ kind: "verify", cases, results: file }, size);
-    const lines = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "");
-    return { code, done: lines.map((line) => JSON.parse(line) as VerifyResult) };
-  } finally {
-    Deno.removeSync(file);
-  }
 }
 
 function select(folders: readonly FolderCases[], pattern: string | undefined): FolderCases {

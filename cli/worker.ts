@@ -5,30 +5,33 @@
  */
 import { describeError, ShardwiseError } from "../src/core/errors.ts";
 import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/core/exit_report.ts";
-import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
 import { init } from "../src/runtime/comm/init.ts";
-import { type Job, unpackJob } from "./job.ts";
+import { type Job, type RankContext, unpackJob } from "./job.ts";
 import { generateOnRank } from "./ranks/generate.ts";
 import { runOnRank } from "./ranks/run.ts";
 import { verifyOnRank } from "./ranks/verify.ts";
 
-async function carryOut(job: Job, comm: Communicator): Promise<void> {
+async function carryOut(job: Job, context: RankContext): Promise<void> {
   switch (job.kind) {
     case "run":
-      return await runOnRank(job, comm);
+      return await runOnRank(job, context);
     case "verify":
-      return await verifyOnRank(job, comm);
+      return await verifyOnRank(job, context);
     case "generate":
-      return await generateOnRank(job, comm);
+      return await generateOnRank(job, context);
   }
 }
 
 if (import.meta.main) {
   try {
-    const job = unpackJob(Deno.args);
+    const [file, ...packed] = Deno.args;
+    const job = unpackJob(packed);
     await using comm = await init();
-    await carryOut(job, comm);
+    const report = (result: unknown) => {
+      if (comm.rank === 0) Deno.writeTextFileSync(file!, JSON.stringify(result) + "\n", { append: true });
+    };
+    await carryOut(job, { comm, report });
   } catch (error) {
     // Trouble between ranks is no user's error: the launcher finds out who was first.
     if (error instanceof PeerLost || error instanceof CollectiveAborted) {

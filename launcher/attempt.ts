@@ -39,6 +39,8 @@ export interface AttemptResult {
   readonly cause: RankOutcome | undefined;
   /** Why ranks were ended, if they were. */
   readonly stop: StopReason | undefined;
+  /** Whether somebody asked to kill ranks before the grace period was over. */
+  readonly hurried?: boolean;
 }
 
 /** How long the ends of victims wait for the end of the rank that they lost, in ms. */
@@ -53,6 +55,7 @@ export class Attempt {
   #stop: StopReason | undefined;
   #termSent = false;
   #killSent = false;
+  #hurried = false;
   #graceTimer: ReturnType<typeof setTimeout> | undefined;
   #victimTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -90,7 +93,7 @@ export class Attempt {
         : undefined);
     if (this.#cause === undefined && cause !== undefined) this.#options.onCause?.(cause);
     const outcomes = this.#outcomes.sort((a, b) => a.rank - b.rank);
-    return { outcomes, cause, stop: this.#stop };
+    return { outcomes, cause, stop: this.#stop, hurried: this.#hurried };
   }
 
   /** Ends all ranks. The first reason stands. */
@@ -101,11 +104,16 @@ export class Attempt {
     // A stopped process takes no TERM, so it is continued first.
     this.#signalAll("SIGCONT");
     this.#signalAll("SIGTERM");
-    this.#graceTimer = setTimeout(() => this.kill(), this.#options.graceMs);
+    this.#graceTimer = setTimeout(() => this.#kill(), this.#options.graceMs);
   }
 
-  /** Kills all ranks. */
+  /** Kills all ranks now, whatever is left of the grace period. */
   kill(): void {
+    this.#hurried = true;
+    this.#kill();
+  }
+
+  #kill(): void {
     this.#killSent = true;
     this.#signalAll("SIGKILL");
   }

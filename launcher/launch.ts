@@ -4,7 +4,6 @@
  *     const code = await launch({ program: { kind: "deno", script: "train.ts" }, nproc: 4 });
  */
 import { UsageError } from "../src/core/errors.ts";
-import { EXIT } from "../src/core/exit_codes.ts";
 import { Attempt, type AttemptResult, type StopReason } from "./attempt.ts";
 import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
 import type { LaunchConfig, OutputTarget } from "./config.ts";
@@ -77,7 +76,9 @@ class Job implements AsyncDisposable {
   readonly #stderr: OutputSink;
   readonly #signals: SignalRelay;
   #current: Attempt | undefined;
+  /** A stop that came before there were ranks. */
   #early: StopReason | undefined;
+  readonly #interrupted = Promise.withResolvers<StopReason>();
   #coordinator: Coordinator | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #logs: LogFiles | undefined;
@@ -93,10 +94,11 @@ class Job implements AsyncDisposable {
     Deno.mkdirSync(this.#temp, { mode: 0o700 });
     this.#signals = new SignalRelay({
       stop: (signal) => {
-        // The second Ctrl-C is for those who do not want to wait.
+        // Ranks that are being ended for another reason already had their time.
         if (this.#current?.stopping) this.#current.kill();
         else this.#stop({ kind: "signal", signal });
       },
+      hurry: () => this.#current?.kill(),
       notify: (signal) => this.#current?.forward(signal),
     });
   }
@@ -105,6 +107,7 @@ class Job implements AsyncDisposable {
     const { timeoutMs } = this.#config;
     if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#stop({ kind: "timeout" }), timeoutMs);
     const coordinator = this.#coordinator = await this.#meet();
+    if (coordinator === undefined) return exitCode({ outcomes: [], cause: undefined, stop: this.#early });
     coordinator.onStop((reason) => this.#stop(reason));
     const { command, threads } = await this.#commands();
     for (let attempt = 0;; attempt++) {
@@ -133,14 +136,15 @@ class Job implements AsyncDisposable {
     remove(this.#temp);
   }
 
-  async #meet(): Promise<Coordinator> {
+  /** Undefined if the job was stopped while nodes waited for each other. */
+  async #meet(): Promise<Coordinator | undefined> {
     const place = nodePlace(this.#config, this.#base);
     if (place.nnodes === 1) {
       const port = /^tcp:.*:(\d+)$/.exec(place.rdzv ?? "")?.[1];
       return new LocalCoordinator(this.#runId, this.#nproc, Number(port ?? 0));
     }
     const { joinNodes } = await import("./nodes.ts");
-    return await joinNodes({
+    const joining = joinNodes({
       place,
       runId: this.#runId,
       host: this.#host,
@@ -149,6 +153,9 @@ class Job implements AsyncDisposable {
       graceMs: this.#config.graceMs ?? GRACE_MS,
       say: (line) => this.#say(line),
     });
+    const first = await Promise.race([joining, this.#interrupted.promise.then(() => undefined)]);
+    if (first === undefined) joining.then((coordinator) => coordinator[Symbol.asyncDispose](), () => {});
+    return first;
   }
 
   /** The command lines of the local ranks, and how many threads each may use. */
@@ -289,12 +296,8 @@ class Job implements AsyncDisposable {
 
   #stop(reason: StopReason): void {
     if (this.#current !== undefined) return this.#current.stop(reason);
-    // Before the ranks run: while nodes wait for each other nothing is to be ended but the wait.
     this.#early ??= reason;
-    if (this.#coordinator === undefined && (reason.kind === "signal" || reason.kind === "timeout")) {
-      remove(this.#temp);
-      Deno.exit(reason.kind === "timeout" ? EXIT.timeout : 130);
-    }
+    this.#interrupted.resolve(reason);
   }
 
   #tidy(): void {

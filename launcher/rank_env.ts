@@ -33,6 +33,7 @@ export function rankEnv(
     if (!ENV_TWINS.has(name) && !name.startsWith("PET_") && !name.startsWith("TORCHELASTIC_")) env[name] = value;
   }
   delete env.SHARDWISE_PRELOADED;
+  delete env.SHARDWISE_STDERR_TTY;
   const own: Record<string, string | number> = {
     RANK: place.rank,
     WORLD_SIZE: place.worldSize,
@@ -57,6 +58,8 @@ export function rankEnv(
     SHARDWISE_STORE_TOKEN: place.storeToken,
   };
   for (const [name, value] of Object.entries(own)) env[name] = String(value);
+  // Ranks write to pipes; whether somebody watches is for progress lines only.
+  if (Deno.stderr.isTerminal()) env.SHARDWISE_STDERR_TTY = "1";
   env.OMP_NUM_THREADS ??= String(place.threads);
   return { ...env, ...extra };
 }

@@ -78,7 +78,7 @@ export function finalReport(input: ReportInput): string[] {
     body,
     "killed",
     outcomes.filter((o) => o.kind === "killed"),
-    () => `did not end within ${seconds(input.graceMs)} of SIGTERM, or were killed on request`,
+    () => result.hurried ? "by SIGKILL, on request" : `did not end within ${seconds(input.graceMs)} of SIGTERM`,
   );
   group(body, "done", outcomes.filter((o) => o.kind === "done"), () => "ended normally");
   const next = hint === undefined ? [] : [`  next    ${hint}`];

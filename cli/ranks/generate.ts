@@ -3,9 +3,9 @@ import { ModelFolder } from "../../src/generate/model_folder.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { StopStrings, TextStream } from "../../src/generate/text_stream.ts";
-import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import { parallelizeModel } from "../../src/session.ts";
-import type { GenerateJob } from "../job.ts";
+import { sayNotice } from "./notice.ts";
+import type { GenerateJob, GenerateReport, RankContext } from "../job.ts";
 
 /** Turns ids into what is printed. */
 interface Printer {
@@ -15,8 +15,9 @@ interface Printer {
 }
 
 /** Carries out `job`. */
-export async function generateOnRank(job: GenerateJob, comm: Communicator): Promise<void> {
+export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
   await using model = await parallelizeModel(job.model, { comm });
+  sayNotice(model, comm);
   const printer = makePrinter(job, comm.rank);
   const show = comm.rank === 0 ? writer(Deno.stdout) : undefined;
   const began = performance.now();
@@ -40,19 +41,8 @@ export async function generateOnRank(job: GenerateJob, comm: Communicator): Prom
   if (show === undefined) return;
   const last = performance.now();
   show(printer.end() + "\n");
-  const note = !ended && job.limitNote !== undefined ? `; ${job.limitNote}` : "";
-  console.error(
-    `${speedLine({ made, prompt: job.prompt.length, firstMs: first - began, restMs: last - first })}${note}`,
-  );
-}
-
-/** `24 tokens, 51.3 tokens/s; first token after 112 ms (37 tokens of prompt)`. */
-export function speedLine(
-  { made, prompt, firstMs, restMs }: { made: number; prompt: number; firstMs: number; restMs: number },
-): string {
-  const speed = made > 1 && restMs > 0 ? `, ${((made - 1) / restMs * 1000).toFixed(1)} tokens/s` : "";
-  const tokens = (n: number) => `${n} token${n === 1 ? "" : "s"}`;
-  return `${tokens(made)}${speed}; first token after ${firstMs.toFixed(0)} ms (${tokens(prompt)} of prompt)`;
+  const result: GenerateReport = { tokens: made, firstMs: first - began, restMs: last - first, ended };
+  report(result);
 }
 
 function makePrinter(job: GenerateJob, rank: number): Printer {

@@ -7,25 +7,12 @@ import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
-import { compareTensors, type OutputDifference } from "../compare.ts";
-import type { VerifyCase, VerifyJob } from "../job.ts";
-
-/** What became of one case at this world size. */
-export interface VerifyResult {
-  readonly name: string;
-  readonly ranks: number;
-  readonly pass: boolean;
-  readonly outputs: readonly OutputDifference[];
-  /** Why it failed before there was anything to compare, or which token differs. */
-  readonly problem?: string;
-  readonly ms: number;
-}
+import { sayNotice } from "./notice.ts";
+import { compareTensors } from "../compare.ts";
+import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
-export async function verifyOnRank(job: VerifyJob, comm: Communicator): Promise<void> {
-  const report = (result: VerifyResult) => {
-    if (comm.rank === 0) Deno.writeTextFileSync(job.results, JSON.stringify(result) + "\n", { append: true });
-  };
+export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
   for (let at = 0; at < job.cases.length;) {
     const { model: path } = job.cases[at]!;
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
@@ -55,6 +42,7 @@ async function verifyModel(
     return;
   }
   await using _owned = model;
+  sayNotice(model, comm);
   for (const c of cases) {
     const start = performance.now();
     try {

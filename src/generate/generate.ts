@@ -1,13 +1,15 @@
 /** The loop of text generation: feed, pick, feed what was picked. */
+import type { Dim } from "../core/dim.ts";
 import { InputError } from "../core/errors.ts";
 import { type HostTensor, toNumbers } from "../core/host_tensor.ts";
+import type { Shape } from "../graph/types.ts";
 import { CausalFeeds, type FeedInput } from "./feeds.ts";
 import type { Sampler } from "./sampler.ts";
 
 /** What the loop needs of a model; a parallel model fits. `S` is the state that it carries from step to step. */
 export interface CausalModel<S> {
   readonly inputs: readonly FeedInput[];
-  readonly outputs: readonly { readonly name: string }[];
+  readonly outputs: readonly { readonly name: string; readonly type?: { readonly shape: Shape | undefined } }[];
   /** The carried inputs (the KV cache) and the outputs that become them; empty for a model without a cache. */
   readonly carried: readonly { readonly input: string; readonly output: string }[];
   readonly run: (inputs: Record<string, HostTensor>) => Promise<Record<string, HostTensor>>;
@@ -40,6 +42,7 @@ export async function* generate<S>(
     throw new InputError("Cannot generate from an empty prompt", { hint: "give at least one token" });
   }
   const logits = logitsName(model.outputs.map(({ name }) => name));
+  checkVocabulary(prompt, model.outputs.find(({ name }) => name === logits)?.type?.shape?.at(-1));
   const carriedInputs = new Set(model.carried.map(({ input }) => input));
   const own = model.inputs.filter(({ name }) => !carriedInputs.has(name));
   const feeds = new CausalFeeds(own, prompt.length + maxNewTokens);
@@ -72,6 +75,15 @@ export function lastRow(logits: HostTensor): ArrayLike<number> {
     throw new InputError(`Cannot pick a token from logits of shape [${shape}]: expected [1, sequence, vocabulary]`);
   }
   return toNumbers({ dtype, shape: [vocabulary], data: data.subarray(data.length - vocabulary) });
+}
+
+/** An id beyond the vocabulary would not fail in a split embedding: no rank has its row, and their sum is zero. */
+function checkVocabulary(prompt: readonly number[], vocabulary: Dim | undefined): void {
+  const wrong = typeof vocabulary === "number" ? prompt.find((id) => id < 0 || id >= vocabulary) : undefined;
+  if (wrong === undefined) return;
+  throw new InputError(`Cannot generate from token ${wrong}: the model's vocabulary has ${vocabulary} tokens`, {
+    hint: `give ids from 0 to ${Number(vocabulary) - 1}`,
+  });
 }
 
 function logitsName(outputs: readonly string[]): string {

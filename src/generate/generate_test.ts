@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { symbol } from "../core/dim.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import { type CausalModel, generate, lastRow } from "./generate.ts";
 import { Sampler } from "./sampler.ts";
@@ -76,6 +77,14 @@ Deno.test("generate() refuses inputs that nobody can fill, models without logits
     all(generate({ ...model, outputs: [{ name: "last_hidden_state" }] }, [1], options)),
     /no output "logits"/,
   );
+});
+
+Deno.test("generate() refuses a prompt with an id beyond the vocabulary", async () => {
+  const { model } = summingModel(["input_ids"], true);
+  const typed = { ...model, outputs: [{ name: "logits", type: { shape: [1, symbol("length"), VOCABULARY] } }] };
+  const options = { sampler: new Sampler(), maxNewTokens: 1 };
+  await assert.rejects(all(generate(typed, [3, 11], options)), /token 11: the model's vocabulary has 11 tokens/);
+  assert.deepEqual(await all(generate(typed, [10], options)), [10]);
 });
 
 Deno.test("lastRow() is a view of the last position's logits", () => {

@@ -129,7 +129,7 @@ export function argmax(values: ArrayLike<number>): number {
     if (value > largest) {
       largest = value;
       best = i;
-    } else if (value !== value) {
+    } else if (Number.isNaN(value)) {
       throw new InputError(`Cannot pick a token: logit ${i} is NaN`, {
         hint: "check the model's weights, and its inputs at this step",
       });

@@ -21,6 +21,14 @@ import { LINEAR } from "./linear.ts";
 import { lossOps } from "./loss.ts";
 import { MATMUL } from "./matmul.ts";
 import { EMBED_LAYER_NORMALIZATION, normOps, softmaxOps } from "./norms.ts";
+import {
+  DEQUANTIZE_LINEAR,
+  DYNAMIC_QUANTIZE_LINEAR,
+  GATHER_BLOCK_QUANTIZED,
+  MATMUL_INTEGER,
+  MATMUL_NBITS,
+  QUANTIZE_LINEAR,
+} from "./quantised.ts";
 import { reduceOps } from "./reduce.ts";
 import { FLATTEN, RESHAPE } from "./reshape.ts";
 import { argOps, CUM_SUM, TOP_K } from "./search.ts";
@@ -47,7 +55,9 @@ const ALL: readonly OpDef[] = [
   CONV,
   CROSS_ENTROPY_LOSS,
   CUM_SUM,
+  DEQUANTIZE_LINEAR,
   DROPOUT,
+  DYNAMIC_QUANTIZE_LINEAR,
   EINSUM,
   EMBEDDING,
   EMBED_LAYER_NORMALIZATION,
@@ -56,6 +66,7 @@ const ALL: readonly OpDef[] = [
   FLATTEN,
   FUSED_MATMUL,
   GATHER,
+  GATHER_BLOCK_QUANTIZED,
   GATHER_ELEMENTS,
   GATHER_ND,
   GEMM,
@@ -64,11 +75,14 @@ const ALL: readonly OpDef[] = [
   LINEAR,
   LOOP,
   MATMUL,
+  MATMUL_INTEGER,
+  MATMUL_NBITS,
   MULTI_HEAD_ATTENTION,
   NON_ZERO,
   ONE_HOT,
   PACKED_ATTENTION,
   PAD,
+  QUANTIZE_LINEAR,
   RANGE,
   RESHAPE,
   SCATTER_ELEMENTS,

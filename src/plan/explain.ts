@@ -248,7 +248,8 @@ function printCollective(c: CollectiveReport): string {
   return `${c.kind} ${printBytes(c.bytesPerToken)}/token`;
 }
 
-function printBytes(n: number): string {
+/** Bytes for people: `9.41 kB`. */
+export function printBytes(n: number): string {
   for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
     if (n >= size) return `${(n / size).toPrecision(3)} ${unit}`;
   }

@@ -6,7 +6,6 @@
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
 import { dtypeInfo } from "../core/dtype.ts";
-import { symbolsOf } from "../core/dim.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
@@ -17,7 +16,7 @@ import { layerKind, weightInputs } from "./layer_kind.ts";
 import { type Overrides, resolveOverrides } from "./overrides.ts";
 import { type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
 import { pruneStrategies } from "./prune.ts";
-import { communicates, directStep } from "./redistribute.ts";
+import { directStep } from "./redistribute.ts";
 import { SlotClasses } from "./slot.ts";
 import type { SlotClass, SlotKind } from "./slot.ts";
 import { type Candidate, LINEAR, strategiesOf } from "./strategies.ts";
@@ -327,8 +326,6 @@ class Sequence {
   #class(slots: SlotClasses, value: string, placements: readonly Placement[]): SlotClass {
     const { type } = valueOf(this.#graph, value);
     const bytes = this.#pricing.bytes(type);
-    const sizedByData = type.shape === undefined ||
-      type.shape.some((d) => [...symbolsOf(d)].some((n) => n.includes("#")));
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
     if (kind === "constant") {
       return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(type, p))]);
@@ -339,8 +336,6 @@ class Sequence {
       placements.map((from) =>
         placements.map((to) => {
           const step = directStep(from, to);
-          // Buffers that ranks share are laid out before a step runs: what only data sizes cannot be sent.
-          if (step && sizedByData && communicates(step)) return Infinity;
           return step ? this.#pricing.step(step, bytes, to.kind === "S" ? to : from) : Infinity;
         })
       ),

@@ -130,7 +130,9 @@ async function sweep(def: OpDef, engine: Awaited<ReturnType<typeof openNativeEng
       const calls = plannedCalls(graph, opDef);
       if (calls.length === 0) continue;
       const isConstant = (name: string) => !feeds.has(name);
-      for (const strategy of strategiesOf(graph, calls[0]!, candidateLayouts(graph, calls, ranks), isConstant)) {
+      for (
+        const strategy of strategiesOf(graph, calls[0]!, candidateLayouts(graph, calls, ranks, isConstant), isConstant)
+      ) {
         const where = `${label} on ${ranks} ranks, ${strategy.name}`;
         const sharded = placed(graph, call, strategy);
         const locals = Array.from({ length: ranks }, (_, r) => localize(sharded, r, ranks));

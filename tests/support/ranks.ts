@@ -37,6 +37,8 @@ export function startRanks(size: number, program: string | URL, options: RanksOp
       env: {
         RANK: `${rank}`,
         WORLD_SIZE: `${size}`,
+        SHARDWISE_RANK: `${rank}`,
+        SHARDWISE_WORLD_SIZE: `${size}`,
         LOCAL_RANK: `${rank}`,
         LOCAL_WORLD_SIZE: `${size}`,
         SHARDWISE_RUN_ID: runId,

@@ -29,7 +29,7 @@ export class AddressWindow {
   #libc: Libc;
   #memory: WebAssembly.Memory | undefined;
   #base = 0n;
-  /** Unused ranges, in order of their start, never adjacent. The first page is left out, so that 0 is no valid address. */
+  /** Unused ranges, in order of their start, never adjacent. The first page is scratch for who computes; the last keeps reads past the end of a range inside. */
   #free: { start: number; bytes: number }[] = [];
 
   constructor(libc: Libc) {
@@ -38,7 +38,12 @@ export class AddressWindow {
     if (this.#memory === undefined) return;
     const bytes = this.#memory.buffer.byteLength;
     this.#base = Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(this.#memory.buffer)));
-    this.#free = [{ start: WASM_PAGE, bytes: bytes - WASM_PAGE }];
+    this.#free = [{ start: WASM_PAGE, bytes: bytes - 2 * WASM_PAGE }];
+  }
+
+  /** The memory whose pages these are; undefined where none could be had. */
+  get memory(): WebAssembly.Memory | undefined {
+    return this.#memory;
   }
 
   /** Maps the first `bytes` of `file`, shared, readable and writable. @throws {LibcError} If the kernel refuses. */

@@ -38,6 +38,23 @@ export interface ArenaMark {
   readonly used: number;
 }
 
+/** Memory of which each rank of a group has an equal part. */
+export interface SymmetricArena extends Disposable {
+  /** Bytes that each rank's part holds, used or not. */
+  readonly partBytes: number;
+  /**
+   * Takes `bytes` in every rank's part; all ranks call it in the same order with the same `bytes`. The bytes are zero where
+   * they were never used before.
+   *
+   * @throws {CollectiveMismatch} If another rank asked for another size. @throws {CommunicatorError} If the system has no more.
+   */
+  alloc(bytes: number): SymmetricBuffer;
+  /** The present fill. */
+  mark(): ArenaMark;
+  /** Gives back all that was allocated since `mark`; all ranks do it at the same point of their order. Chunks stay mapped. */
+  reset(mark: ArenaMark): void;
+}
+
 /** What an arena stands on. */
 export interface ArenaOptions {
   readonly libc: Libc;
@@ -60,7 +77,7 @@ interface Chunk {
 }
 
 /** This rank's view of the arena. */
-export class Arena implements Disposable {
+export class Arena implements SymmetricArena {
   #o: ArenaOptions;
   #chunks: Chunk[] = [];
   #current = 0;
@@ -70,17 +87,10 @@ export class Arena implements Disposable {
     this.#o = options;
   }
 
-  /** Bytes that each rank's part holds, used or not. */
   get partBytes(): number {
     return this.#chunks.reduce((sum, chunk) => sum + chunk.partBytes, 0);
   }
 
-  /**
-   * Takes `bytes` in every rank's part; all ranks call it in the same order with the same `bytes`. The bytes are zero where
-   * they were never used before.
-   *
-   * @throws {CollectiveMismatch} If another rank asked for another size. @throws {CommunicatorError} If the system has no more.
-   */
   alloc(bytes: number): SymmetricBuffer {
     if (!Number.isSafeInteger(bytes) || bytes < 0) {
       throw new RangeError(`Cannot allocate ${bytes} bytes of shared memory`);
@@ -96,12 +106,10 @@ export class Arena implements Disposable {
     return new ArenaBuffer(chunk, { rank: this.#o.rank, size: this.#o.control.size, offset, bytes });
   }
 
-  /** The present fill. */
   mark(): ArenaMark {
     return { chunk: this.#current, used: this.#used };
   }
 
-  /** Gives back all that was allocated since `mark`; all ranks do it at the same point of their order. Chunks stay mapped. */
   reset(mark: ArenaMark): void {
     this.#current = mark.chunk;
     this.#used = mark.used;

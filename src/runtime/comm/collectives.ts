@@ -1,13 +1,14 @@
 /**
- * The collectives over an {@linkcode Exchange}, each a generator that yields where it has to wait for other ranks, so that
+ * The collectives over an {@linkcode Meeting}, each a generator that yields where it has to wait for other ranks, so that
  * one text serves blocking and asynchronous callers.
  *
  * Every element is reduced in the order of ranks, by one rank or by each for itself, never along a ring or tree; so the
  * bits are the same on every rank and at every run. `bytes` are of plain arrays, copied through staging in pieces, or of
  * symmetric memory, reduced where they lie.
  */
+import { ARENA_ALIGNMENT } from "./arena.ts";
 import type { View } from "./buffers.ts";
-import { type Exchange, shareOf, SLOT_BYTES } from "./exchange.ts";
+import { type Meeting, SLOT_BYTES } from "./meeting.ts";
 import type { Reducer } from "./reduce_js.ts";
 
 /** A collective under way. */
@@ -17,13 +18,13 @@ export type Steps<T = void> = Generator<void, T, void>;
 export const SMALL_BYTES = 16 * 1024;
 
 /** All have arrived. */
-export function* barrier(x: Exchange): Steps {
+export function* barrier(x: Meeting): Steps {
   x.arrive();
   while (!x.passed()) yield;
 }
 
 /** `view` of `root` becomes everybody's. */
-export function* broadcast(x: Exchange, view: View, root: number): Steps {
+export function* broadcast(x: Meeting, view: View, root: number): Steps {
   const bytes = view.bytes;
   let start = 0;
   do {
@@ -39,7 +40,7 @@ export function* broadcast(x: Exchange, view: View, root: number): Steps {
 
 /** Reduces `send` of all ranks into `recv` of `root`, or of all where `root` is undefined. Both have equally many bytes. */
 export function* reduce(
-  x: Exchange,
+  x: Meeting,
   o: { send: View; recv: View | undefined; root?: number; reducer: Reducer },
 ): Steps {
   if (o.root === undefined && o.send.symmetric !== undefined) return yield* reduceSymmetric(x, { ...o, recv: o.recv! });
@@ -75,7 +76,7 @@ export function* reduce(
  * All-reduce of symmetric memory. In place: each rank reduces its share in its own buffer, then copies the others' shares from
  * theirs; a last barrier lets everybody write again. Into plain memory, shares travel through staging.
  */
-function* reduceSymmetric(x: Exchange, o: { send: View; recv: View; reducer: Reducer }): Steps {
+function* reduceSymmetric(x: Meeting, o: { send: View; recv: View; reducer: Reducer }): Steps {
   const { send, recv, reducer } = o;
   const n = send.bytes.length;
   const peers = (start: number, end: number) =>
@@ -121,7 +122,7 @@ function* reduceSymmetric(x: Exchange, o: { send: View; recv: View; reducer: Red
 
 /** Block `r` of all ranks, `counts[r]` elements, reduced into `recv` of rank `r`. */
 export function* reduceScatter(
-  x: Exchange,
+  x: Meeting,
   o: { send: View; recv: View; counts: readonly number[]; reducer: Reducer },
 ): Steps {
   const { send, recv, reducer } = o;
@@ -129,7 +130,7 @@ export function* reduceScatter(
   for (const piece of pieces(blocks, x.size, send.itemBytes)) {
     for (let r = 0; r < x.size; r++) {
       const part = cut(blocks[r]!, piece);
-      x.mine.set(send.bytes.subarray(part.start, part.end), r * piece.length);
+      put(x.mine, send.bytes.subarray(part.start, part.end), r * piece.length);
     }
     x.arrive();
     while (!x.passed()) yield;
@@ -141,7 +142,7 @@ export function* reduceScatter(
 
 /** `send` of all ranks, `counts[r]` elements each, one after the other in `recv` of `root`, or of all where it is undefined. */
 export function* gather(
-  x: Exchange,
+  x: Meeting,
   o: { send: View; recv: View | undefined; counts: readonly number[]; root?: number },
 ): Steps {
   const { send, recv, root } = o;
@@ -154,7 +155,7 @@ export function* gather(
     while (!x.passed()) yield;
     for (let r = 0; wanted && r < x.size; r++) {
       const part = cut(blocks[r]!, piece);
-      recv.bytes.set(x.slot(r).subarray(0, part.end - part.start), part.start);
+      put(recv.bytes, x.slot(r).subarray(0, part.end - part.start), part.start);
     }
     x.flip();
   }
@@ -162,7 +163,7 @@ export function* gather(
 
 /** Block `r` of `send` of `root`, `counts[r]` elements, into `recv` of rank `r`. */
 export function* scatter(
-  x: Exchange,
+  x: Meeting,
   o: { send: View | undefined; recv: View; counts: readonly number[]; root: number },
 ): Steps {
   const { send, recv, root } = o;
@@ -170,19 +171,19 @@ export function* scatter(
   for (const piece of pieces(blocks, x.size, recv.itemBytes)) {
     for (let r = 0; send !== undefined && r < x.size; r++) {
       const part = cut(blocks[r]!, piece);
-      x.mine.set(send.bytes.subarray(part.start, part.end), r * piece.length);
+      put(x.mine, send.bytes.subarray(part.start, part.end), r * piece.length);
     }
     x.arrive();
     while (!x.passed()) yield;
     const own = cut(blocks[x.rank]!, piece), at = x.rank * piece.length;
-    recv.bytes.set(x.slot(root).subarray(at, at + own.end - own.start), piece.start);
+    put(recv.bytes, x.slot(root).subarray(at, at + own.end - own.start), piece.start);
     x.flip();
   }
 }
 
 /** Block `r` of `send`, `sendCounts[r]` elements, to rank `r`; what came from rank `r`, `recvCounts[r]`, in order in `recv`. */
 export function* allToAll(
-  x: Exchange,
+  x: Meeting,
   o: { send: View; recv: View; sendCounts: readonly number[]; recvCounts: readonly number[] },
 ): Steps {
   const { send, recv } = o;
@@ -200,20 +201,20 @@ export function* allToAll(
   for (const piece of pieces([{ start: 0, end: most * send.itemBytes }], x.size, send.itemBytes)) {
     for (let r = 0; r < x.size; r++) {
       const part = cut(from[r]!, piece);
-      x.mine.set(send.bytes.subarray(part.start, part.end), r * piece.length);
+      put(x.mine, send.bytes.subarray(part.start, part.end), r * piece.length);
     }
     x.arrive();
     while (!x.passed()) yield;
     for (let r = 0; r < x.size; r++) {
       const part = cut(to[r]!, piece), at = x.rank * piece.length;
-      recv.bytes.set(x.slot(r).subarray(at, at + part.end - part.start), part.start);
+      put(recv.bytes, x.slot(r).subarray(at, at + part.end - part.start), part.start);
     }
     x.flip();
   }
 }
 
 /** `send` of ranks 0 to this one (`exclusive`: to the one before), reduced into `recv`; exclusive rank 0 keeps its `recv`. */
-export function* scan(x: Exchange, o: { send: View; recv: View; exclusive: boolean; reducer: Reducer }): Steps {
+export function* scan(x: Meeting, o: { send: View; recv: View; exclusive: boolean; reducer: Reducer }): Steps {
   const { send, recv, exclusive, reducer } = o;
   const n = send.bytes.length;
   let start = 0;
@@ -230,7 +231,7 @@ export function* scan(x: Exchange, o: { send: View; recv: View; exclusive: boole
 }
 
 /** The bytes of all ranks, of any length each; only `root` gets them, or all where it is undefined. */
-export function* gatherBytes(x: Exchange, payload: Uint8Array, root?: number): Steps<Uint8Array[]> {
+export function* gatherBytes(x: Meeting, payload: Uint8Array, root?: number): Steps<Uint8Array[]> {
   const counts = yield* exchangeLengths(x, payload.length);
   const wanted = root === undefined || root === x.rank;
   const recv = wanted ? new Uint8Array(sum(counts)) : undefined;
@@ -244,7 +245,7 @@ export function* gatherBytes(x: Exchange, payload: Uint8Array, root?: number): S
 }
 
 /** The bytes of `root`, at all ranks. */
-export function* broadcastBytes(x: Exchange, payload: Uint8Array, root: number): Steps<Uint8Array> {
+export function* broadcastBytes(x: Meeting, payload: Uint8Array, root: number): Steps<Uint8Array> {
   const counts = yield* exchangeLengths(x, payload.length);
   const bytes = x.rank === root ? payload : new Uint8Array(counts[root]!);
   yield* broadcast(x, bytesView(bytes), root);
@@ -253,7 +254,7 @@ export function* broadcastBytes(x: Exchange, payload: Uint8Array, root: number):
 
 /** `payloads[r]` of `root` at rank `r`. */
 export function* scatterBytes(
-  x: Exchange,
+  x: Meeting,
   payloads: readonly Uint8Array[] | undefined,
   root: number,
 ): Steps<Uint8Array> {
@@ -267,7 +268,13 @@ export function* scatterBytes(
   return recv;
 }
 
-function* exchangeLengths(x: Exchange, length: number): Steps<number[]> {
+/** The part of `bytes` that `rank` reduces: equal shares, aligned, the last ones shorter. */
+function shareOf(bytes: number, rank: number, size: number): { readonly start: number; readonly end: number } {
+  const share = Math.ceil(bytes / size / ARENA_ALIGNMENT) * ARENA_ALIGNMENT;
+  return { start: Math.min(bytes, rank * share), end: Math.min(bytes, (rank + 1) * share) };
+}
+
+function* exchangeLengths(x: Meeting, length: number): Steps<number[]> {
   const at = (bytes: Uint8Array) => new Float64Array(bytes.buffer, bytes.byteOffset, 1);
   at(x.mine)[0] = length;
   x.arrive();
@@ -283,7 +290,7 @@ interface Range {
 }
 
 /** Bytes `start` to `end` of all ranks' slots. */
-function slots(x: Exchange, start: number, end: number): Uint8Array[] {
+function slots(x: Meeting, start: number, end: number): Uint8Array[] {
   return Array.from({ length: x.size }, (_, r) => x.slot(r).subarray(start, end));
 }
 
@@ -308,6 +315,11 @@ function* pieces(
 function cut(block: Range, piece: { start: number; length: number }): Range {
   const start = Math.min(block.end, block.start + piece.start);
   return { start, end: Math.min(block.end, start + piece.length) };
+}
+
+/** `set`, but nothing may be put anywhere: ranks whose block has ended take part in the last pieces without any bytes. */
+function put(target: Uint8Array, source: Uint8Array, at: number): void {
+  if (source.length > 0) target.set(source, at);
 }
 
 function bytesView(bytes: Uint8Array): View {

@@ -1,5 +1,5 @@
 /** What every communicator can do, whatever carries it: MPI's surface in TypeScript. */
-import type { Arena } from "./arena.ts";
+import type { SymmetricArena } from "./arena.ts";
 import type { Buf, CommDType, ReduceOp } from "./buffers.ts";
 import type { Work } from "./work.ts";
 
@@ -63,7 +63,7 @@ export interface Communicator extends AsyncDisposable {
   /** Cores that this process may use. */
   readonly cores: number;
   /** Memory of which each rank has an equal part that all can read. */
-  readonly arena: Arena;
+  readonly arena: SymmetricArena;
 
   /** Whether the verbs take `dtype`, and reduce it by `op`. */
   supports(dtype: CommDType, op?: ReduceOp): boolean;
@@ -76,6 +76,8 @@ export interface Communicator extends AsyncDisposable {
   broadcast(buf: Buf, root: number, options?: OpOptions): Work;
   /** Reduces all ranks' `send`, in place or into `recv`, at all ranks. */
   allReduce(send: Buf, op?: ReduceOp, options?: RecvOptions): Work;
+  /** Reduces all ranks' `buf` in place, blocking JavaScript; the fastest way for a few numbers. */
+  allReduceSync(buf: Buf, op?: ReduceOp, options?: OpOptions): void;
   /** Reduces all ranks' `send` at `root`, in place or into its `recv`. */
   reduce(send: Buf, root: number, op?: ReduceOp, options?: RecvOptions): Work;
   /** All ranks' `send`, one after the other, into `recv` of all. `send` may be this rank's part of `recv`. */

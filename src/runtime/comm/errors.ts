@@ -3,14 +3,12 @@
  * the job can tell victims (114) from culprits (115) and from ranks that never met (116).
  */
 import { type ErrorDetails, ShardwiseError } from "../../core/errors.ts";
-
-/** Exit codes of ranks whose communicator failed. */
-export const COMM_EXIT_CODES = { victim: 114, collective: 115, rendezvous: 116 } as const;
+import { EXIT } from "../../core/exit_codes.ts";
 
 /** The base: a communicator that cannot go on. Every later call on it fails with the same error. */
 export class CommunicatorError extends ShardwiseError {
   /** With what code this rank should exit. */
-  readonly exitCode: number = COMM_EXIT_CODES.collective;
+  readonly exitCode: number = EXIT.collective;
 }
 
 /** Ranks of one group called different collectives, or the same with different arguments. The message prints both sides. */
@@ -29,7 +27,7 @@ export class CollectiveTimeout extends CommunicatorError {
 
 /** A rank of the group ended, normally or not. */
 export class PeerLost extends CommunicatorError {
-  override readonly exitCode: number = COMM_EXIT_CODES.victim;
+  override readonly exitCode: number = EXIT.victim;
   /** The lost rank, as a rank of the group. */
   readonly rank: number;
 
@@ -41,7 +39,7 @@ export class PeerLost extends CommunicatorError {
 
 /** Another rank of the group gave up and told all others to stop. */
 export class CollectiveAborted extends CommunicatorError {
-  override readonly exitCode: number = COMM_EXIT_CODES.victim;
+  override readonly exitCode: number = EXIT.victim;
   /** Who gave up, as a rank of the group. */
   readonly rank: number;
 
@@ -53,5 +51,5 @@ export class CollectiveAborted extends CommunicatorError {
 
 /** The ranks of a job, or of a new group, did not meet. */
 export class RendezvousError extends CommunicatorError {
-  override readonly exitCode: number = COMM_EXIT_CODES.rendezvous;
+  override readonly exitCode: number = EXIT.rendezvous;
 }

@@ -7,7 +7,8 @@
  * which each reaches only when it has finished reading; so one barrier a phase is enough.
  */
 import type { Libc } from "../../ffi/libc.ts";
-import { type Arena, ARENA_ALIGNMENT, type SymmetricBuffer } from "./arena.ts";
+import type { AddressWindow } from "./address_window.ts";
+import type { Arena, SymmetricBuffer } from "./arena.ts";
 import { FlagBarrier, SLICE_MS } from "./barrier.ts";
 import {
   type AbortKind,
@@ -24,14 +25,13 @@ import {
   type CommunicatorError,
   PeerLost,
 } from "./errors.ts";
+import { type Meeting, SLOT_BYTES } from "./meeting.ts";
 import { isAlive } from "./process_identity.ts";
-
-/** Bytes of one staging slot: large enough that barriers are cheap beside the copying, small enough for the caches. */
-export const SLOT_BYTES = 256 * 1024;
 
 /** What an exchange stands on. */
 export interface ExchangeOptions {
   readonly libc: Libc;
+  readonly window: AddressWindow;
   readonly control: ControlBlock;
   /** Memory for staging; touched at the first collective that needs it. */
   readonly staging: Arena;
@@ -44,10 +44,12 @@ export interface ExchangeOptions {
   readonly spin: boolean;
 }
 
-/** One rank's end of a group. */
-export class Exchange {
+/** One rank's end of a group in shared memory. */
+export class Exchange implements Meeting {
   readonly rank: number;
   readonly size: number;
+  readonly memory: WebAssembly.Memory | undefined;
+  /** The barrier beneath; to wake waiters when this rank leaves. */
   readonly barrier: FlagBarrier;
   #o: ExchangeOptions;
   #control: ControlBlock;
@@ -55,7 +57,7 @@ export class Exchange {
   #fingerprint = 0;
   #slots: [Uint8Array[], Uint8Array[]] | undefined;
   #staging: SymmetricBuffer | undefined;
-  #parity = 0;
+  #parity: 0 | 1 = 0;
   #started = 0;
   #timeoutMs = Infinity;
   #checked = 0;
@@ -66,6 +68,7 @@ export class Exchange {
     this.#control = options.control;
     this.rank = options.rank;
     this.size = options.control.size;
+    this.memory = options.window.memory;
     this.barrier = new FlagBarrier(options.control, options.libc, { rank: options.rank, spin: options.spin });
   }
 
@@ -116,6 +119,17 @@ export class Exchange {
     if (!this.barrier.agreed()) throw this.#mismatch();
   }
 
+  /** Looks for a short while; whether all have arrived. */
+  spin(): boolean {
+    return this.barrier.spin();
+  }
+
+  /** Sleeps off the event loop, at most a `SLICE_MS`, then looks whether waiting still makes sense. */
+  async sleep(): Promise<void> {
+    await this.barrier.sleep();
+    if (!this.barrier.passed()) this.check();
+  }
+
   /** This rank's slot of the present phase, for writing before the barrier. */
   get mine(): Uint8Array {
     return this.#slotsNow()[this.rank]!;
@@ -126,9 +140,14 @@ export class Exchange {
     return this.#slotsNow()[rank]!;
   }
 
+  /** Which of the two slots it is. */
+  get parity(): 0 | 1 {
+    return this.#parity;
+  }
+
   /** Ends a phase. */
   flip(): void {
-    this.#parity ^= 1;
+    this.#parity = this.#parity === 0 ? 1 : 0;
   }
 
   /**
@@ -244,10 +263,4 @@ export class Exchange {
     const text = `rank${ranks.length === 1 ? "" : "s"} ${global.join(", ")}`;
     return ranks.every((r, i) => r === global[i]) ? text : `${text} (${ranks.join(", ")} of the group)`;
   }
-}
-
-/** `n` elements cut into one share per rank, each a multiple of the alignment but for the last; in bytes. */
-export function shareOf(bytes: number, rank: number, size: number): { readonly start: number; readonly end: number } {
-  const share = Math.ceil(bytes / size / ARENA_ALIGNMENT) * ARENA_ALIGNMENT;
-  return { start: Math.min(bytes, rank * share), end: Math.min(bytes, (rank + 1) * share) };
 }

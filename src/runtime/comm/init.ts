@@ -1,8 +1,11 @@
 /** The communicator of this process, from the environment that the launcher gave it. */
-import { UnavailableError, UsageError } from "../../core/errors.ts";
+import type { EnvRecord } from "../../core/env_record.ts";
+import { UnavailableError } from "../../core/errors.ts";
+import { detectLaunchEnv } from "../../core/launch_env.ts";
 import { Libc } from "../../ffi/libc.ts";
 import { AddressWindow } from "./address_window.ts";
-import { availableCores } from "./cores.ts";
+import type { Communicator } from "./communicator.ts";
+import { LocalCommunicator } from "./local.ts";
 import { ShmCommunicator } from "./shm_communicator.ts";
 
 /** Options of {@linkcode init}. */
@@ -12,12 +15,12 @@ export interface InitOptions {
   /** How long to wait for all ranks to start, in milliseconds; default 60 s. */
   readonly joinTimeoutMs?: number;
   /** The variables to read instead of the process's own. */
-  readonly env?: Readonly<Record<string, string | undefined>>;
+  readonly env?: EnvRecord;
 }
 
 /**
- * Joins the job that RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE and SHARDWISE_RUN_ID describe; without them, a job of
- * one rank. Returns when all ranks have joined.
+ * Joins the job that the environment describes (that of Shardwise's launcher, of torchrun, mpirun, srun, …); without one, a job
+ * of one rank. Returns when all ranks have joined.
  *
  * @throws {UsageError} If the variables are no numbers or contradict each other.
  * @throws {RendezvousError} If ranks are missing. @throws {UnavailableError} If this host cannot share memory.
@@ -28,43 +31,29 @@ export interface InitOptions {
  * await comm.allReduce(sum);
  * ```
  */
-export async function init(options: InitOptions = {}): Promise<ShmCommunicator> {
-  const env = options.env ?? Deno.env.toObject();
-  const size = number(env, "WORLD_SIZE", 1), rank = number(env, "RANK", 0);
-  const localWorldSize = number(env, "LOCAL_WORLD_SIZE", size), localRank = number(env, "LOCAL_RANK", rank);
-  if (size < 1 || rank >= size || localRank >= localWorldSize) {
-    throw new UsageError(
-      `Cannot join a job as rank ${rank} of ${size}, local rank ${localRank} of ${localWorldSize}`,
-      { hint: "start the script by the launcher, or unset RANK and WORLD_SIZE" },
-    );
-  }
-  if (localWorldSize !== size) {
+export async function init(options: InitOptions = {}): Promise<Communicator> {
+  const env = detectLaunchEnv(options.env ?? Deno.env.toObject());
+  if (env.worldSize === 1) return new LocalCommunicator();
+  if (env.localWorldSize !== env.worldSize) {
     throw new UnavailableError(
-      `Cannot join a job of ${size} ranks of which ${localWorldSize} are on this host: shared memory joins the ranks of one host`,
+      `Cannot join a job of ${env.worldSize} ranks of which ${env.localWorldSize} are on this host: shared memory joins the ranks of one host`,
+      { hint: "run all ranks on one host" },
     );
   }
   const libc = new Libc();
-  // Ranks that were started by hand have no run id, but a port that they agreed on, or at least one parent.
-  const runId = env.SHARDWISE_RUN_ID || (size === 1 ? `single-${Deno.pid}` : `${env.MASTER_PORT ?? 0}-${Deno.ppid}`);
-  const timeoutMs = options.timeoutMs ?? 600_000;
-  return await ShmCommunicator.join(
-    { libc, window: new AddressWindow(libc), runId, localRank, localWorldSize, cores: availableCores(libc) },
-    {
-      name: `world${env.SHARDWISE_ATTEMPT && env.SHARDWISE_ATTEMPT !== "0" ? `-${env.SHARDWISE_ATTEMPT}` : ""}`,
-      rank,
-      ranks: Array.from({ length: size }, (_, r) => r),
-      timeoutMs,
-      joinTimeoutMs: options.joinTimeoutMs ?? 60_000,
-    },
-  );
-}
-
-function number(env: Readonly<Record<string, string | undefined>>, name: string, fallback: number): number {
-  const text = env[name];
-  if (text === undefined || text.trim() === "") return fallback;
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 0) {
-    throw new UsageError(`Cannot use ${name}=${text}: expected a whole number`);
-  }
-  return value;
+  const host = {
+    libc,
+    window: new AddressWindow(libc),
+    runId: env.runId,
+    localRank: env.localRank,
+    localWorldSize: env.localWorldSize,
+    cores: navigator.hardwareConcurrency, // minds affinity and control groups
+  };
+  return await ShmCommunicator.join(host, {
+    name: env.attempt === 0 ? "world" : `world-${env.attempt}`, // a restart must not meet what its predecessor left
+    rank: env.rank,
+    ranks: Array.from({ length: env.worldSize }, (_, rank) => rank),
+    timeoutMs: options.timeoutMs ?? 600_000,
+    joinTimeoutMs: options.joinTimeoutMs ?? 60_000,
+  });
 }

@@ -159,13 +159,27 @@ function halves(
   };
 }
 
-/** What remains when all sources are in: the average's factor, and 0 or 1 for a logical operation of a single rank. */
+/**
+ * What remains when all sources are in: the average's factor, 0 or 1 for a logical operation of a single rank, and one and
+ * the same NaN, since which one an addition yields is the compiler's whim.
+ */
 function finish(accumulator: NumberArray, n: number, op: ReduceOp, sources: number): void {
   if (op === "avg") {
     const factor = accumulator instanceof Float64Array ? 1 / sources : Math.fround(1 / sources);
     for (let i = 0; i < n; i++) accumulator[i] = accumulator[i]! * factor;
   } else if (sources === 1 && isLogical(op)) {
     for (let i = 0; i < n; i++) accumulator[i] = accumulator[i] === 0 ? 0 : 1;
+  }
+  if (accumulator instanceof Float32Array) {
+    const words = new Uint32Array(accumulator.buffer, 0, n);
+    for (let i = 0; i < n; i++) if ((words[i]! & 0x7fffffff) > 0x7f800000) words[i] = 0x7fc00000;
+  } else if (accumulator instanceof Float64Array) {
+    const words = new Uint32Array(accumulator.buffer, 0, 2 * n);
+    for (let i = 0; i < n; i++) {
+      if (!Number.isNaN(accumulator[i])) continue;
+      words[2 * i] = 0;
+      words[2 * i + 1] = 0x7ff80000;
+    }
   }
 }
 

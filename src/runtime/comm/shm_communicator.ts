@@ -1,34 +1,11 @@
 /** The communicator of ranks on one host: shared memory, a barrier of flags, and nothing else between them. */
-import { deserialize, serialize } from "node:v8";
-import type { DType } from "../../core/dtype.ts";
-import { InputError } from "../../core/errors.ts";
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, STAGING_CHUNKS } from "./arena.ts";
-import {
-  type Buf,
-  type CommDType,
-  type ReduceOp,
-  requireCount,
-  requireSameDType,
-  type View,
-  viewOf,
-} from "./buffers.ts";
-import * as steps from "./collectives.ts";
-import type {
-  Communicator,
-  CountOptions,
-  GroupOptions,
-  ObjectCollectives,
-  OpOptions,
-  RecvOptions,
-} from "./communicator.ts";
-import { encodeOperation, type Operation, type OperationCode } from "./control_block.ts";
-import { CommunicatorError } from "./errors.ts";
+import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
-import { canReduce, makeJsReducer, type Reducer, requireReducible } from "./reduce_js.ts";
-import { Work, WorkQueue } from "./work.ts";
+import { MeetingCommunicator } from "./verbs.ts";
 
 /** What all groups of a process share. */
 export interface ShmHost {
@@ -55,50 +32,37 @@ export interface ShmGroup {
   readonly joinTimeoutMs?: number;
 }
 
-const BARRIER = encodeOperation({ verb: "barrier", dtype: undefined, reduceOp: undefined, root: -1, count: -1 });
-
 /** Ranks of one host. */
-export class ShmCommunicator implements Communicator {
+export class ShmCommunicator extends MeetingCommunicator {
   readonly backend = "shm";
-  readonly rank: number;
-  readonly size: number;
   readonly name: string;
   readonly ranks: readonly number[];
   readonly localRank: number;
   readonly cores: number;
   readonly arena: Arena;
-  readonly objects: ObjectCollectives;
   #host: ShmHost;
   #segment: JoinedSegment;
   #staging: Arena;
-  #x: Exchange;
-  #queue: WorkQueue;
-  #timeoutMs: number;
+  #exchange: Exchange;
   #splits = 0;
   #subgroups = new Map<string, number>();
-  #codes = new Map<string, OperationCode>();
-  #reducers = new Map<string, Reducer>();
-  #open = true;
 
   private constructor(host: ShmHost, group: ShmGroup, segment: JoinedSegment) {
-    const control = segment.control;
-    this.rank = group.rank;
-    this.size = control.size;
+    const { control } = segment;
+    const arena = (chunks: { first: number; count: number }) =>
+      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.check() });
+    const staging = arena(STAGING_CHUNKS);
+    const exchange = new Exchange({ ...host, ...group, control, staging, spin: host.localWorldSize <= host.cores });
+    super(exchange, group.timeoutMs);
     this.name = group.name;
     this.ranks = group.ranks;
     this.localRank = host.localRank;
     this.cores = host.cores;
+    this.arena = arena(ARENA_CHUNKS);
     this.#host = host;
     this.#segment = segment;
-    this.#timeoutMs = group.timeoutMs;
-    const arena = (chunks: { first: number; count: number }) =>
-      new Arena({ ...host, control, rank: this.rank, label: this.name, chunks, check: () => this.#x.check() });
-    this.arena = arena(ARENA_CHUNKS);
-    this.#staging = arena(STAGING_CHUNKS);
-    const spin = host.localWorldSize <= host.cores;
-    this.#x = new Exchange({ ...host, ...group, control, staging: this.#staging, spin });
-    this.#queue = new WorkQueue(this.#x);
-    this.objects = this.#makeObjects();
+    this.#staging = staging;
+    this.#exchange = exchange;
   }
 
   /** Joins a group; returns when all members have. @throws {RendezvousError} If they do not in time. */
@@ -113,115 +77,6 @@ export class ShmCommunicator implements Communicator {
     return new ShmCommunicator(host, group, segment);
   }
 
-  supports(dtype: CommDType, op?: ReduceOp): boolean {
-    return op === undefined || canReduce(dtype, op);
-  }
-
-  barrier(options: OpOptions = {}): Work {
-    return this.#issue(BARRIER, options, steps.barrier);
-  }
-
-  barrierSync(options?: OpOptions): void {
-    if (!this.#queue.idle) this.#queue.drainSync();
-    this.#requireOpen();
-    this.#x.begin(BARRIER, options?.timeoutMs ?? this.#timeoutMs);
-    this.#x.meetSync();
-  }
-
-  broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
-    const view = viewOf(buf, "the buffer");
-    this.#requireRank(root);
-    return this.#issue(this.#code("broadcast", view, { root }), options, (x) => steps.broadcast(x, view, root));
-  }
-
-  allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv);
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(this.#code("allReduce", send, { op }), options, (x) => steps.reduce(x, { send, recv, reducer }));
-  }
-
-  reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    this.#requireRank(root);
-    const send = viewOf(buf, "the input"), recv = this.rank === root ? receiver(send, options.recv) : undefined;
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(
-      this.#code("reduce", send, { op, root }),
-      options,
-      (x) => steps.reduce(x, { send, recv, root, reducer }),
-    );
-  }
-
-  allGather(buf: Buf, into: Buf, options: CountOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count));
-    return this.#issue(this.#code("allGather", recv), options, (x) => steps.gather(x, { send, recv, counts }));
-  }
-
-  reduceScatter(buf: Buf, into: Buf, op: ReduceOp = "sum", options: CountOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count));
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(
-      this.#code("reduceScatter", send, { op }),
-      options,
-      (x) => steps.reduceScatter(x, { send, recv, counts, reducer }),
-    );
-  }
-
-  gather(buf: Buf, into: Buf | null, root: number, options: CountOptions = {}): Work {
-    this.#requireRank(root);
-    const send = viewOf(buf, "the input"), counts = options.counts ?? this.#even(send.count);
-    const recv = this.#atRoot(into, root, "the output");
-    this.#counts(send, recv, counts);
-    const total = sum(counts);
-    return this.#issue(
-      this.#code("gather", send, { root, count: total }),
-      options,
-      (x) => steps.gather(x, { send, recv, counts, root }),
-    );
-  }
-
-  scatter(buf: Buf | null, into: Buf, root: number, options: CountOptions = {}): Work {
-    this.#requireRank(root);
-    const recv = viewOf(into, "the output"), counts = options.counts ?? this.#even(recv.count);
-    const send = this.#atRoot(buf, root, "the input");
-    this.#counts(recv, send, counts);
-    const total = sum(counts);
-    return this.#issue(
-      this.#code("scatter", recv, { root, count: total }),
-      options,
-      (x) => steps.scatter(x, { send, recv, counts, root }),
-    );
-  }
-
-  allToAll(
-    buf: Buf,
-    into: Buf,
-    options: OpOptions & { readonly sendCounts?: readonly number[]; readonly recvCounts?: readonly number[] } = {},
-  ): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    requireSameDType(send, recv);
-    const sendCounts = options.sendCounts ?? this.#split(send), recvCounts = options.recvCounts ?? this.#split(recv);
-    requireCount(send, sum(this.#perRank(sendCounts)), "the input");
-    requireCount(recv, sum(this.#perRank(recvCounts)), "the output");
-    const count = options.sendCounts === undefined && options.recvCounts === undefined ? send.count : -1;
-    return this.#issue(
-      this.#code("allToAll", send, { count }),
-      options,
-      (x) => steps.allToAll(x, { send, recv, sendCounts, recvCounts }),
-    );
-  }
-
-  scan(buf: Buf, op: ReduceOp = "sum", options: RecvOptions & { readonly exclusive?: boolean } = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv), exclusive = options.exclusive ?? false;
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(
-      this.#code("scan", send, { op, root: exclusive ? 1 : 0 }),
-      options,
-      (x) => steps.scan(x, { send, recv, exclusive, reducer }),
-    );
-  }
-
   async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<ShmCommunicator | null> {
     const place = this.#splits++;
     const all = await this.objects.allGather({ color, key });
@@ -232,12 +87,7 @@ export class ShmCommunicator implements Communicator {
   }
 
   async subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<ShmCommunicator> {
-    ranks.forEach((rank) => this.#requireRank(rank));
-    if (!ranks.includes(this.rank) || new Set(ranks).size !== ranks.length) {
-      throw new InputError(`Cannot make a subgroup of ranks ${ranks.join(", ")} at rank ${this.rank}`, {
-        hint: "name each member once, and call it at the members only",
-      });
-    }
+    this.requireMembers(ranks);
     const members = ranks.join("-");
     const nth = this.#subgroups.get(members) ?? 0;
     this.#subgroups.set(members, nth + 1);
@@ -245,37 +95,12 @@ export class ShmCommunicator implements Communicator {
     return await this.#child(ranks, `${this.name}.s${hash}.${nth}`, options);
   }
 
-  abort(reason: string): void {
-    this.#x.abort(new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`));
-  }
-
-  async close(options: OpOptions = {}): Promise<void> {
-    if (!this.#open) return;
-    try {
-      await this.#issue(this.#code("close"), options, steps.barrier);
-    } finally {
-      this.#leave();
-    }
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#leave();
-    return Promise.resolve();
-  }
-
-  #leave(): void {
-    if (!this.#open) return;
-    this.#open = false;
+  protected override release(): void {
     this.#segment.control.leave(this.rank);
-    this.#x.barrier.ring();
+    this.#exchange.barrier.ring();
     this.arena[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#segment[Symbol.dispose]();
-  }
-
-  #issue<T>(code: OperationCode, options: OpOptions, start: (x: Exchange) => steps.Steps<T>): Work<T> {
-    this.#requireOpen();
-    return this.#queue.issue(code, options.timeoutMs ?? this.#timeoutMs, start);
   }
 
   #child(members: readonly number[], name: string, options: GroupOptions): Promise<ShmCommunicator> {
@@ -283,130 +108,13 @@ export class ShmCommunicator implements Communicator {
       name: options.name === undefined ? name : `${name}.${options.name.replace(/[^\w-]/g, "_")}`,
       rank: members.indexOf(this.rank),
       ranks: members.map((r) => this.ranks[r]!),
-      timeoutMs: options.timeoutMs ?? this.#timeoutMs,
+      timeoutMs: options.timeoutMs ?? this.timeoutMs,
     });
   }
-
-  #makeObjects(): ObjectCollectives {
-    const run = <T>(verb: string, root: number, start: (x: Exchange) => steps.Steps<T>) =>
-      this.#issue(this.#code(verb, undefined, { root }), {}, start);
-    return {
-      broadcast: async <T>(value: T | undefined, root: number): Promise<T> => {
-        this.#requireRank(root);
-        const payload = this.rank === root ? pack(value) : new Uint8Array();
-        return unpack<T>(await run("broadcast", root, (x) => steps.broadcastBytes(x, payload, root)));
-      },
-      allGather: async <T>(value: T): Promise<T[]> => {
-        const payload = pack(value);
-        return (await run("allGather", -1, (x) => steps.gatherBytes(x, payload))).map(unpack<T>);
-      },
-      gather: async <T>(value: T, root: number): Promise<T[] | null> => {
-        this.#requireRank(root);
-        const payload = pack(value);
-        const all = await run("gather", root, (x) => steps.gatherBytes(x, payload, root));
-        return this.rank === root ? all.map(unpack<T>) : null;
-      },
-      scatter: async <T>(values: readonly T[] | null, root: number): Promise<T> => {
-        this.#requireRank(root);
-        if (this.rank === root && values?.length !== this.size) {
-          throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${this.size} ranks`);
-        }
-        const payloads = this.rank === root ? values!.map(pack) : undefined;
-        return unpack<T>(await run("scatter", root, (x) => steps.scatterBytes(x, payloads, root)));
-      },
-    };
-  }
-
-  #code(verb: string, view?: View, o: { op?: ReduceOp; root?: number; count?: number } = {}): OperationCode {
-    const operation: Operation = {
-      verb,
-      dtype: view?.dtype as DType | undefined,
-      reduceOp: o.op,
-      root: o.root ?? -1,
-      count: o.count ?? view?.count ?? -1,
-    };
-    const key = `${verb} ${operation.dtype} ${o.op} ${operation.root} ${operation.count}`;
-    let code = this.#codes.get(key);
-    if (code === undefined) {
-      if (this.#codes.size > 1000) this.#codes.clear(); // counts may be ever new
-      this.#codes.set(key, code = encodeOperation(operation));
-    }
-    return code;
-  }
-
-  #reducer(dtype: CommDType, op: ReduceOp): Reducer {
-    const key = `${dtype} ${op}`;
-    let reducer = this.#reducers.get(key);
-    if (reducer === undefined) {
-      requireReducible(dtype, op);
-      this.#reducers.set(key, reducer = makeJsReducer(dtype, op));
-    }
-    return reducer;
-  }
-
-  #atRoot(buf: Buf | null, root: number, what: string): View | undefined {
-    if (this.rank !== root) return undefined;
-    if (buf === null) throw new InputError(`Cannot do without ${what} at root ${root}`);
-    return viewOf(buf, what);
-  }
-
-  /** Checks a collective of blocks: `own` is one rank's, `all` those of all ranks. */
-  #counts(own: View, all: View | undefined, counts: readonly number[]): readonly number[] {
-    requireCount(own, this.#perRank(counts)[this.rank]!, "this rank's block");
-    if (all === undefined) return counts;
-    requireSameDType(own, all);
-    requireCount(all, sum(counts), `the blocks of ${this.size} ranks`);
-    return counts;
-  }
-
-  #perRank(counts: readonly number[]): readonly number[] {
-    if (counts.length === this.size && counts.every((n) => Number.isSafeInteger(n) && n >= 0)) return counts;
-    throw new InputError(`Cannot use [${counts.join(", ")}] as the counts of ${this.size} ranks`);
-  }
-
-  #even(count: number): number[] {
-    return Array.from({ length: this.size }, () => count);
-  }
-
-  #split(view: View): number[] {
-    if (view.count % this.size === 0) return this.#even(view.count / this.size);
-    throw new InputError(`Cannot cut ${view.count} elements into ${this.size} equal blocks`, {
-      hint: "pass sendCounts and recvCounts",
-    });
-  }
-
-  #requireRank(rank: number): void {
-    if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
-    throw new InputError(`Cannot use ${rank} as a rank: expected 0 to ${this.size - 1}`);
-  }
-
-  #requireOpen(): void {
-    if (!this.#open) throw new CommunicatorError(`Cannot use group "${this.name}": it is closed`);
-  }
-}
-
-function receiver(send: View, recv: Buf | undefined): View {
-  if (recv === undefined) return send;
-  const view = viewOf(recv, "the output");
-  requireSameDType(send, view);
-  requireCount(view, send.count, "the output");
-  return view;
-}
-
-function pack(value: unknown): Uint8Array {
-  return serialize(value);
-}
-
-function unpack<T>(bytes: Uint8Array): T {
-  return deserialize(bytes) as T;
 }
 
 function hashText(text: string): string {
   let hash = 0xcbf29ce484222325n;
   for (const c of text) hash = BigInt.asUintN(64, (hash ^ BigInt(c.codePointAt(0)!)) * 0x100000001b3n);
   return hash.toString(36);
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }

@@ -2,7 +2,7 @@
 import type { Steps } from "./collectives.ts";
 import type { OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
-import type { Exchange } from "./exchange.ts";
+import type { Meeting } from "./meeting.ts";
 
 /** Where a work is in its life. */
 export type WorkState = "queued" | "running" | "done" | "failed";
@@ -95,18 +95,18 @@ interface Item {
   readonly work: Pending;
   readonly code: OperationCode;
   readonly timeoutMs: number;
-  readonly start: (x: Exchange) => Steps<unknown>;
+  readonly start: (x: Meeting) => Steps<unknown>;
   steps: Steps<unknown> | undefined;
 }
 
 /** The collectives of one communicator, in the order in which they were called; each begins when the one before is done. */
 export class WorkQueue {
-  #x: Exchange;
+  #x: Meeting;
   #items: Item[] = [];
   #driving = false;
 
-  constructor(exchange: Exchange) {
-    this.#x = exchange;
+  constructor(meeting: Meeting) {
+    this.#x = meeting;
   }
 
   /** Whether nothing is under way. */
@@ -115,7 +115,7 @@ export class WorkQueue {
   }
 
   /** Adds a collective and begins it if it is its turn. */
-  issue<T>(code: OperationCode, timeoutMs: number, start: (x: Exchange) => Steps<T>): Work<T> {
+  issue<T>(code: OperationCode, timeoutMs: number, start: (x: Meeting) => Steps<T>): Work<T> {
     const work = new Work<T>(this);
     this.#items.push({ work, code, timeoutMs, start, steps: undefined });
     if (this.#items.length === 1) this.pump();
@@ -168,7 +168,7 @@ export class WorkQueue {
   spin(work: Pending): void {
     while (!work.settled) {
       this.pump();
-      if (work.settled || !this.#x.barrier.spin()) return;
+      if (work.settled || !this.#x.spin()) return;
     }
   }
 
@@ -177,10 +177,8 @@ export class WorkQueue {
     while (!this.idle) {
       this.pump();
       if (this.idle) break;
-      await this.#x.barrier.sleep();
-      if (this.idle) break;
       try {
-        if (!this.#x.barrier.passed()) this.#x.check();
+        await this.#x.sleep();
       } catch (error) {
         this.#fail(error);
       }

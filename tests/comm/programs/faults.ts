@@ -1,6 +1,6 @@
 // deno-lint-ignore-file no-console -- a rank reports to its test by its output
 // What one rank does wrong while the others wait. Arguments: the fault, and the collective in which the others wait.
-import type { ShmCommunicator } from "../../../src/runtime/comm/shm_communicator.ts";
+import type { Communicator } from "../../../src/runtime/comm/communicator.ts";
 import { CommunicatorError } from "../../../src/runtime/comm/errors.ts";
 import { init } from "../../../src/runtime/comm/init.ts";
 
@@ -28,7 +28,7 @@ try {
   Deno.exit(exitCode);
 }
 
-async function call(comm: ShmCommunicator, verb: string): Promise<void> {
+async function call(comm: Communicator, verb: string): Promise<void> {
   const n = 100_000, data = new Float32Array(n), all = new Float32Array(n * comm.size);
   switch (verb) {
     case "barrier":

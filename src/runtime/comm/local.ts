@@ -1,0 +1,111 @@
+/** The communicator of a job of one rank: every verb at once, on any system, without shared memory. */
+import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
+import type { GroupOptions } from "./communicator.ts";
+import type { OperationCode } from "./control_block.ts";
+import type { CommunicatorError } from "./errors.ts";
+import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { MeetingCommunicator } from "./verbs.ts";
+
+/** One rank alone. */
+export class LocalCommunicator extends MeetingCommunicator {
+  readonly backend = "local";
+  readonly name: string;
+  readonly ranks: readonly number[];
+  readonly localRank: number;
+  readonly cores = navigator.hardwareConcurrency; // minds affinity and control groups
+  readonly arena: SymmetricArena = new LocalArena();
+
+  constructor(options: { readonly name?: string; readonly rank?: number; readonly localRank?: number } = {}) {
+    super(new LocalMeeting(), Infinity);
+    this.name = options.name ?? "world";
+    this.ranks = [options.rank ?? 0];
+    this.localRank = options.localRank ?? 0;
+  }
+
+  split(color: number | null, _key = 0, options: GroupOptions = {}): Promise<LocalCommunicator | null> {
+    return Promise.resolve(color === null ? null : this.#child(options));
+  }
+
+  subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<LocalCommunicator> {
+    this.requireMembers(ranks);
+    return Promise.resolve(this.#child(options));
+  }
+
+  protected override release(): void {
+    this.arena[Symbol.dispose]();
+  }
+
+  #child(options: GroupOptions): LocalCommunicator {
+    const name = options.name ?? `${this.name}.0`;
+    return new LocalCommunicator({ name, rank: this.ranks[0]!, localRank: this.localRank });
+  }
+}
+
+/** Nobody to wait for. */
+class LocalMeeting implements Meeting {
+  readonly rank = 0;
+  readonly size = 1;
+  readonly memory = undefined;
+  readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
+  parity: 0 | 1 = 0;
+  #failure: CommunicatorError | undefined;
+
+  get mine(): Uint8Array {
+    return this.#slots[this.parity]!;
+  }
+  slot(_rank: number): Uint8Array {
+    return this.mine;
+  }
+  flip(): void {
+    this.parity = this.parity === 0 ? 1 : 0;
+  }
+  begin(_op: OperationCode, _timeoutMs: number): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+  arrive(): void {}
+  passed(): boolean {
+    return true;
+  }
+  waitSync(): void {}
+  spin(): boolean {
+    return true;
+  }
+  sleep(): Promise<void> {
+    return Promise.resolve();
+  }
+  abort(error: CommunicatorError): void {
+    this.#failure ??= error;
+  }
+}
+
+/** Plain memory; a mark is how many buffers there are. */
+class LocalArena implements SymmetricArena {
+  #buffers: SymmetricBuffer[] = [];
+
+  get partBytes(): number {
+    return this.#buffers.reduce((sum, buffer) => sum + buffer.byteLength, 0);
+  }
+
+  alloc(bytes: number): SymmetricBuffer {
+    const local = new Uint8Array(bytes);
+    const peer = (rank: number) => {
+      if (rank === 0) return local;
+      throw new RangeError(`Cannot use ${rank} as a rank: expected 0 to 0`);
+    };
+    const buffer = { byteLength: bytes, local, peer, memory: undefined };
+    this.#buffers.push(buffer);
+    return buffer;
+  }
+
+  mark(): ArenaMark {
+    return { chunk: 0, used: this.#buffers.length };
+  }
+
+  reset(mark: ArenaMark): void {
+    this.#buffers.length = mark.used;
+  }
+
+  [Symbol.dispose](): void {
+    this.#buffers = [];
+  }
+}

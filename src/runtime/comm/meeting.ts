@@ -1,0 +1,37 @@
+/** What collectives need of the ranks they run among, whatever joins them. */
+import type { OperationCode } from "./control_block.ts";
+import type { CommunicatorError } from "./errors.ts";
+
+/** One rank's end of a group. */
+export interface Meeting {
+  readonly rank: number;
+  readonly size: number;
+  /** The WebAssembly memory in which shared buffers lie, if they do. */
+  readonly memory: WebAssembly.Memory | undefined;
+  /** This rank's staging slot of the present phase, for writing before a barrier. */
+  readonly mine: Uint8Array;
+  /** The slot of `rank`, for reading after the barrier. */
+  slot(rank: number): Uint8Array;
+  /** Which of the two slots it is. */
+  readonly parity: 0 | 1;
+  /** Ends a phase: the slots change. */
+  flip(): void;
+
+  /** Begins the next operation. @throws {CommunicatorError} If the group has failed. */
+  begin(op: OperationCode, timeoutMs: number): void;
+  /** Arrives at the next barrier of this operation. */
+  arrive(): void;
+  /** Whether all ranks have arrived, and mean the same operation. @throws {CommunicatorError} If not, or never will. */
+  passed(): boolean;
+  /** Blocks until all have arrived. @throws {CommunicatorError} If they never will. */
+  waitSync(): void;
+  /** Looks for a short while; whether all have arrived. */
+  spin(): boolean;
+  /** Sleeps a little, or until all have arrived, leaving the event loop free. @throws {CommunicatorError} If they never will. */
+  sleep(): Promise<void>;
+  /** Stops the group for all its ranks, because this one gives up. */
+  abort(error: CommunicatorError): void;
+}
+
+/** Bytes of one staging slot: large enough that barriers are cheap beside the copying, small enough for the caches. */
+export const SLOT_BYTES = 256 * 1024;
