@@ -61,6 +61,7 @@ export class Exchange implements Meeting {
   #started = 0;
   #timeoutMs = Infinity;
   #checked = 0;
+  #checkedPeers = 0;
   #failure: CommunicatorError | undefined;
 
   constructor(options: ExchangeOptions) {
@@ -124,10 +125,12 @@ export class Exchange implements Meeting {
     return this.barrier.spin();
   }
 
-  /** Sleeps off the event loop, at most a `SLICE_MS`, then looks whether waiting still makes sense. */
-  async sleep(): Promise<void> {
-    await this.barrier.sleep();
-    if (!this.barrier.passed()) this.check();
+  sleep(ready: () => boolean): Promise<void> {
+    return this.barrier.sleep(ready);
+  }
+
+  nap(ready: () => boolean): void {
+    this.barrier.nap(ready);
   }
 
   /** This rank's slot of the present phase, for writing before the barrier. */
@@ -138,6 +141,10 @@ export class Exchange implements Meeting {
   /** The slot of `rank`, for reading after the barrier. */
   slot(rank: number): Uint8Array {
     return this.#slotsNow()[rank]!;
+  }
+
+  get spinMs(): number {
+    return this.#o.spin ? 0.2 : 0;
   }
 
   /** Which of the two slots it is. */
@@ -163,13 +170,32 @@ export class Exchange implements Meeting {
     if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
     if (now - this.#checked < SLICE_MS) return;
     this.#checked = now;
-    const missing = this.barrier.missing();
+    this.#checkAlive(this.barrier.missing(), now - this.#started > this.#timeoutMs, this.#timeoutMs);
+  }
+
+  /**
+   * The same for a rank that waits for a message of one of `ranks` since `started`.
+   *
+   * @throws {CommunicatorError} If it waits in vain.
+   */
+  checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    const now = performance.now(), aborted = this.#control.aborted;
+    if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
+    if (now - Math.max(started, this.#checkedPeers) < SLICE_MS) return;
+    this.#checkedPeers = now;
+    // Of several that may send, some may leave.
+    const here = ranks.filter((rank) => this.#control.presence(rank) !== LEFT);
+    this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs);
+  }
+
+  #checkAlive(missing: readonly number[], late: boolean, timeoutMs: number): void {
     for (const rank of missing) {
       const who = this.#control.identity(rank);
       if (this.#control.presence(rank) === LEFT) throw this.#fail(this.#lost("left", rank), "left", rank);
       if (who !== undefined && !isAlive(who)) throw this.#fail(this.#lost("lost", rank), "lost", rank);
     }
-    if (now - this.#started > this.#timeoutMs) throw this.#fail(this.#timeout(missing), "timeout", this.rank);
+    if (late) throw this.#fail(this.#timeout(missing, timeoutMs), "timeout", this.rank);
   }
 
   /** Stops the group for all its ranks, because this one gives up. */
@@ -211,11 +237,11 @@ export class Exchange implements Meeting {
     );
   }
 
-  #timeout(missing: readonly number[]): CommunicatorError {
+  #timeout(missing: readonly number[], timeoutMs: number): CommunicatorError {
     const last = missing.map((rank) =>
       `  ${this.#name([rank])}: last did ${describeRecord(this.#control.lastRecord(rank))}`
     );
-    const seconds = (this.#timeoutMs / 1000).toFixed(this.#timeoutMs < 10000 ? 1 : 0);
+    const seconds = (timeoutMs / 1000).toFixed(timeoutMs < 10000 ? 1 : 0);
     return new CollectiveTimeout(
       `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}\n${last.join("\n")}`,
       missing,
