@@ -143,6 +143,10 @@ export class Exchange implements Meeting {
     return this.#slotsNow()[rank]!;
   }
 
+  relax(): void {
+    this.#o.libc.yieldNow();
+  }
+
   get spinMs(): number {
     return this.#o.spin ? 0.2 : 0;
   }

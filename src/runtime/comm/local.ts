@@ -91,6 +91,7 @@ class LocalMeeting implements Meeting {
   nap(ready: () => boolean): void {
     if (!ready()) this.abort(new CommunicatorError("A rank that is alone waits, blocking, for a message from itself"));
   }
+  relax(): void {}
   check(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }

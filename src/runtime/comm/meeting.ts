@@ -29,6 +29,8 @@ export interface Meeting {
   spin(): boolean;
   /** How long to look for messages before sleeping, in milliseconds; 0 where ranks outnumber cores. */
   readonly spinMs: number;
+  /** Lets other processes run for a moment, between looks. */
+  relax(): void;
   /** Sleeps a little, leaving the event loop free; not at all if `ready` says that there is something to do. */
   sleep(ready: () => boolean): Promise<void>;
   /** The same, blocking. */

@@ -235,7 +235,10 @@ export class WorkQueue implements Runner {
 
   /** Looks for `work` to be done for a while, when that may depend on messages. */
   #look(work: Pending): boolean {
-    for (const end = performance.now() + this.#x.spinMs; !work.settled && performance.now() < end;) this.pump();
+    for (const end = performance.now() + this.#x.spinMs; !work.settled && performance.now() < end;) {
+      this.pump();
+      this.#x.relax();
+    }
     return work.settled;
   }
 
