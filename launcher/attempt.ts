@@ -5,6 +5,7 @@
  * short wait for the one that it lost. After that every rank gets CONT and TERM, and KILL when the grace period is over.
  */
 import type { ErrorRecord } from "../src/core/exit_report.ts";
+import type { AbortNotice } from "./abort_notice.ts";
 import { isFailure, ownEnd, type RankOutcome } from "./outcome.ts";
 import { RankProcess, type RankStart } from "./rank_process.ts";
 
@@ -15,7 +16,7 @@ export type StopReason =
   | { readonly kind: "timeout" }
   | { readonly kind: "linger"; readonly message: string }
   /** Another node, or a client of the store, asked for it. */
-  | { readonly kind: "abort"; readonly reason: string };
+  | { readonly kind: "abort"; readonly notice: AbortNotice };
 
 /** What an attempt needs to know. */
 export interface AttemptOptions {
@@ -38,6 +39,8 @@ export interface AttemptResult {
   readonly cause: RankOutcome | undefined;
   /** Why ranks were ended, if they were. */
   readonly stop: StopReason | undefined;
+  /** Whether somebody asked to kill ranks before the grace period was over. */
+  readonly hurried?: boolean;
 }
 
 /** How long the ends of victims wait for the end of the rank that they lost, in ms. */
@@ -52,6 +55,7 @@ export class Attempt {
   #stop: StopReason | undefined;
   #termSent = false;
   #killSent = false;
+  #hurried = false;
   #graceTimer: ReturnType<typeof setTimeout> | undefined;
   #victimTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -89,22 +93,27 @@ export class Attempt {
         : undefined);
     if (this.#cause === undefined && cause !== undefined) this.#options.onCause?.(cause);
     const outcomes = this.#outcomes.sort((a, b) => a.rank - b.rank);
-    return { outcomes, cause, stop: this.#stop };
+    return { outcomes, cause, stop: this.#stop, hurried: this.#hurried };
   }
 
-  /** Ends all ranks; a second call kills them at once. */
+  /** Ends all ranks. The first reason stands. */
   stop(reason: StopReason): void {
-    if (this.#stop !== undefined) return this.kill();
+    if (this.#stop !== undefined) return;
     this.#stop = reason;
     this.#termSent = true;
     // A stopped process takes no TERM, so it is continued first.
     this.#signalAll("SIGCONT");
     this.#signalAll("SIGTERM");
-    this.#graceTimer = setTimeout(() => this.kill(), this.#options.graceMs);
+    this.#graceTimer = setTimeout(() => this.#kill(), this.#options.graceMs);
   }
 
-  /** Kills all ranks. */
+  /** Kills all ranks now, whatever is left of the grace period. */
   kill(): void {
+    this.#hurried = true;
+    this.#kill();
+  }
+
+  #kill(): void {
     this.#killSent = true;
     this.#signalAll("SIGKILL");
   }

@@ -1,6 +1,6 @@
 /** What a job leaves behind and who removes it: shared memory and temporary folders, of this job or of dead ones. */
-import { runIdOfShmName, SHM_PREFIX } from "../src/core/run_id.ts";
-import { isDead, pidNamespace } from "./host.ts";
+import { formatRunId, runIdOfShmName, SHM_PREFIX } from "../src/core/run_id.ts";
+import { isDead, pidNamespace, readText } from "./host.ts";
 
 const SHM_DIR = "/dev/shm";
 
@@ -20,10 +20,29 @@ export function removeStale(tempDir: string): string[] {
       if (!name.startsWith(SHM_PREFIX)) continue;
       const id = runIdOfShmName(name);
       if (id === undefined || !isDead(id, namespace)) continue;
+      if (name.endsWith("-tmp")) killLeftovers(formatRunId(id));
       if (remove(`${dir}/${name}`)) stale.push(`${dir}/${name}`);
     }
   }
   return stale;
+}
+
+/**
+ * Kills processes that ranks of the job `runId` started and that outlived them, even in sessions of their own. They are known by
+ * the SHARDWISE_RUN_ID in their environment.
+ */
+export function killLeftovers(runId: string): void {
+  for (const name of names("/proc")) {
+    const pid = Number(name);
+    if (!Number.isInteger(pid) || pid === Deno.pid) continue;
+    // Only this user's processes can be read, which are those that ranks can have started.
+    if (!readText(`/proc/${pid}/environ`)?.split("\0").includes(`SHARDWISE_RUN_ID=${runId}`)) continue;
+    try {
+      Deno.kill(pid, "SIGKILL");
+    } catch {
+      // It has just ended.
+    }
+  }
 }
 
 /** The temporary folder of a job, which {@linkcode removeStale} recognises. */

@@ -60,3 +60,10 @@ export function gpuCount(): number {
     return 0;
   }
 }
+
+/** How many processes of this cgroup the kernel has killed for want of memory; 0 where it does not tell. */
+export function oomKills(): number {
+  const group = /^0::(.*)$/m.exec(readText("/proc/self/cgroup") ?? "")?.[1] ?? "";
+  const events = readText(`/sys/fs/cgroup${group}/memory.events`) ?? "";
+  return Number(/^oom_kill (\d+)$/m.exec(events)?.[1] ?? 0);
+}

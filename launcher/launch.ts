@@ -4,19 +4,19 @@
  *     const code = await launch({ program: { kind: "deno", script: "train.ts" }, nproc: 4 });
  */
 import { UsageError } from "../src/core/errors.ts";
-import { EXIT, isUserErrorCode, signalExitCode } from "../src/core/exit_codes.ts";
-import { randomHex } from "../src/core/run_id.ts";
 import { Attempt, type AttemptResult, type StopReason } from "./attempt.ts";
-import { jobTempDir, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
+import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
 import type { LaunchConfig, OutputTarget } from "./config.ts";
-import { cpuCount, gpuCount, newRunId } from "./host.ts";
-import { RankOutput } from "./job_output.ts";
-import { exitCodeOf, type RankOutcome } from "./outcome.ts";
+import { type Coordinator, LocalCoordinator, type Placement, type Verdict } from "./coordinator.ts";
+import { cpuCount, gpuCount, newRunId, oomKills } from "./host.ts";
+import { rankTakers } from "./job_output.ts";
+import type { LogFiles } from "./log_files.ts";
+import { nodePlace } from "./node_place.ts";
 import { OutputSink } from "./output.ts";
-import { rankCommand, rankEnv } from "./rank_env.ts";
+import { type CommandLine, rankCommand, rankEnv } from "./rank_env.ts";
 import type { RankStart } from "./rank_process.ts";
 import { SignalRelay } from "./signals.ts";
-import { StoreServer } from "./store_server.ts";
+import { exitCode, mayRestart } from "./verdict.ts";
 
 export type { LaunchConfig } from "./config.ts";
 
@@ -27,170 +27,21 @@ export interface LaunchIo {
 }
 
 const LINGER_WARNING_MS = 60_000;
+const GRACE_MS = 30_000;
+const STARTUP_MS = 300_000;
 
 /**
  * Runs the job that `config` describes and resolves to its exit code (docs/exit-codes.md) when nothing of it is left.
  *
  * @throws {UsageError} If the job cannot be started: an unknown script, ranks that do not exist, no GPU.
+ * @throws {ShardwiseError} If several nodes do not meet.
  */
 export async function launch(config: LaunchConfig, io: LaunchIo = {}): Promise<number> {
-  const started = performance.now();
-  const now = () => performance.now() - started;
-  const script = requireScript(config);
-  const nproc = resolveRankCount(config.nproc ?? 1);
-  const stdout = new OutputSink(io.stdout ?? Deno.stdout), stderr = new OutputSink(io.stderr ?? Deno.stderr);
-  const runId = newRunId();
-  const temp = jobTempDir(systemTempDir(), runId);
-  Deno.mkdirSync(temp, { mode: 0o700 });
-  const host = Deno.hostname();
-  let current: Attempt | undefined;
-  let interrupted: string | undefined;
-  const stop = (reason: StopReason) => current?.stop(reason);
-  const server = new StoreServer({
-    hostname: "127.0.0.1",
-    port: 0,
-    events: { onAbort: (reason) => stop({ kind: "abort", reason }) },
-  });
-  const signals = new SignalRelay({
-    stop: (signal) => {
-      interrupted ??= signal;
-      stop({ kind: "signal", signal });
-    },
-    notify: (signal) => current?.forward(signal),
-  });
-  const timeout = config.timeoutMs === undefined
-    ? undefined
-    : setTimeout(() => stop({ kind: "timeout" }), config.timeoutMs);
-  const output = new RankOutput(config, { stdout, stderr, host, worldSize: nproc });
-  const maxRestarts = config.maxRestarts ?? 0;
+  const job = new Job(config, io);
   try {
-    for (let attempt = 0;; attempt++) {
-      const token = randomHex(16);
-      server.allow(token);
-      const ranks: RankStart[] = [];
-      const { command, args } = rankCommand(config, script);
-      const base = Deno.env.toObject();
-      for (let rank = 0; rank < nproc; rank++) {
-        const errorFile = `${temp}/${attempt}-${rank}.json`;
-        const env = rankEnv(base, {
-          rank,
-          worldSize: nproc,
-          localRank: rank,
-          localWorldSize: nproc,
-          nodeRank: 0,
-          nnodes: 1,
-          masterAddr: "127.0.0.1",
-          masterPort: server.port,
-          runId,
-          jobId: runId,
-          attempt,
-          storeToken: token,
-          errorFile,
-          threads: Math.max(1, Math.floor(cpuCount() / nproc)),
-        }, config.env ?? {});
-        const stdin = (config.stdin ?? (nproc === 1 ? 0 : "none")) === rank ? "inherit" : "null";
-        ranks.push({ rank, localRank: rank, command, args, env, errorFile, stdin, ...output.takers(rank) });
-      }
-      let lingerTimer: ReturnType<typeof setTimeout> | undefined;
-      current = new Attempt({
-        ranks,
-        host,
-        graceMs: config.graceMs ?? 30_000,
-        onFailure: config.onFailure ?? "abort",
-        now,
-        onCause: (cause) => server.pushAbort(JSON.stringify({ rank: cause.rank, code: cause.code })),
-        onDone: (rank) => {
-          server.pushLeft(rank);
-          lingerTimer ??= setTimeout(() => linger(rank), config.lingerMs ?? LINGER_WARNING_MS);
-        },
-      });
-      const linger = (rank: number) => {
-        const message =
-          `rank ${rank} ended normally ${Math.round((config.lingerMs ?? LINGER_WARNING_MS) / 1000)} s ago, ` +
-          `and ranks ${current!.running().join(",")} still run`;
-        if (config.lingerMs !== undefined) stop({ kind: "linger", message });
-        else stderr.line(`shardwise: ${message}`);
-      };
-      if (attempt === 0) {
-        if (config.verbose) {
-          stderr.line(
-            `shardwise: job ${runId}, ${nproc} ranks started after ${
-              Math.round(now())
-            } ms, store on port ${server.port}`,
-          );
-        }
-        for (const path of removeStale(systemTempDir())) {
-          if (config.verbose) stderr.line(`shardwise: removed ${path}, left by a dead job`);
-        }
-      }
-      if (interrupted !== undefined) stop({ kind: "signal", signal: interrupted });
-      const result = await current.finish();
-      clearTimeout(lingerTimer);
-      server.revoke(token);
-      removeSharedMemory(runId);
-      const code = exitCode(result);
-      const mayRestart = code !== 0 && attempt < maxRestarts && result.stop?.kind !== "signal" &&
-        result.stop?.kind !== "timeout" &&
-        userError(result) === undefined && code !== EXIT.requeue;
-      if (mayRestart) {
-        const { causeLine } = await import("./report.ts");
-        stderr.line(
-          `shardwise: attempt ${attempt} failed: ${causeLine(result)}; restarting (${attempt + 1} of ${maxRestarts})`,
-        );
-        server.state.keepOnly("job/");
-        server.clearAbort();
-        continue;
-      }
-      await stdout.drain(code === 0 ? 600_000 : 5_000);
-      if (code !== 0) {
-        const user = userError(result);
-        if (user !== undefined) {
-          stderr.line(`error: ${user.record!.message}`);
-          if (user.record!.hint !== undefined) stderr.line(`hint: ${user.record!.hint}`);
-        } else {
-          const { finalReport } = await import("./report.ts");
-          for (
-            const line of finalReport({ result, runId, code, elapsedMs: now(), graceMs: config.graceMs ?? 30_000 })
-          ) stderr.line(line);
-        }
-      }
-      await stderr.drain(5_000);
-      return code;
-    }
+    return await job.run();
   } finally {
-    clearTimeout(timeout);
-    signals[Symbol.dispose]();
-    server[Symbol.dispose]();
-    removeSharedMemory(runId);
-    remove(temp);
-  }
-}
-
-/** The failing rank whose clean error stands for the job: there is one, and no rank failed in another way. */
-function userError(result: AttemptResult): RankOutcome | undefined {
-  const { cause } = result;
-  if (cause?.record?.kind !== "user" || cause.signal !== null || !isUserErrorCode(cause.code)) return undefined;
-  const others = result.outcomes.filter((o) => o.kind === "failed");
-  return others.every((o) => o.record?.kind === "user" && o.record.message === cause.record!.message)
-    ? cause
-    : undefined;
-}
-
-function exitCode(result: AttemptResult): number {
-  const { stop, cause } = result;
-  if (cause !== undefined) return exitCodeOf(cause);
-  switch (stop?.kind) {
-    case "timeout":
-      return EXIT.timeout;
-    case "signal":
-      return result.outcomes.some((o) => o.code === EXIT.requeue && o.signal === null)
-        ? EXIT.requeue
-        : signalExitCode(stop.signal);
-    case "abort":
-    case "linger":
-      return 1;
-    default:
-      return 0;
+    await job[Symbol.asyncDispose]();
   }
 }
 
@@ -211,18 +62,265 @@ export function resolveRankCount(count: NonNullable<LaunchConfig["nproc"]>): num
   return gpus > 0 ? gpus : cpuCount();
 }
 
-/** The script's path, checked: N ranks that all fail to find it would say it N times. */
-function requireScript(config: LaunchConfig): string {
-  if (config.program.kind === "exec") return "";
-  const { script } = config.program;
-  if (/^(https?|file|npm|jsr|data|node):/.test(script)) return script;
+/** A job of this host, from its first rank's start to the last line of its report. */
+class Job implements AsyncDisposable {
+  readonly #config: LaunchConfig;
+  readonly #base = Deno.env.toObject();
+  readonly #started = performance.now();
+  readonly #startedAt = Date.now();
+  readonly #nproc: number;
+  readonly #runId = newRunId();
+  readonly #temp: string;
+  readonly #host = Deno.hostname();
+  readonly #stdout: OutputSink;
+  readonly #stderr: OutputSink;
+  readonly #signals: SignalRelay;
+  #current: Attempt | undefined;
+  /** A stop that came before there were ranks. */
+  #early: StopReason | undefined;
+  readonly #interrupted = Promise.withResolvers<StopReason>();
+  #coordinator: Coordinator | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #logs: LogFiles | undefined;
+  #oomBefore = 0;
+
+  constructor(config: LaunchConfig, io: LaunchIo) {
+    this.#config = config;
+    requireScript(config);
+    this.#nproc = resolveRankCount(config.nproc ?? 1);
+    this.#stdout = new OutputSink(io.stdout ?? Deno.stdout);
+    this.#stderr = new OutputSink(io.stderr ?? Deno.stderr);
+    this.#temp = jobTempDir(systemTempDir(), this.#runId);
+    Deno.mkdirSync(this.#temp, { mode: 0o700 });
+    this.#signals = new SignalRelay({
+      stop: (signal) => {
+        // Ranks that are being ended for another reason already had their time.
+        if (this.#current?.stopping) this.#current.kill();
+        else this.#stop({ kind: "signal", signal });
+      },
+      hurry: () => this.#current?.kill(),
+      notify: (signal) => this.#current?.forward(signal),
+    });
+  }
+
+  async run(): Promise<number> {
+    const { timeoutMs } = this.#config;
+    if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#stop({ kind: "timeout" }), timeoutMs);
+    const coordinator = this.#coordinator = await this.#meet();
+    if (coordinator === undefined) return exitCode({ outcomes: [], cause: undefined, stop: this.#early });
+    coordinator.onStop((reason) => this.#stop(reason));
+    const { command, threads } = await this.#commands();
+    for (let attempt = 0;; attempt++) {
+      const placement = await coordinator.begin(attempt);
+      if (this.#config.logDir !== undefined) await this.#openLogs(this.#config.logDir, placement);
+      const ranks = command.map((line, local) => this.#rank(line, local, threads[local]!, placement, attempt));
+      const result = await this.#attempt(ranks, coordinator, attempt);
+      const code = exitCode(result);
+      const here = { code, restart: mayRestart(result, code) && attempt < (this.#config.maxRestarts ?? 0) };
+      const verdict = await coordinator.conclude(attempt, result, here);
+      this.#tidy();
+      if (!verdict.restart) return await this.#close({ placement, result, verdict, attempt });
+      const { causeLine } = await import("./report.ts");
+      this.#say(
+        `attempt ${attempt} failed: ${causeLine(result)}; restarting (${attempt + 1} of ${this.#config.maxRestarts})`,
+      );
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#signals[Symbol.dispose]();
+    await this.#coordinator?.[Symbol.asyncDispose]();
+    this.#logs?.[Symbol.dispose]();
+    this.#tidy();
+    remove(this.#temp);
+  }
+
+  /** Undefined if the job was stopped while nodes waited for each other. */
+  async #meet(): Promise<Coordinator | undefined> {
+    const place = nodePlace(this.#config, this.#base);
+    if (place.nnodes === 1) {
+      const port = /^tcp:.*:(\d+)$/.exec(place.rdzv ?? "")?.[1];
+      return new LocalCoordinator(this.#runId, this.#nproc, Number(port ?? 0));
+    }
+    const { joinNodes } = await import("./nodes.ts");
+    const joining = joinNodes({
+      place,
+      runId: this.#runId,
+      host: this.#host,
+      nproc: this.#nproc,
+      startupTimeoutMs: this.#config.startupTimeoutMs ?? STARTUP_MS,
+      graceMs: this.#config.graceMs ?? GRACE_MS,
+      say: (line) => this.#say(line),
+    });
+    const first = await Promise.race([joining, this.#interrupted.promise.then(() => undefined)]);
+    if (first === undefined) joining.then((coordinator) => coordinator[Symbol.asyncDispose](), () => {});
+    return first;
+  }
+
+  /** The command lines of the local ranks, and how many threads each may use. */
+  async #commands(): Promise<{ command: CommandLine[]; threads: number[] }> {
+    const n = this.#nproc, { bind = "none", bundle, program } = this.#config;
+    let script = program.kind === "deno" ? program.script : "";
+    let extra: readonly string[] = [];
+    if (bundle && program.kind === "deno") {
+      const { bundleScript } = await import("./bundle.ts");
+      ({ script, extra } = await bundleScript(script, (line) => this.#config.verbose && this.#say(line)));
+    }
+    const line = rankCommand(this.#config, script, extra);
+    const share = Math.max(1, Math.floor(cpuCount() / n));
+    if (bind === "none") return { command: Array(n).fill(line), threads: Array(n).fill(share) };
+    const { bindings, bound } = await import("./binding.ts");
+    const cpus = bindings(bind, n);
+    if (this.#config.verbose) {
+      cpus.forEach((list, local) => this.#say(`local rank ${local} runs on CPU ${list.join(",")}`));
+    }
+    return {
+      command: cpus.map((list) => bound(line, list)),
+      threads: bind === "core" ? cpus.map((list) => list.length) : Array(n).fill(share),
+    };
+  }
+
+  async #openLogs(dir: string, placement: Placement): Promise<void> {
+    if (this.#logs !== undefined) return;
+    const { LogFiles } = await import("./log_files.ts");
+    this.#logs = new LogFiles({ dir, jobId: placement.jobId, tee: this.#config.tee, say: (line) => this.#say(line) });
+    this.#say(`logs in ${this.#logs.folder}`);
+  }
+
+  #rank(line: CommandLine, localRank: number, threads: number, placement: Placement, attempt: number): RankStart {
+    const rank = placement.firstRank + localRank;
+    const errorFile = `${this.#logs?.rankFolder(attempt, rank) ?? this.#temp}/${
+      this.#logs === undefined ? `${attempt}-${rank}` : "error"
+    }.json`;
+    const place = {
+      ...placement,
+      rank,
+      localRank,
+      localWorldSize: this.#nproc,
+      runId: this.#runId,
+      attempt,
+      errorFile,
+      threads,
+    };
+    const reader = this.#config.stdin ?? (placement.worldSize === 1 ? 0 : "none");
+    const output = { config: this.#config, stdout: this.#stdout, stderr: this.#stderr, host: this.#host };
+    return {
+      rank,
+      localRank,
+      ...line,
+      env: rankEnv(this.#base, place, this.#config.env ?? {}),
+      errorFile,
+      stdin: reader === rank ? "inherit" : "null",
+      ...rankTakers(output, { rank, localRank, attempt }, this.#logs),
+    };
+  }
+
+  async #attempt(ranks: readonly RankStart[], coordinator: Coordinator, number: number): Promise<AttemptResult> {
+    const { lingerMs, verbose } = this.#config;
+    let linger: ReturnType<typeof setTimeout> | undefined;
+    const attempt = new Attempt({
+      ranks,
+      host: this.#host,
+      graceMs: this.#config.graceMs ?? GRACE_MS,
+      onFailure: this.#config.onFailure ?? "abort",
+      now: () => performance.now() - this.#started,
+      onCause: (cause) => coordinator.cause(cause),
+      onDone: (rank) => {
+        coordinator.done(rank);
+        linger ??= setTimeout(() => {
+          const ms = lingerMs ?? LINGER_WARNING_MS;
+          const running = attempt.running();
+          if (running.length === 0) return;
+          const message = `rank ${rank} ended normally ${Math.round(ms / 1000)} s ago, and rank ${
+            running.join(",")
+          } still run`;
+          if (lingerMs !== undefined) this.#stop({ kind: "linger", message });
+          else this.#say(message);
+        }, lingerMs ?? LINGER_WARNING_MS);
+      },
+    });
+    this.#current = attempt;
+    if (number === 0) {
+      if (verbose) {
+        this.#say(
+          `job ${this.#runId}: ${ranks.length} ranks started after ${Math.round(performance.now() - this.#started)} ms`,
+        );
+      }
+      this.#oomBefore = oomKills();
+      for (const path of removeStale(systemTempDir())) if (verbose) this.#say(`removed ${path}, left by a dead job`);
+      // Whoever kills `deno task` means the job.
+      if (/deno/.test(this.#base._ ?? "deno")) {
+        await import("./task_parent.ts").then((parent) => parent.endWithDenoTask()).catch(() => {});
+      }
+    }
+    if (this.#early !== undefined) attempt.stop(this.#early);
+    const result = await attempt.finish();
+    clearTimeout(linger);
+    return result;
+  }
+
+  async #close(
+    end: { placement: Placement; result: AttemptResult; verdict: Verdict; attempt: number },
+  ): Promise<number> {
+    const { verdict } = end, elapsedMs = performance.now() - this.#started;
+    if (this.#logs !== undefined) {
+      const { summarize } = await import("./summary.ts");
+      const { program, args = [] } = this.#config;
+      const command = [program.kind === "deno" ? program.script : program.command, ...args];
+      const name = end.placement.nodeRank === 0 ? "summary.json" : `summary.node${end.placement.nodeRank}.json`;
+      this.#logs.writeSummary(name, summarize({ ...end, startedAt: this.#startedAt, elapsedMs, command }));
+    }
+    // A pager may take its time over good news; a failed job should not wait for one.
+    await this.#stdout.drain(verdict.code === 0 ? 600_000 : 5_000);
+    if (verdict.code !== 0) {
+      const { closingLines } = await import("./report.ts");
+      const lines = closingLines({
+        result: end.result,
+        notice: verdict.notice,
+        runId: end.placement.jobId,
+        code: verdict.code,
+        elapsedMs,
+        graceMs: this.#config.graceMs ?? GRACE_MS,
+        logDir: this.#logs?.folder,
+        oomKills: oomKills() - this.#oomBefore,
+        attempts: end.attempt + 1,
+      });
+      for (const line of lines) this.#stderr.line(line);
+    } else if (this.#config.verbose) {
+      this.#say(`job ${this.#runId} succeeded after ${(elapsedMs / 1000).toFixed(3)} s`);
+    }
+    await this.#stderr.drain(5_000);
+    return verdict.code;
+  }
+
+  #stop(reason: StopReason): void {
+    if (this.#current !== undefined) return this.#current.stop(reason);
+    this.#early ??= reason;
+    this.#interrupted.resolve(reason);
+  }
+
+  #tidy(): void {
+    if (this.#current !== undefined) killLeftovers(this.#runId);
+    removeSharedMemory(this.#runId);
+  }
+
+  #say(line: string): void {
+    this.#stderr.line(`shardwise: ${line}`);
+  }
+}
+
+/** Checks the script: N ranks that all fail to find it would say it N times. */
+function requireScript(config: LaunchConfig): void {
+  if (config.program.kind === "exec" || /^(https?|file|npm|jsr|data|node):/.test(config.program.script)) return;
+  const script = JSON.stringify(config.program.script);
   try {
-    if (Deno.statSync(script).isFile) return script;
+    if (Deno.statSync(config.program.script).isFile) return;
   } catch (cause) {
-    if (!(cause instanceof Deno.errors.NotFound)) return script;
-    throw new UsageError(`Cannot run ${JSON.stringify(script)}: there is no such file`, {
+    if (!(cause instanceof Deno.errors.NotFound)) return;
+    throw new UsageError(`Cannot run ${script}: there is no such file`, {
       hint: "give a TypeScript or JavaScript file, or use --exec for another program",
     });
   }
-  throw new UsageError(`Cannot run ${JSON.stringify(script)}: it is no file`);
+  throw new UsageError(`Cannot run ${script}: it is no file`);
 }

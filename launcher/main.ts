@@ -20,7 +20,7 @@ if (import.meta.main) {
   } catch (error) {
     if (!(error instanceof ShardwiseError)) throw error;
     Deno.stderr.writeSync(new TextEncoder().encode(`error: ${describeError(error)}\n`));
-    code = EXIT.usage;
+    code = error.name === "RendezvousError" || error.name === "StoreError" ? EXIT.rendezvous : EXIT.usage;
   }
   Deno.exit(code);
 }

@@ -33,6 +33,7 @@ export function rankEnv(
     if (!ENV_TWINS.has(name) && !name.startsWith("PET_") && !name.startsWith("TORCHELASTIC_")) env[name] = value;
   }
   delete env.SHARDWISE_PRELOADED;
+  delete env.SHARDWISE_STDERR_TTY;
   const own: Record<string, string | number> = {
     RANK: place.rank,
     WORLD_SIZE: place.worldSize,
@@ -57,15 +58,20 @@ export function rankEnv(
     SHARDWISE_STORE_TOKEN: place.storeToken,
   };
   for (const [name, value] of Object.entries(own)) env[name] = String(value);
+  // Ranks write to pipes; whether somebody watches is for progress lines only.
+  if (Deno.stderr.isTerminal()) env.SHARDWISE_STDERR_TTY = "1";
   env.OMP_NUM_THREADS ??= String(place.threads);
   return { ...env, ...extra };
 }
 
-/** The executable and arguments of a rank. */
-export function rankCommand(
-  config: LaunchConfig,
-  script: string,
-): { readonly command: string; readonly args: readonly string[] } {
+/** How a process is started. */
+export interface CommandLine {
+  readonly command: string;
+  readonly args: readonly string[];
+}
+
+/** The executable and arguments of a rank. `flags` go before the user's own. */
+export function rankCommand(config: LaunchConfig, script: string, flags: readonly string[] = []): CommandLine {
   const args = config.args ?? [];
   if (config.program.kind === "exec") {
     const setpriv = findSetpriv();
@@ -82,6 +88,7 @@ export function rankCommand(
       "run",
       ...(permitted ? ["--no-prompt"] : ["-A"]),
       `--preload=${shim("preload.ts")}`,
+      ...flags,
       ...deno,
       script,
       ...args,

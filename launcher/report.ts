@@ -1,6 +1,8 @@
 /** The last thing on the screen after a failure: at most 40 lines that say which rank failed, why, and what to do. Pure. */
 import type { AttemptResult } from "./attempt.ts";
+import type { AbortNotice } from "./abort_notice.ts";
 import { explain, type RankOutcome } from "./outcome.ts";
+import { userError } from "./verdict.ts";
 
 /** What a report is made of. */
 export interface ReportInput {
@@ -11,21 +13,35 @@ export interface ReportInput {
   readonly graceMs: number;
   readonly logDir?: string | undefined;
   readonly oomKills?: number;
-  readonly restarts?: number;
+  /** How often the ranks were started. */
+  readonly attempts?: number;
+  /** What ended the job, if that came from elsewhere. */
+  readonly notice?: AbortNotice | undefined;
 }
 
 const MOST_LINES = 40;
 const MOST_WIDTH = 400;
 
+/** What a failed job ends with on stderr: a clean error of the user's and its hint, or the report. */
+export function closingLines(input: ReportInput): string[] {
+  const user = userError(input.result)?.record ?? (input.notice?.user ? input.notice : undefined);
+  if (user === undefined) return finalReport(input);
+  return [`error: ${user.message}`, ...(user.hint === undefined ? [] : [`hint: ${user.hint}`])];
+}
+
 /** The report's lines. */
 export function finalReport(input: ReportInput): string[] {
   const { result, code } = input;
-  const { cause, stop, outcomes } = result;
-  const verb = cause !== undefined || stop?.kind === "abort" || stop?.kind === "linger" ? "FAILED" : "STOPPED";
-  const head = [
-    `shardwise: job ${input.runId} ${verb} after ${seconds(input.elapsedMs)}  (exit ${code})` +
-    (input.logDir === undefined ? "" : `   logs: ${input.logDir}`),
-  ];
+  const { stop, outcomes } = result;
+  const notice = input.notice ?? (stop?.kind === "abort" ? stop.notice : undefined);
+  // What ended the whole job outranks what failed here afterwards.
+  const cause = notice === undefined || notice.rank === result.cause?.rank ? result.cause : undefined;
+  const stopped = cause === undefined && notice === undefined && (stop?.kind === "signal" || stop?.kind === "timeout");
+  const attempts = (input.attempts ?? 1) > 1 ? `, attempt ${input.attempts}` : "";
+  const logs = input.logDir === undefined ? "" : `   logs: ${input.logDir}`;
+  const head = `shardwise: job ${input.runId} ${stopped ? "STOPPED" : "FAILED"} after ${
+    seconds(input.elapsedMs)
+  }${attempts}  (exit ${code})${logs}`;
   const body: string[] = [];
   let hint: string | undefined;
   if (cause !== undefined) {
@@ -36,6 +52,13 @@ export function finalReport(input: ReportInput): string[] {
     if (cause.record?.lastCollective !== undefined) {
       body.push(`          last collective: ${cause.record.lastCollective}`);
     }
+  } else if (notice !== undefined) {
+    hint = notice.hint;
+    const from = notice.rank === undefined
+      ? ""
+      : `rank ${notice.rank}${notice.host === undefined ? "" : ` (${notice.host})`}  `;
+    body.push(`  cause   ${from}${notice.message}`);
+    for (const line of notice.details ?? []) body.push(`          ${line}`);
   } else {
     body.push(`  cause   ${stopText(stop)}`);
   }
@@ -55,16 +78,16 @@ export function finalReport(input: ReportInput): string[] {
     body,
     "killed",
     outcomes.filter((o) => o.kind === "killed"),
-    () => `did not end within ${seconds(input.graceMs)} of SIGTERM, or were killed on request`,
+    () => result.hurried ? "by SIGKILL, on request" : `did not end within ${seconds(input.graceMs)} of SIGTERM`,
   );
   group(body, "done", outcomes.filter((o) => o.kind === "done"), () => "ended normally");
   const next = hint === undefined ? [] : [`  next    ${hint}`];
-  const room = MOST_LINES - head.length - body.length - next.length - 1;
+  const room = MOST_LINES - 1 - body.length - next.length - 1;
   const tail = cause === undefined ? [] : cause.tail.slice(-Math.max(0, Math.min(15, room)));
   const shown = tail.length === 0
     ? []
     : [`  rank ${cause!.rank} ${cause!.tailOf} (last ${tail.length} lines):`, ...tail.map((line) => `    ${line}`)];
-  return [...head, ...body, ...shown, ...next].slice(0, MOST_LINES).map((line) =>
+  return [head, ...body, ...shown, ...next].slice(0, MOST_LINES).map((line) =>
     line.length > MOST_WIDTH ? line.slice(0, MOST_WIDTH) + "…" : line
   );
 }
@@ -111,7 +134,7 @@ function stopText(stop: AttemptResult["stop"]): string {
     case "linger":
       return stop.message;
     case "abort":
-      return `a rank or node asked for the job's end: ${stop.reason}`;
+      return stop.notice.message;
     default:
       return "unknown";
   }

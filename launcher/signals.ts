@@ -2,20 +2,32 @@
 
 /** What to do on signals. */
 export interface SignalActions {
-  /** TERM, INT, QUIT, and HUP on a terminal: end the job; a second one kills it. */
+  /** TERM, INT, QUIT, and HUP on a terminal: end the job. */
   readonly stop: (signal: Deno.Signal) => void;
+  /** The same once more: end it now. */
+  readonly hurry: () => void;
   /** A signal for the ranks. */
   readonly notify: (signal: Deno.Signal) => void;
 }
+
+/** One Ctrl-C may arrive twice: from the terminal, and passed on by `deno task`. */
+const ECHO_MS = 300;
 
 /** Listens for signals until disposed. */
 export class SignalRelay implements Disposable {
   readonly #listeners: [Deno.Signal, () => void][] = [];
 
   constructor(actions: SignalActions) {
-    for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const) this.#on(signal, () => actions.stop(signal));
+    let first: number | undefined;
+    const stop = (signal: Deno.Signal) => {
+      if (first === undefined) {
+        first = performance.now();
+        actions.stop(signal);
+      } else if (performance.now() - first > ECHO_MS) actions.hurry();
+    };
+    for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const) this.#on(signal, () => stop(signal));
     // Under nohup and in batch jobs a lost terminal is no reason to end.
-    this.#on("SIGHUP", () => Deno.stdout.isTerminal() && actions.stop("SIGHUP"));
+    this.#on("SIGHUP", () => Deno.stdout.isTerminal() && stop("SIGHUP"));
     // SIGUSR1 would start V8's inspector in the ranks, so both arrive there as SIGUSR2.
     for (const signal of ["SIGUSR1", "SIGUSR2"] as const) this.#on(signal, () => actions.notify("SIGUSR2"));
     // Ctrl-Z reaches the launcher only, as the ranks have sessions of their own.

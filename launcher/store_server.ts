@@ -81,6 +81,20 @@ export class StoreServer implements Disposable {
     for (const client of this.#clients) if (client.token !== undefined) client.send(frame);
   }
 
+  /** Ends the connections of clients called `prefix…` that have sent nothing for `ms`. */
+  dropSilent(prefix: string, ms: number): void {
+    for (const client of this.#clients) {
+      if (client.who.startsWith(prefix) && performance.now() - client.lastHeard > ms) client.close();
+    }
+  }
+
+  /** Resolves when at most `most` clients called `prefix…` are connected, or after `timeoutMs`. */
+  async waitForFarewell(prefix: string, most: number, timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    const count = () => [...this.#clients].filter((client) => client.who.startsWith(prefix)).length;
+    while (count() > most && performance.now() < deadline) await new Promise((done) => setTimeout(done, 10));
+  }
+
   [Symbol.dispose](): void {
     try {
       this.#listener.close();
@@ -115,6 +129,7 @@ export class StoreServer implements Disposable {
     try {
       const decoder = new FrameDecoder(MAX_HELLO);
       for await (const chunk of client.conn.readable) {
+        client.lastHeard = performance.now();
         for (const frame of decoder.push(chunk)) {
           if (client.token !== undefined) this.#answer(client, frame);
           else if (this.#greet(client, frame)) decoder.limit = MAX_FRAME;
@@ -222,6 +237,7 @@ class Client {
   readonly conn: Deno.TcpConn;
   token: string | undefined;
   who = "";
+  lastHeard = performance.now();
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #closers = new Set<() => void>();
   #unread = 0;

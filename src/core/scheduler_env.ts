@@ -129,7 +129,7 @@ function slurmStep(env: EnvRecord): number {
 /** A pod of an indexed Job or of Kubeflow that runs one rank; the manifest has to say how many there are. */
 function kubernetes(env: EnvRecord): PartialLaunchEnv | undefined {
   const node = podIndex(env);
-  const nnodes = number(env, "PET_NNODES") ?? number(env, "WORLD_SIZE");
+  const nnodes = number(env, "PET_NNODES") ?? number(env, "SHARDWISE_NNODES") ?? number(env, "WORLD_SIZE");
   if (node === undefined || nnodes === undefined || nnodes < 2) return undefined;
   const masterAddr = env.PET_MASTER_ADDR ?? env.MASTER_ADDR ?? podZero(env, node);
   if (masterAddr === undefined) {

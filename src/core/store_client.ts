@@ -61,6 +61,7 @@ export class StoreClient implements Store, Disposable {
   >();
   readonly #left = new Set<number>();
   readonly #leftListeners = new Set<(rank: number) => void>();
+  readonly #abortListeners = new Set<(reason: string) => void>();
   readonly #aborted = Promise.withResolvers<string>();
   readonly #ended = Promise.withResolvers<void>();
   #next = 1;
@@ -84,15 +85,20 @@ export class StoreClient implements Store, Disposable {
     return this.#left;
   }
 
+  /** Calls `listener` with the reason of every abort: there may be one in each attempt of a job that is restarted. */
+  onAbort(listener: (reason: string) => void): void {
+    this.#abortListeners.add(listener);
+  }
+
   /** Calls `listener` for every rank that ends normally from now on; the result stops that. */
   onLeft(listener: (rank: number) => void): () => void {
     this.#leftListeners.add(listener);
     return () => this.#leftListeners.delete(listener);
   }
 
-  /** Shows the token. The first call on a new connection. */
-  async hello(token: string, rank: number | undefined): Promise<void> {
-    await this.#ask(OP.hello, [field(token), field(rank === undefined ? "" : String(rank))]);
+  /** Shows the token, and says who this is: a rank's number, or a launcher's name. The first call on a new connection. */
+  async hello(token: string, who: string): Promise<void> {
+    await this.#ask(OP.hello, [field(token), field(who)]);
   }
 
   async set(key: string, value: Uint8Array): Promise<void> {
@@ -201,7 +207,12 @@ export class StoreClient implements Store, Disposable {
   }
 
   #handle(frame: StoreFrame): void {
-    if (frame.op === OP.pushAbort) return this.#aborted.resolve(text(frame.fields[0]));
+    if (frame.op === OP.pushAbort) {
+      const reason = text(frame.fields[0]);
+      this.#aborted.resolve(reason);
+      for (const listener of this.#abortListeners) listener(reason);
+      return;
+    }
     if (frame.op === OP.pushLeft) {
       const rank = Number(text(frame.fields[0]));
       this.#left.add(rank);

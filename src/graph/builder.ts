@@ -21,7 +21,8 @@ export class GraphBuilder<S extends Stage> {
   readonly #name: string;
   readonly #nodes: Node[] = [];
   readonly #values = new Map<string, Value>();
-  readonly #nodeNames = new Set<string>();
+  // The output node's name is fixed, so no other node may take it.
+  readonly #nodeNames = new Set<string>(["output"]);
   readonly #counters = new Map<string, number>();
   readonly #opsets: Map<string, number>;
 
@@ -61,7 +62,9 @@ export class GraphBuilder<S extends Stage> {
 
   /** Appends any node; its outputs become values with the given types, in order. */
   append(node: Node, values: readonly Value[]): void {
-    if (this.#nodeNames.has(node.name)) throw new GraphError(`Cannot add a second node called "${node.name}"`);
+    if (node.kind !== "output" && this.#nodeNames.has(node.name)) {
+      throw new GraphError(`Cannot add a second node called "${node.name}"`);
+    }
     this.#nodeNames.add(node.name);
     this.#nodes.push(node);
     for (const value of values) {
@@ -79,7 +82,7 @@ export class GraphBuilder<S extends Stage> {
   /** Constant data as a value. The type is the data's unless given. */
   getAttr(name: string, data: TensorData, details: Partial<Omit<Value, "name">> = {}): GetAttr {
     const node: GetAttr = { kind: "get_attr", name: this.freshNode(name), outputs: [name], data };
-    this.append(node, [{ name, type: { dtype: data.dtype, shape: data.shape }, ...details }]);
+    this.append(node, [{ type: { dtype: data.dtype, shape: data.shape }, ...details, name }]);
     return node;
   }
 

@@ -134,6 +134,14 @@ export function concatLayouts(layouts: readonly Layout[]): Layout {
   return layout(at, parts);
 }
 
+/** The same cut with a constant number of repetitions written out as ranges, so that `outer` is 1 or symbolic. */
+export function flatten(l: Layout): Layout {
+  const { outer, size } = l;
+  if (typeof outer !== "number" || outer === 1) return l;
+  const blocks = Array.from({ length: outer }, (_, o) => o * size);
+  return layout(size * outer, l.parts.map((p) => blocks.flatMap((at) => p.map(([a, b]): Range => [at + a, at + b]))));
+}
+
 /** Where global index `i` of the block lies in rank `r`'s local block, or undefined when the rank does not hold it. */
 export function localIndex(l: Layout, r: number, i: number): number | undefined {
   let at = 0;

@@ -59,8 +59,12 @@ export interface LocalTensor {
 export interface LocalizeContext extends TypedContext {
   readonly rank: number;
   readonly ranks: number;
+  /** Version of ai.onnx, whose ops a layer emits; `opset` is that of the node's own domain. */
+  readonly onnxOpset: number;
   readonly inputTensors: readonly (LocalTensor | undefined)[];
   readonly outputTensors: readonly (LocalTensor | undefined)[];
+  /** By input position: whether it is constant data, which a partial sum gives to rank 0 whole and to others as zeros. */
+  readonly constants: readonly boolean[];
   /** Names of the local inputs, by position ("" where left out). */
   readonly names: readonly string[];
   readonly emit: LocalEmitter;

@@ -5,7 +5,7 @@ import { ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import type { KnownInts, Shape } from "../graph/types.ts";
 import type { InferContext, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor, type FactorRule } from "./factors.ts";
-import { axesOf, normalizeAxis, unknownShape } from "./shapes.ts";
+import { axesOf, emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 
 /** Factors of an op of which output dim `i` is dim `source[i]` of input 0; null where the dim is new. */
 export function renamingFactors(context: TypedContext, source: readonly (number | null)[]): FactorRule {
@@ -89,6 +89,17 @@ export const SQUEEZE: OpDef = {
     return [withContent(context, source.map((i) => x.shape![i]!))];
   },
   factors: (context) => renamingFactors(context, squeezeSource(context) ?? []),
+  // Without axes a shard of size 1 would be squeezed as well.
+  localize: (context) => {
+    const source = squeezeSource(context), shape = context.inputs[0]?.shape;
+    if (axesOf(context, 1) !== "none" || !source || !shape) return emitUnchanged(context);
+    const axes = shape.map((_, i) => i).filter((i) => !source.includes(i));
+    const { emit, names } = context;
+    if (axes.length === 0) return [emit.op("Identity", [names[0]!])];
+    return context.opset >= 13
+      ? [emit.op("Squeeze", [names[0]!, emit.sizes(axes)])]
+      : [emit.op("Squeeze", [names[0]!], { axes: intsAttribute(axes) })];
+  },
   examples: [
     { inputs: [{ dtype: "f32", shape: [2, 1, 4, 1] }, { dtype: "i64", shape: [1] }], constants: { 1: [1] }, opset: 13 },
     { inputs: [{ dtype: "f32", shape: [2, 1, 4, 1] }], opset: 13 },

@@ -28,11 +28,12 @@ function linearFactors(context: TypedContext): FactorRule {
   return { factors, linear: bias ? [[0, 2], [1, 2]] : [[0], [1]] };
 }
 
-/** One rank's part as ops of ai.onnx. A bias that is a partial sum is added by rank 0 alone. */
+/** One rank's part as ops of ai.onnx. A constant bias of a partial result is added by rank 0 alone. */
 function localizeLinear(context: LocalizeContext): readonly string[] {
   const { emit, names, inputTensors, rank } = context;
   const [x, w, b] = inputTensors;
-  const bias = names[2] && !(b?.placement.kind === "P" && rank !== 0) ? names[2] : "";
+  const isZero = b?.placement.kind === "P" && rank !== 0 && context.constants[2];
+  const bias = names[2] && !isZero ? names[2] : "";
   const y = context.outputTensors[0]!.localShape;
   const inner = w?.localShape?.[isTransposed(context) ? 1 : 0];
   if (inner === 0 && y && !y.some(isDataDependent)) {

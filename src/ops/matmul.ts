@@ -4,7 +4,9 @@ import { ShapeError } from "../core/errors.ts";
 import type { Shape, TensorType } from "../graph/types.ts";
 import type { OpDef } from "./def.ts";
 import { einsumFactors } from "./factors.ts";
-import { broadcast, requireShape } from "./shapes.ts";
+import { isDataDependent } from "./known_ints.ts";
+import { emitZeros } from "./selected_rows.ts";
+import { broadcast, emitUnchanged, requireShape } from "./shapes.ts";
 
 function notation(inputs: readonly (TensorType | undefined)[]): string {
   const [a, b] = [inputs[0]!.shape!.length, inputs[1]!.shape!.length];
@@ -33,6 +35,12 @@ export const MATMUL: OpDef = {
     factors: einsumFactors(notation(inputs), inputs, outputs),
     linear: [[0], [1]],
   }),
+  // ONNX Runtime does not broadcast a batch of one to a batch of none.
+  localize: (context) => {
+    const y = context.outputTensors[0]!;
+    if (!y.localShape?.includes(0) || y.localShape.some(isDataDependent)) return emitUnchanged(context);
+    return [emitZeros(context.emit, y.type.dtype!, y.localShape)];
+  },
   flops: ({ inputs, outputs }) => {
     const k = inputs[0]!.shape!.at(-1)!;
     return outputs[0]!.shape!.reduce<Dim>((n, d) => dimMul(n, d), dimMul(2, k));

@@ -4,7 +4,8 @@ import { int, intOf } from "../graph/attributes.ts";
 import type { InferContext, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
 import { constantInts } from "./known_ints.ts";
-import { normalizeAxis, unknownShape } from "./shapes.ts";
+import { emitZeros } from "./selected_rows.ts";
+import { emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 import { otherDims } from "./windows.ts";
 
 function axisOf(context: InferContext | TypedContext, fallback: number): number {
@@ -61,6 +62,12 @@ export const TOP_K: OpDef = {
     const shape = context.inputs[0]?.shape;
     if (!shape) return { factors: [] };
     return { factors: otherDims(shape, axisOf(context, -1), { inputs: 2, outputs: context.outputs.length }) };
+  },
+  // ONNX Runtime's kernel divides by the number of rows.
+  localize: (context) => {
+    const isEmpty = context.inputTensors[0]?.localShape?.includes(0);
+    if (!isEmpty) return emitUnchanged(context);
+    return context.outputTensors.map((t) => (t ? emitZeros(context.emit, t.type.dtype!, t.localShape!) : ""));
   },
   examples: [
     {

@@ -1,6 +1,6 @@
 /** Rows of a table that indices select, when each rank holds some of the rows: what Gather and Embedding emit. */
 import type { Dim } from "../core/dim.ts";
-import { int, ints as intsAttribute, tensor } from "../graph/attributes.ts";
+import { int, tensor } from "../graph/attributes.ts";
 import { inlineData } from "../graph/builder.ts";
 import type { DType } from "../core/dtype.ts";
 import { byteLength } from "../core/dtype.ts";
@@ -71,9 +71,8 @@ export function emitSelectedRows(
   const { index, held } = emitLocalIndices(emit, global, { dtype: idType, ranges });
   const rows = emit.op("Gather", [names[options.table]!, index], { axis: int(0) });
   const trailing = shape.length - (ids.localShape ?? []).length;
-  const axes = Array.from({ length: trailing }, (_, i) => i - trailing);
-  const mask = context.opset >= 13 || context.node.domain !== ""
-    ? emit.op("Unsqueeze", [held, emit.sizes(axes)])
-    : emit.op("Unsqueeze", [held], { axes: intsAttribute(axes) });
+  // As a Reshape, since the form of Unsqueeze depends on the opset; a 0 copies the dim.
+  const target = [...(ids.localShape ?? []).map(() => 0), ...Array.from({ length: trailing }, () => 1)];
+  const mask = emit.op("Reshape", [held, emit.sizes(target)]);
   return emit.op("Where", [mask, rows, emit.scalar(dtype, 0)]);
 }

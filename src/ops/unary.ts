@@ -3,8 +3,9 @@ import type { DType } from "../core/dtype.ts";
 import type { Attributes } from "../graph/graph.ts";
 import { float, int, string } from "../graph/attributes.ts";
 import type { OpDef, OpExample } from "./def.ts";
-import { elementwise, type ElementwiseRow } from "./elementwise.ts";
-import { INT_UNARY } from "./known_ints.ts";
+import { elementwise, elementwiseFactors, type ElementwiseRow } from "./elementwise.ts";
+import type { Factor } from "./factors.ts";
+import { constantInts, INT_UNARY } from "./known_ints.ts";
 
 interface Row extends Partial<Pick<ElementwiseRow, "domain" | "dtype" | "linear">> {
   readonly since: number;
@@ -80,7 +81,7 @@ function unaryRow(op: string, row: Row): ElementwiseRow {
   };
 }
 
-/** Dropout at inference is the identity; its mask is all true. In training mode it is not described. */
+/** Dropout: at inference the identity, whose mask is all true. In training mode ranks would have to agree on the mask. */
 export const DROPOUT: OpDef = {
   op: "Dropout",
   domain: "",
@@ -90,6 +91,13 @@ export const DROPOUT: OpDef = {
     const [x] = inputs;
     const y = { dtype: x?.dtype, shape: x?.shape };
     return outputCount > 1 ? [y, { dtype: "bool", shape: x?.shape }] : [y];
+  },
+  factors: (context) => {
+    if (context.inputs[2] && constantInts(context.ints[2])?.[0] !== 0) return { factors: [] };
+    const linear = context.outputs.length === 1 ? [[0]] : undefined;
+    const { factors } = elementwiseFactors({ ...context, inputs: context.inputs.slice(0, 1) });
+    const inputs = (f: Factor) => context.inputs.map((_, i) => f.inputs[i] ?? null);
+    return { factors: factors.map((f) => ({ ...f, inputs: inputs(f) })), ...(linear ? { linear } : {}) };
   },
   examples: [{ inputs: [{ dtype: "f32", shape: [2, 5] }], attributes: { seed: int(1) } }],
 };

@@ -1,7 +1,7 @@
 /** Building a rank's local graph: ops with inferred types, sizes, constants, collectives. */
 import { type Dim, dimKey, dimMul, symbol } from "../core/dim.ts";
 import { type DType, dtypeInfo } from "../core/dtype.ts";
-import { encodeNumbers } from "../core/host_tensor.ts";
+import { fromNumbers } from "../core/host_tensor.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
 import { type Attributes, type Call, type CollectiveKind, type TensorData, type Value } from "../graph/graph.ts";
@@ -27,6 +27,9 @@ export class LocalBuilder {
     this.#graph = new GraphBuilder("local", name, opsets);
     this.#opsets = opsets;
   }
+
+  /** The level of the calls that are appended from now on; see `Call.level`. */
+  level = 0;
 
   value(name: string): Value | undefined {
     return this.#graph.value(name);
@@ -61,7 +64,7 @@ export class LocalBuilder {
       const whole = details.fallback[i]?.placement?.kind === "S" ? undefined : details.fallback[i];
       return [valueFrom(name, inferred?.[i], whole)];
     });
-    this.#graph.call({ ...call, outputs }, values);
+    this.#graph.call({ ...call, outputs, level: this.level }, values);
     return outputs;
   }
 
@@ -72,7 +75,16 @@ export class LocalBuilder {
       if (domain !== "") this.#graph.requireDomain(domain, 1);
       const outputs: string[] = [];
       for (let i = 0; i < options.outputs; i++) outputs.push(this.#graph.freshValue(`${stem}.${op}${i || ""}`));
-      const call: Call = { kind: "call_function", name: `${stem}.${op}`, domain, op, inputs, outputs, attributes };
+      const call: Call = {
+        kind: "call_function",
+        name: `${stem}.${op}`,
+        domain,
+        op,
+        inputs,
+        outputs,
+        attributes,
+        level: this.level,
+      };
       const inferred = this.#infer(call, options.outputs);
       this.#graph.call(call, outputs.map((name, i) => valueFrom(name, inferred?.[i], undefined)));
       return outputs;
@@ -116,7 +128,7 @@ export class LocalBuilder {
   scalar(dtype: DType, value: number): string {
     return this.#share(`scalar ${dtype} ${Object.is(value, -0) ? "-0" : value}`, () => {
       const name = this.#graph.freshValue("scalar");
-      this.#graph.getAttr(name, inlineData(dtype, [], encodeNumbers(dtype, [value])), { placement: REPLICATE });
+      this.#graph.getAttr(name, inlineData(dtype, [], fromNumbers(dtype, [], [value]).data), { placement: REPLICATE });
       return name;
     });
   }

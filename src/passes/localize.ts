@@ -9,8 +9,8 @@
 import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
-import { type Call, type Collective, type Graph, isCall, type Value, valueOf } from "../graph/graph.ts";
-import { isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
+import { type Call, type Collective, type Graph, isCall, readsOf, type Value, valueOf } from "../graph/graph.ts";
+import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
 import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
@@ -21,6 +21,7 @@ import { localData } from "./local_data.ts";
 /** Rank `rank`'s part of `graph`. */
 export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
   const builder = new LocalBuilder(graph.name, rank, graph.opsets);
+  const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
   const names = new Map<string, string>();
   const local = (name: string) => (name === "" ? "" : names.get(name) ?? name);
@@ -44,20 +45,37 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       ints: inputs.map((v) => v?.ints),
       inputTensors: node.inputs.map(tensor),
       outputTensors: node.outputs.map(tensor),
+      constants: node.inputs.map((name) => data.has(name)),
       names: node.inputs.map(local),
       rank,
       ranks,
+      onnxOpset: graph.opsets.get("") ?? 17,
       emit: builder.emitter(node.name),
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
-    const produced = definition?.localize && (sharded || definition.module)
-      ? definition.localize(context)
-      : copy(node, outputs);
+    const produced = empty(context) ??
+      (definition?.localize && (sharded || definition.module) ? definition.localize(context) : copy(node, outputs));
     node.outputs.forEach((name, i) => {
       if (name === "") return;
       names.set(name, produced[i]!);
       check(node, valueOf(graph, name), produced[i]!);
     });
+  }
+
+  /**
+   * Where a rank holds nothing of a sharded dim, its results are empty, or zeros to the sum: made as such, as engines do
+   * not agree on what an op does with empty tensors.
+   */
+  function empty(context: LocalizeContext): string[] | undefined {
+    const isEmpty = (t: LocalTensor | undefined) =>
+      t?.placement.kind === "S" && localSize(t.placement.layout, rank) === 0;
+    if (![...context.inputTensors, ...context.outputTensors].some(isEmpty)) return undefined;
+    const made = context.outputTensors.map((t) => {
+      if (!t) return "";
+      const zeros = isEmpty(t) || (t.placement.kind === "P" && t.placement.reduction === "sum");
+      return zeros && t.localShape && t.type.dtype ? builder.zeros(t.type.dtype, t.localShape) : undefined;
+    });
+    return made.includes(undefined) ? undefined : made as string[];
   }
 
   /** The node itself, on local inputs. Types that inference leaves open are the global ones, if nothing is sharded. */
@@ -84,7 +102,9 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     }
   }
 
+  const levels = levelsOf(graph);
   for (const node of graph.nodes) {
+    builder.level = Math.max(0, ...readsOf(node).map((name) => levels.get(name) ?? 0));
     if (node.kind === "placeholder") {
       const value = valueOf(graph, node.name === node.outputs[0] ? node.name : node.outputs[0]);
       const shape = tensor(value.name)!.localShape;
@@ -137,7 +157,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     input: string,
     cut: { shape: Shape; dim: number; layout: Layout; from: Layout | undefined },
   ): string {
-    const { dim, layout, from } = cut;
+    const { dim } = cut, layout = flatten(cut.layout), from = cut.from && flatten(cut.from);
     if (isWhole(layout) && !from) return input;
     const emit = builder.emitter(`${input}.slice`);
     const ranges = layout.parts[rank]!.map(([a, b]): Range =>
@@ -159,4 +179,15 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     const parts = list.map(([a, b]) => emit.op("Slice", [input, emit.sizes([a]), emit.sizes([b]), emit.sizes([dim])]));
     return parts.length === 1 ? parts[0]! : emit.op("Concat", parts, { axis: int(dim) });
   }
+}
+
+/** For every value, how many communicating collectives come before it on the longest way. */
+function levelsOf(graph: Graph<"sharded">): Map<string, number> {
+  const levels = new Map<string, number>();
+  for (const node of graph.nodes) {
+    const before = Math.max(0, ...readsOf(node).map((name) => levels.get(name) ?? 0));
+    const local = node.kind !== "collective" || node.collective === "slice" || node.collective === "mask";
+    for (const name of node.outputs) if (name !== "") levels.set(name, before + (local ? 0 : 1));
+  }
+  return levels;
 }

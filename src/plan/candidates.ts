@@ -20,6 +20,7 @@ import {
   unscaleCovering,
   window,
 } from "../graph/layout.ts";
+import { Atoms } from "./atoms.ts";
 import {
   type Component,
   dimLayout,
@@ -55,14 +56,21 @@ export class Candidates {
 }
 
 /** All candidate layouts of a graph. */
-export function candidateLayouts(graph: Graph, calls: readonly PlannedCall[], ranks: number): Candidates {
-  return new Spread(graph, calls, ranks).run();
+export function candidateLayouts(
+  graph: Graph,
+  calls: readonly PlannedCall[],
+  ranks: number,
+  isConstant: (value: string) => boolean,
+): Candidates {
+  return new Spread(graph, calls, ranks, isConstant).run();
 }
 
 /** One component of one call, and how many of each group's candidates have been carried through it. */
 interface Task {
   readonly component: Component;
   readonly outputsFrom: number;
+  /** Whether a cut may have parts that several ranks hold: not where activations meet in heavy work, done twice then. */
+  readonly shares: boolean;
   readonly done: number[];
 }
 
@@ -81,15 +89,24 @@ class Spread {
   readonly #tasks: Task[] = [];
   readonly #fused = new Map<string, Fused>();
   readonly #candidates = new Candidates();
+  readonly #atoms: Atoms;
   #structured = true;
   #changed = false;
 
-  constructor(graph: Graph, calls: readonly PlannedCall[], ranks: number) {
+  constructor(
+    graph: Graph,
+    calls: readonly PlannedCall[],
+    ranks: number,
+    isConstant: (value: string) => boolean,
+  ) {
     this.#graph = graph;
     this.#ranks = ranks;
-    for (const { node, components } of calls) {
+    this.#atoms = new Atoms(calls);
+    for (const { node, def, components } of calls) {
+      const outputsFrom = node.inputs.length;
       for (const component of components) {
-        this.#tasks.push({ component, outputsFrom: node.inputs.length, done: component.groups.map(() => 0) });
+        const shares = mayShare(component, { heavy: def?.flops !== undefined, outputsFrom, isConstant });
+        this.#tasks.push({ component, outputsFrom, shares, done: component.groups.map(() => 0) });
         component.groups.filter((g) => !simple(g)).forEach((g) => this.#registerFused(component, g));
       }
     }
@@ -126,15 +143,19 @@ class Spread {
   }
 
   /** Carries the new candidates of each dim of a component to its other dims. */
-  #carry({ component, outputsFrom, done }: Task): void {
+  #carry({ component, outputsFrom, shares, done }: Task): void {
     component.groups.forEach((group, g) => {
       const list = this.#candidates.of(group.value, group.dim);
+      if (done[g] === list.length) return;
       while (done[g]! < list.length) {
         const l = list[done[g]!++]!;
+        if (!shares && !isPartition(l)) continue;
         const exact = new Map<number, Layout>(), covering = new Map<number, Layout>();
         for (const { factor, at } of group.members) {
           const block = factorBlock(l, at, component.factors[factor]!.size);
           const layout = block && unscale(block, at.inner);
+          // A fused dim that is cut with no regard to its pieces leaves some ranks without part of a piece.
+          if (layout && !simple(group) && idle(layout) && !idle(l)) continue;
           if (layout) exact.set(factor, layout);
           else if (block && this.#structured && group.tensor >= outputsFrom && isPartition(block)) {
             const cover = unscaleCovering(block, at.inner);
@@ -172,6 +193,7 @@ class Spread {
   #add(value: string, dim: number, l: Layout): void {
     const { ints, type } = valueOf(this.#graph, value);
     // A cut that repeats a constant number of times (head_dim within heads·head_dim) is never worth its many pieces.
+    if (this.#atoms.has(value, dim)) return;
     if (ints || typeof l.outer === "number" && l.outer > 1 || isWhole(l) || !fitsDim(l, type.shape![dim]!)) return;
     if (this.#candidates.add(value, dim, l)) this.#changed = true;
   }
@@ -220,6 +242,19 @@ class Spread {
       this.#add(fused.value, fused.dim, l);
     }
   }
+}
+
+/** Whether parts of a component's layout may be held by several ranks: not where activations meet in heavy work. */
+export function mayShare(
+  component: Component,
+  call: { readonly heavy: boolean; readonly outputsFrom: number; readonly isConstant: (value: string) => boolean },
+): boolean {
+  return !call.heavy || component.groups.every((g) => g.tensor >= call.outputsFrom || call.isConstant(g.value));
+}
+
+/** Whether some rank holds nothing. */
+function idle(l: Layout): boolean {
+  return l.parts.some((p) => p.length === 0);
 }
 
 /** Whether the dim follows from one factor. */

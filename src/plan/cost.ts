@@ -5,11 +5,11 @@
  * the bytes that one rank reads of the others. Prices are kept as whole picoseconds, so that sums are exact and ties
  * are broken alike on every rank and machine.
  */
-import { asSymbol, type Dim, dimProduct, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
+import { asSymbol, type Dim, dimSub, evalDim, symbolsOf } from "../core/dim.ts";
 import { dtypeInfo } from "../core/dtype.ts";
 import { type CollectiveKind, type Graph, outputOf, valueOf } from "../graph/graph.ts";
-import { maxLocalSize } from "../graph/layout.ts";
-import type { Placement } from "../graph/placement.ts";
+import { localSize, maxLocalSize } from "../graph/layout.ts";
+import type { Placement, Shard } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 
 /** The constants of a host. */
@@ -27,10 +27,20 @@ export interface CostModel {
   /** Collectives inside a call that brings its own (`internal` factors). */
   readonly internalCollectives: number;
   /**
-   * Seconds that a byte of weights on a rank is worth. Who starts several ranks wants the model split, so memory has a
-   * price; 0 leaves only time.
+   * Seconds that a byte of weights on every rank is worth; by default as much as reading it. The mean over the ranks is
+   * priced: heads that the ranks cannot share out evenly cost time, but no more memory in all.
    */
   readonly memoryPrice: number;
+  /**
+   * What the average weight matrix is worth at least, in collectives. Who starts several ranks wants the model split, also
+   * one so small that a single rank would be faster. With this and `memoryPrice` 0, only time counts.
+   */
+  readonly splitCollectives: number;
+  /**
+   * Seconds that a weight costs whose parts are not contiguous in its file: it has to be written to a file of its own
+   * before it can be mapped. Small against a collective, as it only decides between plans that are otherwise alike.
+   */
+  readonly stridedSeconds: number;
 }
 
 /** One core a rank, shared memory between ranks. */
@@ -41,7 +51,9 @@ export const DEFAULT_COSTS: CostModel = {
   collectiveSeconds: 20e-6,
   sharedBytesPerSecond: 10e9,
   internalCollectives: 2,
-  memoryPrice: 1e-9,
+  memoryPrice: 1e-10,
+  splitCollectives: 2,
+  stridedSeconds: 1e-6,
 };
 
 /** Sizes of symbols at which a plan is made, by symbol. */
@@ -80,11 +92,23 @@ export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, num
   return sizes;
 }
 
+/**
+ * `given` completed, and its price of memory raised where the model's matrices, of `matrixBytes` bytes on the mean, would
+ * else not be worth splitting.
+ */
+export function costModel(given: Partial<CostModel>, matrixBytes: number): CostModel {
+  const model = { ...DEFAULT_COSTS, ...given };
+  if (matrixBytes === 0) return model;
+  const least = model.splitCollectives * model.collectiveSeconds / matrixBytes;
+  return { ...model, memoryPrice: Math.max(model.memoryPrice, least) };
+}
+
 /** Prices things at the nominal sizes of one graph. All results are whole picoseconds but {@linkcode Pricing.bytes}. */
 export class Pricing {
   readonly model: CostModel;
   readonly ranks: number;
   readonly #sizes: ReadonlyMap<string, number>;
+  readonly #bytes = new Map<TensorType, number>();
 
   constructor(ranks: number, model: CostModel, sizes: ReadonlyMap<string, number>) {
     this.ranks = ranks;
@@ -100,7 +124,12 @@ export class Pricing {
   /** Bytes of a whole tensor; 0 where its type is open. */
   bytes(type: TensorType | undefined): number {
     if (!type?.shape || !type.dtype) return 0;
-    return this.size(dimProduct(type.shape)) * dtypeInfo(type.dtype).bits / 8;
+    let bytes = this.#bytes.get(type);
+    if (bytes === undefined) {
+      bytes = type.shape.reduce<number>((n, d) => n * this.size(d), dtypeInfo(type.dtype).bits / 8);
+      this.#bytes.set(type, bytes);
+    }
+    return bytes;
   }
 
   /** Work of a call on one rank. */
@@ -116,9 +145,10 @@ export class Pricing {
     return picoseconds(internalCollectives * each) + internalCollectives;
   }
 
-  /** Holding `bytes` of weights on a rank. */
-  memory(bytes: number): number {
-    return picoseconds(bytes * this.model.memoryPrice);
+  /** Holding a weight in a placement, on the mean over the ranks. */
+  memory(type: TensorType, p: Placement): number {
+    const strided = p.kind === "S" && !isContiguous(type, p) ? this.model.stridedSeconds : 0;
+    return picoseconds(this.bytes(type) * meanShareOf(p, this.ranks) * this.model.memoryPrice + strided);
   }
 
   /**
@@ -147,6 +177,17 @@ export class Pricing {
 /** The share of a tensor that the rank with the most holds. */
 export function shareOf(p: Placement): number {
   return p.kind === "S" ? maxLocalSize(p.layout) / p.layout.size : 1;
+}
+
+function meanShareOf(p: Placement, ranks: number): number {
+  if (p.kind !== "S") return p.kind === "R" ? 1 : 1 / ranks;
+  return p.layout.parts.reduce((sum, _, r) => sum + localSize(p.layout, r), 0) / (ranks * p.layout.size);
+}
+
+/** Whether each rank's part is one run of bytes of the whole. */
+function isContiguous(type: TensorType, { dim, layout }: Shard): boolean {
+  return layout.outer === 1 && layout.parts.every((p) => p.length <= 1) &&
+    (type.shape ?? []).slice(0, dim).every((d) => d === 1);
 }
 
 /** Whole picoseconds. */

@@ -193,6 +193,9 @@ export class FrontierSearch {
     const kept = this.#dropDominated(sorted.map(([state, { cost }]) => ({ state, cost })), classes);
     const dropped = kept.length > this.#maxStates ? kept[this.#maxStates]! : undefined;
     const final = kept.slice(0, this.#maxStates).map((i) => sorted[i]!);
+    // Where room is short, the state in which everything is replicated stays: from there all steps are possible.
+    const safe = dropped === undefined ? -1 : kept.findIndex((i) => isSafe(sorted[i]![0], classes));
+    if (safe >= this.#maxStates) final.push(sorted[kept[safe]!]!);
     this.#most = Math.max(this.#most, final.length);
     const delta = final[0]![1].cost;
     return {
@@ -207,9 +210,15 @@ export class FrontierSearch {
   /** Indices of the states that no cheaper one can become for the difference. */
   #dropDominated(states: readonly { state: string; cost: number }[], classes: readonly SlotClass[]): number[] {
     const kept: number[] = [];
+    // States rarely replace each other across carried placements or loaded weights: these have no price, or a high one.
+    const fixed = classes.flatMap((c, i) => (c.kind === "value" ? [] : [i]));
+    const groups = new Map<string, number[]>();
     states.forEach(({ state, cost }, index) => {
-      for (let k = 0; k < kept.length && k < DOMINATORS; k++) {
-        const a = states[kept[k]!]!;
+      const key = fixed.map((i) => state[i]).join("");
+      let rivals = groups.get(key);
+      if (!rivals) groups.set(key, rivals = []);
+      for (let k = 0; k < rivals.length && k < DOMINATORS; k++) {
+        const a = states[rivals[k]!]!;
         let left = cost - a.cost;
         for (let s = 0; s < classes.length && left >= 0; s++) {
           const x = a.state.charCodeAt(s), y = state.charCodeAt(s);
@@ -217,6 +226,7 @@ export class FrontierSearch {
         }
         if (left >= 0) return;
       }
+      rivals.push(index);
       kept.push(index);
     });
     return kept;
@@ -243,6 +253,11 @@ export class FrontierSearch {
     this.#stepIds.set(key, this.#stepIds.size);
     return this.#stepIds.size - 1;
   }
+}
+
+/** Whether every value of a state exists replicated. */
+function isSafe(state: string, classes: readonly SlotClass[]): boolean {
+  return classes.every((c, i) => c.kind === "constant" || c.holdsReplicated(state.charCodeAt(i)));
 }
 
 interface Expansion {

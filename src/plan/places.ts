@@ -2,7 +2,7 @@
  * Where the factors of one call sit, as the planner needs it: factors that share a dim by windows are one component,
  * and layouts translate between a factor and the dims in which it sits.
  */
-import { type Dim, dimDivide, dimEquals, dimKey, dimMul } from "../core/dim.ts";
+import { type Dim, dimDivide, dimEquals, dimKey, dimMul, symbolsOf } from "../core/dim.ts";
 import { type Call, type Graph, isCall, valueOf } from "../graph/graph.ts";
 import { concatLayouts, type Layout, layout, scale, unscale, window } from "../graph/layout.ts";
 import type { OpDef, TypedContext } from "../ops/def.ts";
@@ -47,10 +47,16 @@ export interface PlannedCall {
 /** Looks up the definition of a call's op. */
 export type OpLookup = (node: Call) => OpDef | undefined;
 
-/** Whether every output of a call is a known size, so that no rank computes it: nothing to plan. */
+/**
+ * Whether every output of a call is a known size, so that no rank computes it: nothing to plan. A size that only data
+ * determines (a symbol with `#`) is computed like any other tensor.
+ */
 export function isSizeCall(graph: Graph, node: Call): boolean {
   const outputs = node.outputs.filter((name) => name !== "");
-  return outputs.length > 0 && outputs.every((name) => valueOf(graph, name).ints !== undefined);
+  return outputs.length > 0 && outputs.every((name) => {
+    const { ints } = valueOf(graph, name);
+    return ints?.elements.every((e) => ![...symbolsOf(e)].some((s) => s.includes("#")));
+  });
 }
 
 /** All calls that compute tensors, with their factors. A call with a tensor of unknown shape has none. */

@@ -5,11 +5,12 @@
  * so that few values are live at once: an input enters in front of its first reader, and a result is demanded behind
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
+import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { candidateLayouts } from "./candidates.ts";
-import { type CostModel, DEFAULT_COSTS, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
+import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import type { Alternative, Step } from "./frontier.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
 import { type Overrides, resolveOverrides } from "./overrides.ts";
@@ -18,7 +19,7 @@ import { pruneStrategies } from "./prune.ts";
 import { directStep } from "./redistribute.ts";
 import { SlotClasses } from "./slot.ts";
 import type { SlotClass, SlotKind } from "./slot.ts";
-import { type Candidate, strategiesOf } from "./strategies.ts";
+import { type Candidate, LINEAR, strategiesOf } from "./strategies.ts";
 
 /** What planning may be told. */
 export interface PlanOptions {
@@ -71,11 +72,12 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   if (!Number.isInteger(ranks) || ranks < 1) {
     throw new PlanError(`Cannot plan for ${ranks} ranks`, { hint: "pass a whole number of at least 1" });
   }
-  const pricing = new Pricing(ranks, { ...DEFAULT_COSTS, ...options.costs }, nominalSizes(graph, options.nominal));
+  const model = costModel(options.costs ?? {}, meanMatrixBytes(graph));
+  const pricing = new Pricing(ranks, model, nominalSizes(graph, options.nominal));
   const constants = new Set(graph.nodes.filter((n) => n.kind === "get_attr").map((n) => n.outputs[0]!));
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
-  const layouts = candidateLayouts(graph, planned, ranks);
+  const layouts = candidateLayouts(graph, planned, ranks, isConstant);
   const choices = planned.map((call) => ({ call, candidates: strategiesOf(graph, call, layouts, isConstant) }));
   const pruned = pruneStrategies(choices, isConstant);
   const free = planned.map((call, i) => ({
@@ -104,7 +106,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
         (sum, name, i) =>
           name === "" || !isConstant(name) || shared(name)
             ? sum
-            : sum + pricing.memory(bytesOf(name) * shareOf(c.inputs[i]!) / readers.get(name)!),
+            : sum + Math.round(pricing.memory(valueOf(graph, name).type, c.inputs[i]!) / readers.get(name)!),
         0,
       )
     );
@@ -113,10 +115,20 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
       candidates,
       weights,
       memory,
-      compute: candidates.map((c) => computeCost(call, c, pricing, isConstant)),
+      compute: computeCosts(call, candidates, pricing, isConstant),
     };
   });
   return new Sequence(graph, calls, pricing, isConstant, shared).problem();
+}
+
+/** Mean bytes of the constants with at least two dims of more than one. */
+function meanMatrixBytes(graph: Graph): number {
+  const bytes = graph.nodes.flatMap((n) =>
+    n.kind === "get_attr" && n.data.shape.filter((d) => d > 1).length > 1
+      ? [n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8]
+      : []
+  );
+  return bytes.length === 0 ? 0 : bytes.reduce((a, b) => a + b, 0) / bytes.length;
 }
 
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */
@@ -124,28 +136,34 @@ export function isLayer(call: PlannedCall, weights: readonly number[]): boolean 
   return weights.length > 0 || call.node.kind === "call_module";
 }
 
-/** Arithmetic and traffic of a call on the busiest rank. */
-function computeCost(
+/** Arithmetic and traffic of a call on the busiest rank, by strategy. */
+function computeCosts(
   call: PlannedCall,
-  c: Candidate,
+  candidates: readonly Candidate[],
   pricing: Pricing,
   isConstant: (value: string) => boolean,
-): number {
+): number[] {
   const { context, def, node, rule } = call;
-  const outputBytes = context.outputs.reduce((sum, t) => sum + pricing.bytes(t), 0);
-  const written = context.outputs.reduce((sum, t, i) => sum + pricing.bytes(t) * shareOf(c.outputs[i]!), 0);
+  const inputs = context.inputs.map((t) => pricing.bytes(t)), outputs = context.outputs.map((t) => pricing.bytes(t));
+  const outputBytes = outputs.reduce((a, b) => a + b, 0);
   // A table of which rows are selected is not read whole; nor is a constant that a plain move takes a part of.
   const lookup = rule.factors.some((f) => f.selected);
-  const read = context.inputs.reduce((sum, t, i) => {
-    const bytes = pricing.bytes(t), part = (lookup && i === 0) || (!def?.flops && isConstant(node.inputs[i]!));
-    return sum + (part ? Math.min(bytes, outputBytes) : bytes) * shareOf(c.inputs[i]!);
-  }, 0);
+  const reads = inputs.map((bytes, i) =>
+    (lookup && i === 0) || (!def?.flops && isConstant(node.inputs[i]!)) ? Math.min(bytes, outputBytes) : bytes
+  );
   const shape = context.outputs[0]?.shape;
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
-  const own = pricing.call({ flops: whole * c.share, bytes: read + written });
-  return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
+  return candidates.map((c) => {
+    const traffic = (bytes: readonly number[], at: readonly Placement[]) =>
+      bytes.reduce((sum, b, i) => sum + b * shareOf(at[i]!), 0);
+    // Of equal plans, the one that sums earlier wins.
+    const own =
+      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs) }) +
+      (c.name === LINEAR ? 1 : 0);
+    return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
+  });
 }
 
 interface Item {
@@ -186,6 +204,7 @@ class Sequence {
   problem(): Problem {
     const items = this.#calls.map((call) => this.#callItem(call));
     const universes = this.#universes(items);
+    narrow(items, (value) => (this.#followed(value) ? Math.log(universes.get(value)?.length ?? 1) : 0));
     this.#insertResults(items, universes);
     const reads = new Map<string, number>();
     for (const item of items) for (const v of this.#read(item)) reads.set(v, (reads.get(v) ?? 0) + 1);
@@ -305,10 +324,11 @@ class Sequence {
   }
 
   #class(slots: SlotClasses, value: string, placements: readonly Placement[]): SlotClass {
-    const bytes = this.#pricing.bytes(valueOf(this.#graph, value).type);
+    const { type } = valueOf(this.#graph, value);
+    const bytes = this.#pricing.bytes(type);
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
     if (kind === "constant") {
-      return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(bytes * shareOf(p)))]);
+      return slots.of(kind, placements, [placements.map((p) => this.#pricing.memory(type, p))]);
     }
     return slots.of(
       kind,
@@ -344,4 +364,46 @@ class Sequence {
       })),
     };
   }
+}
+
+/**
+ * Brings calls into an order in which few values with many placements are live at once: always the call next that adds
+ * least, the earliest of several. The order in which a rank runs them later is another matter.
+ */
+function narrow(items: Item[], weight: (value: string) => number): void {
+  const touched = (item: Item, side: "wants" | "gives") => [...new Set(item.alternatives[0]![side].map(([v]) => v))];
+  const reads = items.map((item) => touched(item, "wants")), writes = items.map((item) => touched(item, "gives"));
+  const readers = new Map<string, number[]>(), left = new Map<string, number>();
+  reads.forEach((values, i) => values.forEach((v) => readers.set(v, [...readers.get(v) ?? [], i])));
+  for (const [v, list] of readers) left.set(v, list.length);
+  const made = new Set(writes.flat());
+  const waits = reads.map((values) => values.filter((v) => made.has(v)).length);
+  const live = new Set<string>();
+  const ready = new Set(items.flatMap((_, i) => (waits[i] === 0 ? [i] : [])));
+  const order: number[] = [];
+  while (ready.size > 0) {
+    let next = -1, least = Infinity;
+    for (const i of ready) {
+      let added = 0;
+      for (const v of writes[i]!) if (readers.has(v)) added += weight(v);
+      for (const v of reads[i]!) {
+        if (left.get(v) === 1) added -= live.has(v) ? weight(v) : 0;
+        else if (!live.has(v)) added += weight(v);
+      }
+      if (added < least - 1e-9 || (added < least + 1e-9 && i < next)) [next, least] = [i, added];
+    }
+    ready.delete(next);
+    order.push(next);
+    for (const v of reads[next]!) {
+      const rest = left.get(v)! - 1;
+      left.set(v, rest);
+      if (rest > 0) live.add(v);
+      else live.delete(v);
+    }
+    for (const v of writes[next]!) {
+      live.add(v);
+      for (const r of readers.get(v) ?? []) if (--waits[r]! === 0) ready.add(r);
+    }
+  }
+  items.splice(0, items.length, ...order.map((i) => items[i]!));
 }

@@ -10,7 +10,7 @@
  * printPlacement(plan.placements.get("hidden")!); // "S(2)"
  */
 import { PlanError } from "../core/errors.ts";
-import { type Graph, valueOf } from "../graph/graph.ts";
+import { type Graph, isCall, valueOf } from "../graph/graph.ts";
 import { localSize } from "../graph/layout.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { seconds } from "./cost.ts";
@@ -21,7 +21,8 @@ import { communicates, directStep } from "./redistribute.ts";
 
 export type { PlanOptions };
 
-const MAX_STATES = 4096;
+/** Few models need a tenth of it; where it is met, the plan tells how far from the optimum it may be. */
+const MAX_STATES = 1024;
 
 /** The cheapest plan. @throws {PlanError} If an override cannot be met. */
 export function search(graph: Graph<"global">, options: PlanOptions): Plan {
@@ -55,7 +56,7 @@ function readSolution(problem: Problem, solution: Solution): Plan {
   const placements = new Map<string, Placement>();
   for (const value of graph.values.keys()) if (!isConstant(value)) placements.set(value, REPLICATE);
   const strategies = new Map<string, Strategy>();
-  const reshards: Reshard[] = [], atEnd: Reshard[] = [];
+  const moves = new Map<string, Map<string, Move>>();
   let compute = 0, communication = 0;
   problem.steps.forEach((step, s) => {
     const source = problem.sources[s]!, decision = solution.decisions[s]!;
@@ -63,12 +64,11 @@ function readSolution(problem: Problem, solution: Solution): Plan {
       const cls = classes.get(source.value)!;
       if (cls.kind === "fixed") placements.set(source.value, cls.placements[decision.alternative]!);
     }
-    const before = source.kind === "call" ? source.call.node.name : "output";
     decision.ways.forEach((way, i) => {
       const value = step.inputs[i]!, cls = classes.get(value)!;
       for (const [a, b] of way.moves) {
         const from = cls.placements[a]!, to = cls.placements[b]!;
-        (before === "output" ? atEnd : reshards).push({ before, value, from, to });
+        moves.set(value, (moves.get(value) ?? new Map<string, Move>()).set(placementKey(to), { from, to }));
         const kind = directStep(from, to)!;
         const cost = pricing.step(kind, pricing.bytes(valueOf(graph, value).type), to.kind === "S" ? to : from);
         if (communicates(kind)) communication += cost;
@@ -85,7 +85,7 @@ function readSolution(problem: Problem, solution: Solution): Plan {
     ranks: pricing.ranks,
     placements,
     strategies,
-    reshards: [...reshards, ...atEnd],
+    reshards: placeReshards(graph, { placements, strategies, moves, isConstant }),
     cost: {
       compute: seconds(compute),
       communication: seconds(communication),
@@ -94,6 +94,50 @@ function readSolution(problem: Problem, solution: Solution): Plan {
     },
     gap: seconds(solution.gap),
   };
+}
+
+interface Move {
+  readonly from: Placement;
+  readonly to: Placement;
+}
+
+/** Puts each move in front of the first node that needs it. */
+function placeReshards(
+  graph: Graph,
+  decided: {
+    readonly placements: ReadonlyMap<string, Placement>;
+    readonly strategies: ReadonlyMap<string, Strategy>;
+    /** By value and the key of the placement that a move leads to. */
+    readonly moves: ReadonlyMap<string, ReadonlyMap<string, Move>>;
+    readonly isConstant: (value: string) => boolean;
+  },
+): Reshard[] {
+  const { placements, strategies, moves, isConstant } = decided;
+  const reshards: Reshard[] = [], held = new Set<string>();
+  const ensure = (before: string, value: string, wanted: Placement) => {
+    const key = placementKey(wanted), id = `${value}\n${key}`;
+    if (held.has(id) || isConstant(value) || key === placementKey(placements.get(value)!)) return;
+    // Values that the search does not follow are replicated, and so are their uses.
+    const move = moves.get(value)?.get(key);
+    if (!move) return;
+    ensure(before, value, move.from);
+    reshards.push({ before, value, from: move.from, to: move.to });
+    held.add(id);
+  };
+  for (const node of graph.nodes) {
+    if (isCall(node)) {
+      const strategy = strategies.get(node.name);
+      if (!strategy) continue;
+      node.inputs.forEach((value, i) => value !== "" && ensure(node.name, value, strategy.inputs[i]!));
+      for (const value of node.captures ?? []) ensure(node.name, value, REPLICATE);
+    } else if (node.kind === "output") {
+      node.inputs.forEach((value, i) => {
+        const carried = graph.carried.find((c) => c.output === i);
+        ensure("output", value, carried ? placements.get(carried.input)! : REPLICATE);
+      });
+    }
+  }
+  return reshards;
 }
 
 /** Bytes of weights on each rank: every constant once for each placement in which it is used. */

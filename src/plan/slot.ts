@@ -43,6 +43,11 @@ export class SlotClass {
     return this.placements.findIndex((x) => placementKey(x) === key);
   }
 
+  /** Whether a set has the replicated placement. */
+  holdsReplicated(set: number): boolean {
+    return this.#sets[set]!.includes(0);
+  }
+
   /** The number of a set of placements. */
   setOf(placements: readonly number[]): number {
     const sorted = [...new Set(placements)].toSorted((a, b) => a - b);

@@ -8,7 +8,7 @@ import type { Graph } from "../graph/graph.ts";
 import { isPartition, isWhole, type Layout, maxLocalSize } from "../graph/layout.ts";
 import { PARTIAL_SUM, type Placement, placementKey, REPLICATE, shard } from "../graph/placement.ts";
 import type { Factor } from "../ops/factors.ts";
-import type { Candidates } from "./candidates.ts";
+import { type Candidates, mayShare } from "./candidates.ts";
 import { type Component, dimLayout, factorLayout, type Group, type PlannedCall } from "./places.ts";
 import type { Strategy } from "./plan.ts";
 
@@ -19,6 +19,9 @@ export interface Candidate extends Strategy {
   /** The factors that are sharded; none for the replicated and the linear strategies. */
   readonly factors: readonly Factor[];
 }
+
+/** Name of the strategies that pass partial sums on. */
+export const LINEAR = "linear";
 
 /**
  * All strategies of a call: replicated first, then by factor and layout, then the linear ones; no two alike.
@@ -40,10 +43,15 @@ export function strategiesOf(
     all.push(c);
   };
   for (const component of components) {
+    const shares = mayShare(component, {
+      heavy: call.def?.flops !== undefined,
+      outputsFrom: node.inputs.length,
+      isConstant,
+    });
     for (const driver of component.groups) {
       if (new Set(driver.members.map((m) => m.factor)).size < component.factors.length) continue;
       for (const l of candidates.of(driver.value, driver.dim)) {
-        push(sharded(graph, call, { component, driver, layout: l, candidates }));
+        if (shares || isPartition(l)) push(sharded(graph, call, { component, driver, layout: l, candidates }));
       }
     }
   }
@@ -51,7 +59,7 @@ export function strategiesOf(
     const reads = set.filter((i) => node.inputs[i] !== undefined && node.inputs[i] !== "");
     if (reads.length < set.length || !reads.some((i) => !isConstant(node.inputs[i]!))) continue;
     push({
-      name: "linear",
+      name: LINEAR,
       inputs: node.inputs.map((_, i) => (set.includes(i) ? PARTIAL_SUM : REPLICATE)),
       outputs: node.outputs.map((name) => (name === "" ? REPLICATE : PARTIAL_SUM)),
       share: 1,

@@ -1,10 +1,10 @@
 /** The beginning of a segment: what all ranks wrote, combined where it lies. */
-import { dimEquals } from "../core/dim.ts";
+import { type Dim, dimEquals } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
 import { type GraphBuilder, inlineData } from "../graph/builder.ts";
 import type { Attributes, Collective, Stage, Value } from "../graph/graph.ts";
-import { assemble, type Layout, localSize, type Range } from "../graph/layout.ts";
+import { assemble, flatten, type Layout, localSize, type Range } from "../graph/layout.ts";
 import type { Shape, TensorType } from "../graph/types.ts";
 
 /** What a collective is combined from. */
@@ -14,18 +14,19 @@ export interface Combination {
   /** The result: its name and local type. */
   readonly value: Value;
   readonly rank: number;
+  /** The name under which a tensor of sizes can be read. */
+  readonly sizes: (elements: readonly Dim[]) => string;
 }
 
 /** Appends the ops that compute a collective's result from all ranks' tensors: sums and concatenations, in rank order. */
 export function combine<S extends Stage>(builder: GraphBuilder<S>, node: Collective, to: Combination): void {
-  const emit = emitter(builder, to.value);
+  const emit = emitter(builder, to);
   switch (node.collective) {
     case "all_reduce":
       return emit.last(reduceOp(node), to.peers);
     case "reduce_scatter": {
       const { dim, layout } = node.shard!;
-      if (!dimEquals(layout.outer, 1)) throw new GraphError(`Cannot scatter a merged dim of "${node.inputs[0]}"`);
-      const parts = to.peers.map((peer) => emit.ranges(peer, dim, layout.parts[to.rank]!));
+      const parts = to.peers.map((peer) => scatter(emit, peer, { dim, layout: flatten(layout), to }));
       return emit.last(reduceOp(node), parts);
     }
     case "all_gather":
@@ -40,41 +41,39 @@ function reduceOp(node: Collective): string {
   return { sum: "Sum", max: "Max", min: "Min" }[node.reduction ?? "sum"];
 }
 
+/** This rank's ranges of a peer's whole tensor. */
+function scatter(emit: Emitter, peer: string, cut: { dim: number; layout: Layout; to: Combination }): string {
+  const { dim, layout, to } = cut;
+  const ranges = layout.parts[to.rank]!;
+  if (dimEquals(layout.outer, 1)) return emit.ranges(peer, dim, ranges);
+  const shape = to.value.type.shape!;
+  const opened = emit.reshape(peer, openTarget(shape, dim, { outer: layout.outer, block: layout.size }));
+  return emit.reshape(emit.ranges(opened, dim + 1, ranges), shape);
+}
+
 function gather(emit: Emitter, shard: { dim: number; layout: Layout }, to: Combination): void {
-  const { dim, layout } = shard;
+  const { dim } = shard, layout = flatten(shard.layout);
   const pieces = assemble(layout);
   const plain = pieces.every((p) => p.start === 0 && p.end === localSize(layout, p.rank));
+  const take = (from: string, at: number, p: typeof pieces[number]) =>
+    plain ? from : emit.ranges(from, at, [[p.start, p.end]]);
   if (dimEquals(layout.outer, 1)) {
-    const parts = pieces.map((p) =>
-      plain ? to.peers[p.rank]! : emit.ranges(to.peers[p.rank]!, dim, [[p.start, p.end]])
-    );
+    const parts = pieces.map((p) => take(to.peers[p.rank]!, dim, p));
     return parts.length === 1 ? emit.last("Identity", parts) : emit.last("Concat", parts, { axis: int(dim) });
   }
-  // A merged dim [outer · block]: the blocks are put together inside. The outer size is not constant, so it is opened
-  // with Reshape's "copy this dim" (0) where it is a dim of its own, else inferred (-1).
+  // A merged dim [outer · block]: opened on every rank, the blocks put together inside, and merged again.
+  const shape = to.value.type.shape!;
   const opened = to.peers.map((peer, r) =>
-    emit.reshape(peer, openTarget(to.value.type.shape!, dim, localSize(layout, r)))
+    emit.reshape(peer, openTarget(shape, dim, { outer: layout.outer, block: localSize(layout, r) }))
   );
-  const parts = pieces.map((p) => plain ? opened[p.rank]! : emit.ranges(opened[p.rank]!, dim + 1, [[p.start, p.end]]));
+  const parts = pieces.map((p) => take(opened[p.rank]!, dim + 1, p));
   const joined = parts.length === 1 ? parts[0]! : emit.op("Concat", parts, { axis: int(dim + 1) });
-  const merged = to.value.type.shape!.map((_, i) => (i < dim ? 0 : i === dim ? -1 : numberAt(to.value.type.shape!, i)));
-  emit.last("Reshape", [joined, emit.ints(merged)]);
+  emit.last("Reshape", [joined, to.sizes(shape)]);
 }
 
-/** Reshape's target that opens dim `dim` into [outer, block]. */
-function openTarget(shape: Shape, dim: number, block: number): number[] {
-  return [
-    ...shape.slice(0, dim).map(() => 0),
-    -1,
-    block,
-    ...shape.slice(dim + 1).map((_, i) => numberAt(shape, dim + 1 + i)),
-  ];
-}
-
-function numberAt(shape: Shape, i: number): number {
-  const d = shape[i]!;
-  if (typeof d !== "number") throw new GraphError(`Cannot gather a merged dim before the symbolic dim ${d}`);
-  return d;
+/** The shape in which dim `dim` is opened into [outer, block]. */
+function openTarget(shape: Shape, dim: number, into: { outer: Dim; block: number }): Dim[] {
+  return [...shape.slice(0, dim), into.outer, into.block, ...shape.slice(dim + 1)];
 }
 
 interface Emitter {
@@ -83,10 +82,11 @@ interface Emitter {
   last(op: string, inputs: readonly string[], attributes?: Attributes): void;
   ints(values: readonly number[]): string;
   ranges(input: string, dim: number, ranges: readonly Range[]): string;
-  reshape(input: string, target: readonly number[]): string;
+  reshape(input: string, target: readonly Dim[]): string;
 }
 
-function emitter<S extends Stage>(builder: GraphBuilder<S>, value: Value): Emitter {
+function emitter<S extends Stage>(builder: GraphBuilder<S>, to: Combination): Emitter {
+  const { value } = to;
   const open: TensorType = { dtype: value.type.dtype, shape: undefined };
   const append = (op: string, inputs: readonly string[], attributes: Attributes, out: Value) =>
     builder.call({ kind: "call_function", domain: "", op, inputs, outputs: [out.name], attributes }, [out]);
@@ -107,7 +107,7 @@ function emitter<S extends Stage>(builder: GraphBuilder<S>, value: Value): Emitt
       const parts = list.map(([a, b]) => emit.op("Slice", [input, emit.ints([a]), emit.ints([b]), emit.ints([dim])]));
       return parts.length === 1 ? parts[0]! : emit.op("Concat", parts, { axis: int(dim) });
     },
-    reshape: (input, target) => emit.op("Reshape", [input, emit.ints(target)]),
+    reshape: (input, target) => emit.op("Reshape", [input, to.sizes(target)]),
   };
   return emit;
 }

@@ -62,6 +62,7 @@ export function replaceSizes(segment: Segment): { readonly graph: Graph<"local">
 function constantTarget(target: Shape, from: Shape): bigint[] | undefined {
   let inferred = 0;
   const out = target.map((dim, i) => {
+    if (dim === -1) inferred++;
     if (typeof dim === "number") return BigInt(dim);
     if (from[i] !== undefined && dimEquals(dim, from[i]!)) return 0n;
     inferred++;

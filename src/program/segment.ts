@@ -1,5 +1,5 @@
 /** Cutting a rank's local graph at its collectives into a program. */
-import { dimMul } from "../core/dim.ts";
+import { type Dim, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder } from "../graph/builder.ts";
 import {
@@ -32,7 +32,7 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
   const levelOf = (name: string) => level.get(name) ?? 0;
   for (const node of live) {
     if (isFree(node) || node.kind === "output") continue;
-    const inputs = Math.max(0, ...readsOf(node).map(levelOf));
+    const inputs = Math.max(isCall(node) ? node.level ?? 0 : 0, ...readsOf(node).map(levelOf));
     for (const o of node.outputs) if (o !== "") level.set(o, node.kind === "collective" ? inputs + 1 : inputs);
   }
   const output = outputOf(graph);
@@ -123,6 +123,16 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
       return declare({ ...value, name: kept }, { kind: "value", name: kept });
     }
 
+    function sizes(elements: readonly Dim[]): string {
+      const name = `sizes:${elements.join(",")}`;
+      const ints = { dims: [elements.length], elements };
+      return declare({ name, type: { dtype: "i64", shape: ints.dims }, ints }, {
+        kind: "sizes",
+        elements,
+        scalar: false,
+      });
+    }
+
     function keep(value: Value, last: number, peers?: readonly TensorType[]): void {
       outputs.push(value.name);
       stored.set(value.name, {
@@ -155,7 +165,7 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
           const name = `${sharedName(node)}@${r}`;
           return declare({ name, type }, { kind: "peer", name: sharedName(node), rank: r, type });
         });
-        combine(builder, node, { peers, value, rank });
+        combine(builder, node, { peers, value, rank, sizes });
       } else if (isCall(node) && !isSizes(node) && levelOf(firstOutput(node)) === k) {
         const captures = new Map((node.captures ?? []).map((c) => [c, read(c)]));
         const here = renameCaptures({ ...node, inputs: node.inputs.map(read) }, captures);

@@ -33,7 +33,7 @@ export async function connectStore(where: StoreAddress): Promise<StoreClient> {
       const conn = await Deno.connect({ hostname: where.addr, port: where.port });
       conn.setNoDelay(true);
       const store = new StoreClient(conn);
-      await store.hello(where.token ?? "", where.rank);
+      await store.hello(where.token ?? "", where.rank === undefined ? "" : String(where.rank));
       return store;
     } catch (error) {
       if (error instanceof StoreError) throw error;

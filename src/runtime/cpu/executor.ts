@@ -12,18 +12,19 @@ import { InputError } from "../../core/errors.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import { exportOnnx } from "../../formats/export_onnx.ts";
 import type { TensorType } from "../../graph/types.ts";
-import { planBuffers, sharedLayout } from "../../program/memory_plan.ts";
+import { planBuffers } from "../../program/memory_plan.ts";
 import type { Program, Segment, Source, Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
-import type { Arena, SymmetricBuffer } from "../comm/arena.ts";
+import type { SymmetricArena } from "../comm/arena.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
+import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
 import { count, elementsOf, GrowingBuffer } from "./tensors.ts";
 import type { WeightFiles } from "./weight_files.ts";
 
 /** What the executor needs of a communicator. */
 export interface StepGroup {
-  readonly arena: Arena;
+  readonly arena: Pick<SymmetricArena, "alloc">;
   barrierSync(): void;
 }
 
@@ -44,9 +45,8 @@ interface CompiledSegment {
   /** By bank. Objects that live on; entries are replaced when shapes change. */
   readonly feeds: readonly [Record<string, EngineTensor>, Record<string, EngineTensor>];
   readonly fetches: readonly [Record<string, EngineTensor | null>, Record<string, EngineTensor | null>];
-  /** Shared values that this segment writes. */
-  readonly shared: readonly Stored[];
-  readonly banks: [SymmetricBuffer | undefined, SymmetricBuffer | undefined];
+  /** The shared values that this segment writes, if any. */
+  readonly share: SegmentShare | undefined;
 }
 
 /** Time of one step, in milliseconds. */
@@ -100,7 +100,13 @@ export class CpuExecutor implements AsyncDisposable {
         disablePrepacking: options.disablePrepacking,
       });
       const shared = segment.outputs.map((name) => program.stored.get(name)!).filter((v) => v.shared);
-      compiled.push({ segment, session, feeds: [{}, {}], fetches: [{}, {}], shared, banks: [undefined, undefined] });
+      const share = shared.length === 0 ? undefined : new SegmentShare(shared, {
+        rank: program.rank,
+        ranks: program.ranks,
+        arena: options.group.arena,
+        tensor: (type, dims, bytes) => makeTensor(options.engine, type, { dims, bytes }),
+      });
+      compiled.push({ segment, session, feeds: [{}, {}], fetches: [{}, {}], share });
     }
     return new CpuExecutor(program, compiled, options);
   }
@@ -135,16 +141,21 @@ export class CpuExecutor implements AsyncDisposable {
         this.#tick++;
         continue;
       }
-      const bank = this.#tick & 1;
-      const { segment, session, feeds, fetches } = this.#segments[index++]!;
-      const feed = feeds[bank]!;
+      const bank = (this.#tick & 1) as Bank;
+      const before = this.#segments[index - 1]?.share;
+      const { segment, session, feeds, fetches, share } = this.#segments[index++]!;
+      const feed = feeds[bank], fetch = fetches[bank];
       for (const [name, source] of segment.inputs) {
         if (source.kind === "input") feed[name] = given.get(source.name)!;
         else if (source.kind === "value") feed[name] = produced.get(source.name) ?? feed[name]!;
+        else if (source.kind === "peer" && before!.dynamic) {
+          feed[name] = before!.peer(source.name, source.rank, other(bank));
+        }
       }
-      const running = session.run(feed, fetches[bank]!);
+      const running = session.run(feed, fetch);
       const results = running instanceof Promise ? await running : running;
-      for (const name of segment.outputs) if (fetches[bank]![name] === null) produced.set(name, results[name]!);
+      for (const name of segment.outputs) if (fetch[name] === null) produced.set(name, results[name]!);
+      if (share?.dynamic) share.publish(results, bank);
     }
     const outputs = new Map(
       this.program.outputs.map(({ name, value }) => [name, this.#read(value, produced)] as const),
@@ -165,9 +176,9 @@ export class CpuExecutor implements AsyncDisposable {
     if (!changed) return;
     this.#bindings = bindings;
     const first = this.#private.size === 0;
-    for (const compiled of this.#segments) this.#renewShared(compiled);
+    for (const { share } of this.#segments) share?.renew(bindings);
     for (const stored of this.program.stored.values()) if (!stored.shared) this.#renewPrivate(stored);
-    for (const compiled of this.#segments) this.#connect(compiled, first);
+    this.#segments.forEach((compiled, i) => this.#connect(compiled, { first, before: this.#segments[i - 1]?.share }));
   }
 
   #renewPrivate(stored: Stored): void {
@@ -183,58 +194,28 @@ export class CpuExecutor implements AsyncDisposable {
     this.#private.set(stored.name, this.#tensor(stored.type, dims, bytes));
   }
 
-  /** Makes sure that both banks of a segment are large enough; all ranks decide alike, as sizes are those of all ranks. */
-  #renewShared(compiled: CompiledSegment): void {
-    if (compiled.shared.length === 0) return;
-    const { bytes } = this.#sharedLayout(compiled);
-    for (const bank of [0, 1] as const) {
-      const buffer = compiled.banks[bank];
-      if (buffer && buffer.byteLength >= bytes) continue;
-      compiled.banks[bank] = this.#group.arena.alloc(buffer ? bytes * 2 : bytes);
-    }
-  }
-
-  #sharedLayout(compiled: CompiledSegment) {
-    const bytesOn = (value: Stored, r: number) => {
-      const dims = evalShape(value.peers![r]!.shape, this.#bindings);
-      if (!dims) throw new InputError(`Cannot share "${value.name}": its size depends on data`);
-      return byteLength(value.type.dtype ?? "f32", count(dims));
-    };
-    return sharedLayout(compiled.shared, bytesOn, this.program.ranks);
-  }
-
-  #connect(compiled: CompiledSegment, first: boolean): void {
-    const { segment } = compiled;
-    const offsets = compiled.shared.length > 0 ? this.#sharedLayout(compiled).offsets : undefined;
+  /** Points feeds and fetches at the present tensors. `before` is what the previous segment shared: its peers' values. */
+  #connect(compiled: CompiledSegment, at: { first: boolean; before: SegmentShare | undefined }): void {
+    const { segment, share } = compiled;
     for (const bank of [0, 1] as const) {
       const feed = compiled.feeds[bank], fetch = compiled.fetches[bank];
       for (const [name, source] of segment.inputs) {
         if (source.kind === "sizes") feed[name] = this.#sizes(source);
-        else if (source.kind === "peer") feed[name] = this.#peer(source, bank);
-        else if (source.kind === "value") {
+        else if (source.kind === "peer") {
+          // Written one barrier before the segment that reads it: in the other bank.
+          if (!at.before!.dynamic) feed[name] = at.before!.peer(source.name, source.rank, other(bank));
+        } else if (source.kind === "value") {
           const tensor = this.#private.get(source.name);
           if (tensor) feed[name] = tensor;
-          else if (first) delete feed[name];
+          else if (at.first) delete feed[name];
         }
       }
       for (const name of segment.outputs) {
-        const stored = this.program.stored.get(name)!;
-        if (stored.shared) {
-          const dims = evalShape(stored.type.shape, this.#bindings)!;
-          fetch[name] = this.#tensor(stored.type, dims, compiled.banks[bank]!.local.subarray(offsets!.get(name)!));
-        } else fetch[name] = this.#private.get(name) ?? null;
+        const { shared } = this.program.stored.get(name)!;
+        if (!shared) fetch[name] = this.#private.get(name) ?? null;
+        else fetch[name] = share!.dynamic ? null : share!.local(name, bank);
       }
     }
-  }
-
-  /** A peer's part of a shared value; it was written one barrier before the segment that reads it, in the other bank. */
-  #peer(source: Extract<Source, { kind: "peer" }>, bank: 0 | 1): EngineTensor {
-    const writer = this.#segments.find((c) => c.shared.some((v) => v.name === source.name))!;
-    const offset = this.#sharedLayout(writer).offsets.get(source.name)!;
-    const dims = evalShape(source.type.shape, this.#bindings)!;
-    const buffer = writer.banks[bank ^ 1]!;
-    const bytes = source.rank === this.program.rank ? buffer.local : buffer.peer(source.rank);
-    return this.#tensor(source.type, dims, bytes.subarray(offset));
   }
 
   #sizes(source: Extract<Source, { kind: "sizes" }>): EngineTensor {
@@ -274,7 +255,7 @@ export class CpuExecutor implements AsyncDisposable {
   }
 
   #tensor(type: TensorType, dims: readonly number[], bytes: Uint8Array): EngineTensor {
-    return this.#engine.tensor(type.dtype!, elementsOf(type.dtype!, dims, bytes), dims);
+    return makeTensor(this.#engine, type, { dims, bytes });
   }
 
   #read(source: Source, produced: ReadonlyMap<string, EngineTensor>): HostTensor {
@@ -286,6 +267,19 @@ export class CpuExecutor implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { session } of this.#segments) await session.release();
   }
+}
+
+function makeTensor(
+  engine: Engine,
+  type: TensorType,
+  content: { dims: readonly number[]; bytes: Uint8Array },
+): EngineTensor {
+  const { dims, bytes } = content;
+  return engine.tensor(type.dtype!, elementsOf(type.dtype!, dims, bytes), dims);
+}
+
+function other(bank: Bank): Bank {
+  return bank === 0 ? 1 : 0;
 }
 
 function sameDims(a: readonly number[], b: readonly number[]): boolean {

@@ -28,8 +28,10 @@ export interface WeightFilesOptions {
   readonly rank: number;
   /** Whether this rank writes the host's file. */
   readonly writesHostFile: boolean;
-  /** Names of constants that every rank holds alike; for the host's file. */
-  readonly isReplicated: (node: GetAttr) => boolean;
+  /** How many ranks share the host's file. */
+  readonly ranks: number;
+  /** The rank's whole local graph: its replicated constants, in order, make up the host's file. */
+  readonly graph: Graph<"local">;
 }
 
 /** The weight files of one rank. */
@@ -44,6 +46,13 @@ export class WeightFiles implements Disposable {
     this.#options = options;
     this.#rankFile = new AppendFile(`${options.folder}/rank${options.rank}.bin`, true);
     this.#hostFile = new AppendFile(`${options.folder}/host.bin`, options.writesHostFile);
+    if (options.ranks === 1) return;
+    // All ranks have the same replicated constants in the same order, so all know the offsets.
+    for (const node of options.graph.nodes) {
+      if (node.kind !== "get_attr" || sizeOf(node.data) < INLINE_BELOW || this.#placed.has(node.data)) continue;
+      if (options.graph.values.get(node.outputs[0])?.placement?.kind !== "R") continue;
+      this.#placed.set(node.data, this.#hostFile.append(sizeOf(node.data), () => node.data.bytes()));
+    }
   }
 
   /** Decides where the constants of a segment's graph lie, and writes those that have to be copied. */
@@ -69,8 +78,7 @@ export class WeightFiles implements Disposable {
   #copy(node: GetAttr): ExternalReference {
     const known = this.#placed.get(node.data);
     if (known) return known;
-    const file = this.#options.isReplicated(node) ? this.#hostFile : this.#rankFile;
-    const reference = file.append(sizeOf(node.data), () => node.data.bytes());
+    const reference = this.#rankFile.append(sizeOf(node.data), () => node.data.bytes());
     this.#placed.set(node.data, reference);
     return reference;
   }

@@ -1,0 +1,125 @@
+/** The cases of a folder: `cases.json` and `generate.json`, checked and with paths resolved. */
+import { basename, dirname, join } from "node:path";
+import { FormatError } from "../src/core/errors.ts";
+import { ModelFolder } from "../src/generate/model_folder.ts";
+import type { VerifyCase } from "./job.ts";
+
+/** A case that is not run, and why. */
+export interface SkippedCase {
+  readonly name: string;
+  readonly reason: string;
+}
+
+/** What a folder asks for. */
+export interface FolderCases {
+  readonly cases: readonly VerifyCase[];
+  readonly skipped: readonly SkippedCase[];
+}
+
+/** How deep folders of folders are searched. */
+const DEPTH = 3;
+
+/**
+ * The cases of `folder`, or of the folders in it that have some.
+ *
+ * @throws {FormatError} If there are none, or a file is malformed or names one that does not exist.
+ */
+export function readCases(folder: string): FolderCases {
+  const folders = caseFolders(folder, DEPTH);
+  if (folders.length === 0) {
+    throw new FormatError(`Cannot verify ${folder}: neither it nor a folder in it has a cases.json`, {
+      hint: "shardwise verify --help explains the format",
+    });
+  }
+  const parts = folders.map(readFolder);
+  return { cases: parts.flatMap((p) => p.cases), skipped: parts.flatMap((p) => p.skipped) };
+}
+
+function caseFolders(folder: string, depth: number): string[] {
+  let entries: Deno.DirEntry[];
+  try {
+    entries = [...Deno.readDirSync(folder)];
+  } catch (cause) {
+    throw new FormatError(`Cannot verify ${folder}: it is no folder that can be read`, { cause });
+  }
+  if (entries.some(({ name, isFile }) => isFile && name === "cases.json")) return [folder];
+  if (depth === 0) return [];
+  const names = entries.filter(({ isDirectory }) => isDirectory).map(({ name }) => name).sort();
+  return names.flatMap((name) => caseFolders(join(folder, name), depth - 1));
+}
+
+function readFolder(folder: string): FolderCases {
+  const label = basename(folder) === "." ? "." : basename(Deno.realPathSync(folder));
+  const file = join(folder, "cases.json");
+  const list = readJson(file);
+  if (!Array.isArray(list)) throw new FormatError(`Cannot read ${file}: it holds no list of cases`);
+  const cases: VerifyCase[] = list.map((entry: unknown, i) =>
+    outputsCase(entry, `case ${i + 1} of ${file}`, folder, label)
+  );
+  // Cases of one model stand together, so that it is loaded once.
+  cases.sort((a, b) => a.model < b.model ? -1 : a.model > b.model ? 1 : 0);
+  const greedy = join(folder, "generate.json");
+  if (!exists(greedy)) return { cases, skipped: [] };
+  const { prompt, greedy: expected, decoder_start_token_id } = readJson(greedy) as Record<string, unknown>;
+  const name = `${label} greedy`;
+  if (decoder_start_token_id !== undefined) {
+    return { cases, skipped: [{ name, reason: "generation of encoder-decoders is not there yet" }] };
+  }
+  if (!isIds(prompt) || !isIds(expected)) {
+    throw new FormatError(`Cannot read ${greedy}: "prompt" and "greedy" must be lists of token ids`);
+  }
+  const { model } = ModelFolder.open(folder);
+  const after = cases.findLastIndex((c) => c.model === model) + 1;
+  return {
+    cases: cases.toSpliced(after || cases.length, 0, { kind: "greedy", name, model, prompt, expected }),
+    skipped: [],
+  };
+}
+
+function outputsCase(entry: unknown, where: string, folder: string, label: string): VerifyCase {
+  const fields = (entry ?? {}) as Record<string, unknown>;
+  const text = (key: string): string => {
+    if (typeof fields[key] === "string") return fields[key];
+    throw new FormatError(`Cannot read ${where}: "${key}" must be a text, but is ${JSON.stringify(fields[key])}`);
+  };
+  const number = (key: string): number => {
+    if (typeof fields[key] === "number" && fields[key] >= 0) return fields[key];
+    throw new FormatError(`Cannot read ${where}: "${key}" must be a number, but is ${JSON.stringify(fields[key])}`);
+  };
+  const path = (key: string): string => {
+    const file = join(folder, text(key));
+    if (exists(file)) return file;
+    throw new FormatError(`Cannot read ${where}: "${key}" names ${file}, which does not exist`, {
+      hint: `paths are relative to ${dirname(join(folder, "cases.json"))}`,
+    });
+  };
+  return {
+    kind: "outputs",
+    name: `${label} ${text("name")}`,
+    model: path("model"),
+    inputs: path("inputs"),
+    expected: path("expected"),
+    atol: number("atol"),
+    rtol: number("rtol"),
+  };
+}
+
+function isIds(value: unknown): value is number[] {
+  return Array.isArray(value) && value.length > 0 && value.every(Number.isSafeInteger);
+}
+
+function readJson(file: string): unknown {
+  try {
+    return JSON.parse(Deno.readTextFileSync(file));
+  } catch (cause) {
+    throw new FormatError(`Cannot read ${file}: it is not valid JSON`, { cause });
+  }
+}
+
+function exists(file: string): boolean {
+  try {
+    return Deno.statSync(file).isFile;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,68 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { readCases } from "./cases.ts";
+
+const CASE = { name: "one", model: "m.onnx", inputs: "i.safetensors", expected: "e.safetensors", atol: 1e-4, rtol: 0 };
+
+/** A folder with these files, JSON or empty. */
+function folder(files: Record<string, unknown>): string {
+  const path = Deno.makeTempDirSync({ prefix: "shardwise-cases-" });
+  for (const [name, content] of Object.entries(files)) {
+    Deno.mkdirSync(join(path, name, ".."), { recursive: true });
+    Deno.writeTextFileSync(join(path, name), content === undefined ? "" : JSON.stringify(content));
+  }
+  return path;
+}
+
+const FILES = { "m.onnx": undefined, "i.safetensors": undefined, "e.safetensors": undefined };
+
+Deno.test("readCases() resolves paths, keeps the cases of a model together and adds its greedy search", () => {
+  const path = folder({
+    ...FILES,
+    "a.onnx": undefined,
+    "model.onnx": undefined,
+    "cases.json": [{ ...CASE, model: "m.onnx" }, { ...CASE, name: "two", model: "a.onnx" }, { ...CASE, name: "three" }],
+    "generate.json": { prompt: [1, 2], greedy: [3], min_margin: 0.1 },
+  });
+  const { cases, skipped } = readCases(path);
+  assert.deepEqual(cases.map((c) => [c.name.split(" ")[1], c.model]), [
+    ["two", join(path, "a.onnx")],
+    ["one", join(path, "m.onnx")],
+    ["three", join(path, "m.onnx")],
+    ["greedy", join(path, "model.onnx")],
+  ]);
+  assert.deepEqual(skipped, []);
+  Deno.removeSync(path, { recursive: true });
+});
+
+Deno.test("readCases() finds folders in folders, and says what it skips", () => {
+  const path = folder({
+    "x/cases.json": [],
+    "x/generate.json": { prompt: [1], decoder_start_token_id: 0, greedy: [1] },
+    "y/z/cases.json": [CASE],
+    "y/z/m.onnx": undefined,
+    "y/z/i.safetensors": undefined,
+    "y/z/e.safetensors": undefined,
+  });
+  const { cases, skipped } = readCases(path);
+  assert.deepEqual(cases.map((c) => c.name), ["z one"]);
+  assert.deepEqual(skipped.map((s) => s.name), ["x greedy"]);
+  assert.match(skipped[0]!.reason, /encoder-decoders/);
+  Deno.removeSync(path, { recursive: true });
+});
+
+Deno.test("readCases() names the file and the field that is wrong", () => {
+  const cases: [Record<string, unknown>, RegExp][] = [
+    [{ "cases.json": {} }, /holds no list of cases/],
+    [{ ...FILES, "cases.json": [{ ...CASE, atol: "x" }] }, /case 1 of .*"atol" must be a number, but is "x"/],
+    [{ ...FILES, "cases.json": [{ ...CASE, inputs: "no" }] }, /"inputs" names .*no, which does not exist/],
+    [{ ...FILES, "cases.json": [], "generate.json": { prompt: [], greedy: [1] } }, /must be lists of token ids/],
+    [{ "other.txt": 1 }, /neither it nor a folder in it has a cases.json/],
+  ];
+  for (const [files, message] of cases) {
+    const path = folder(files);
+    assert.throws(() => readCases(path), message);
+    Deno.removeSync(path, { recursive: true });
+  }
+  assert.throws(() => readCases("/no/such/folder"), /is no folder that can be read/);
+});

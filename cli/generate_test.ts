@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { ModelFolder } from "../src/generate/model_folder.ts";
+import { parseCommand } from "./command.ts";
+import { generate, generateJob, speedLine } from "./generate.ts";
+
+const DEMO = ModelFolder.open(fileURLToPath(new URL("../examples/demo", import.meta.url)));
+
+function job(...args: string[]) {
+  return generateJob(parseCommand(generate, ["model", ...args]), DEMO);
+}
+
+Deno.test("generateJob() turns a prompt into ids and prints text", () => {
+  const { job: made, echo } = job("--prompt", "In the", "--echo", "--max-new-tokens", "5");
+  assert.deepEqual(made.prompt, [21, 50, 2, 56, 44, 41]);
+  assert.equal(made.maxNewTokens, 5);
+  assert.deepEqual(made.print, { kind: "text", tokenizer: join(DEMO.folder, "tokenizer.json"), stop: [] });
+  assert.equal(echo, "In the");
+});
+
+Deno.test("generateJob() takes ids as they are, ignores the end of the text for them, and prints ids", () => {
+  const { job: made } = job("--prompt-ids", "5, 6");
+  assert.deepEqual([made.prompt, made.print, made.endIds], [[5, 6], { kind: "ids" }, []]);
+  assert.deepEqual(job("--prompt-ids", "5", "--eos", "9").job.endIds, [9]);
+});
+
+Deno.test("generateJob() stops at the positions that the model has, and says so", () => {
+  const { job: made, limitNote } = job("--prompt-ids", "1,2,3", "--max-new-tokens", "1000");
+  assert.equal(made.maxNewTokens, 253);
+  assert.match(limitNote!, /256 tokens/);
+  assert.equal(job("--prompt-ids", "1,2,3", "--max-new-tokens", "253").limitNote, undefined);
+  assert.throws(
+    () => job("--prompt-ids", Array(256).fill(1).join()),
+    /the prompt has 256 tokens, but the model takes 256/,
+  );
+});
+
+Deno.test("generateJob() puts a question into the folder's chat template and ends at the model's end ids", () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-chat-" });
+  for (const name of ["model.onnx", "tokenizer.json"]) Deno.copyFileSync(join(DEMO.folder, name), join(folder, name));
+  Deno.writeTextFileSync(join(folder, "chat_template.jinja"), "{% for m in messages %}{{ m['content'] }}:{% endfor %}");
+  Deno.writeTextFileSync(join(folder, "generation_config.json"), JSON.stringify({ eos_token_id: [9, 12] }));
+  const args = parseCommand(generate, [folder, "--chat", "Who", "--system", "Be"]);
+  const { job: made } = generateJob(args, ModelFolder.open(folder));
+  assert.deepEqual(made.prompt, DEMO.tokenizer().encode("Be:Who:"));
+  assert.deepEqual(made.endIds, [9, 12]);
+  Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("generateJob() refuses calls that contradict themselves", () => {
+  const wrong: [string[], RegExp][] = [
+    [[], /there is no prompt/],
+    [["--prompt", "a", "--chat", "b"], /--chat and --prompt exclude each other/],
+    [["--prompt", ""], /the prompt is empty/],
+    [["--prompt", "a", "--system", "b"], /--system belongs to --chat/],
+    [["--prompt", "a", "--top-k", "5"], /--top-k has no effect at temperature 0/],
+    [["--prompt-ids", "1", "--stop", "x"], /--stop needs text/],
+    [["--prompt", "a", "--eos", "1", "--ignore-eos"], /exclude each other/],
+    [["--prompt", "a", "--tokenizer", "no.json"], /Cannot read no.json: there is no such file/],
+    [["--chat", "hi"], /no chat template/],
+    [["--prompt", "a", "--max-new-tokens", "0"], /not a whole number of at least 1/],
+  ];
+  for (const [args, message] of wrong) assert.throws(() => job(...args), message, args.join(" "));
+});
+
+Deno.test("speedLine() counts tokens after the first, and says why there are no more", () => {
+  const report = { tokens: 11, firstMs: 120, restMs: 200, ended: false };
+  assert.equal(
+    speedLine(report, 1, undefined),
+    "11 tokens, 50.0 tokens/s; first token after 120 ms (1 token of prompt)",
+  );
+  assert.match(speedLine(report, 2, "limit"), /; limit$/);
+  assert.doesNotMatch(speedLine({ ...report, ended: true }, 2, "limit"), /limit/);
+  assert.doesNotMatch(speedLine({ ...report, tokens: 1, restMs: 0 }, 2, undefined), /tokens\/s/);
+});

@@ -1,0 +1,143 @@
+/** What the command line asks its ranks to do, and how it starts them. */
+import { UsageError } from "../src/core/errors.ts";
+import type { SamplingOptions } from "../src/generate/sampler.ts";
+import { launch } from "../launcher/launch.ts";
+import type { Communicator } from "../src/runtime/comm/communicator.ts";
+import type { OutputDifference } from "./compare.ts";
+import type { OptionSpec, ParsedArgs } from "./command.ts";
+
+/** Runs a model once. */
+export interface RunJob {
+  readonly kind: "run";
+  readonly model: string;
+  readonly inputs: string;
+  readonly outputs: string;
+}
+
+/** Checks models against what they should give. */
+export interface VerifyJob {
+  readonly kind: "verify";
+  readonly cases: readonly VerifyCase[];
+}
+
+/** One check. Paths are resolved. */
+export type VerifyCase =
+  | {
+    readonly kind: "outputs";
+    readonly name: string;
+    readonly model: string;
+    readonly inputs: string;
+    readonly expected: string;
+    readonly atol: number;
+    readonly rtol: number;
+  }
+  | {
+    readonly kind: "greedy";
+    readonly name: string;
+    readonly model: string;
+    readonly prompt: readonly number[];
+    readonly expected: readonly number[];
+  };
+
+/** What rank 0 reports of each case of a {@linkcode VerifyJob}. */
+export interface VerifyResult {
+  readonly name: string;
+  readonly ranks: number;
+  readonly pass: boolean;
+  readonly outputs: readonly OutputDifference[];
+  /** Why it failed before there was anything to compare, or which token differs. */
+  readonly problem?: string;
+  readonly ms: number;
+}
+
+/** Continues a prompt. */
+export interface GenerateJob {
+  readonly kind: "generate";
+  readonly model: string;
+  readonly prompt: readonly number[];
+  readonly maxNewTokens: number;
+  readonly sampling: SamplingOptions;
+  readonly endIds: readonly number[];
+  /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */
+  readonly print: { readonly kind: "ids" } | {
+    readonly kind: "text";
+    readonly tokenizer: string;
+    readonly stop: readonly string[];
+  };
+}
+
+/** What rank 0 reports of a {@linkcode GenerateJob}. */
+export interface GenerateReport {
+  readonly tokens: number;
+  /** Time to the first token, and from there to the last. */
+  readonly firstMs: number;
+  readonly restMs: number;
+  /** Whether the text came to its own end. */
+  readonly ended: boolean;
+}
+
+/** What ranks can be asked to do. */
+export type Job = RunJob | VerifyJob | GenerateJob;
+
+/** Options of every command that starts ranks. */
+export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
+
+/** More ranks on one host than any machine has cores are a slip of the finger. */
+const MOST_RANKS = 256;
+/** Linux takes at most 128 KiB in one argument; a character may take 4 bytes. */
+const ARGUMENT_CHARACTERS = 30_000;
+
+/** The number of ranks that `--nproc` asks for. @throws {UsageError} */
+export function rankCount(args: ParsedArgs): number {
+  return args.number("nproc", { least: 1, most: MOST_RANKS, whole: true }) ?? 1;
+}
+
+/** How a job ended. */
+export interface JobEnd {
+  readonly code: number;
+  /** What rank 0 reported, in order; also of a job that failed. */
+  readonly reports: readonly unknown[];
+}
+
+/** What a rank's part of a job gets: its communicator, and a way to hand results to the command; rank 0's reports count. */
+export interface RankContext {
+  readonly comm: Communicator;
+  readonly report: (result: unknown) => void;
+}
+
+/**
+ * Starts `nproc` ranks that carry out `job`, and resolves when they have ended. What rank 0 prints comes through unchanged; what it
+ * reports goes through a file, so that the command can print it after everything else.
+ */
+export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
+  const file = Deno.makeTempFileSync({ prefix: "shardwise-job-", suffix: ".jsonl" });
+  try {
+    const script = new URL("./worker.ts", import.meta.url).href;
+    const args = [file, ...packJob(job)];
+    const code = await launch({ program: { kind: "deno", script }, args, nproc, output: "rank0", stdin: "none" });
+    const lines = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "");
+    return { code, reports: lines.map((line) => JSON.parse(line)) };
+  } finally {
+    Deno.removeSync(file);
+  }
+}
+
+/** A job as arguments of a process. */
+export function packJob(job: Job): string[] {
+  const text = JSON.stringify(job);
+  return Array.from(
+    { length: Math.ceil(text.length / ARGUMENT_CHARACTERS) },
+    (_, i) => text.slice(i * ARGUMENT_CHARACTERS, (i + 1) * ARGUMENT_CHARACTERS),
+  );
+}
+
+/** The job that {@linkcode packJob} packed. @throws {UsageError} If the arguments are something else. */
+export function unpackJob(args: readonly string[]): Job {
+  try {
+    return JSON.parse(args.join("")) as Job;
+  } catch (cause) {
+    throw new UsageError("Cannot read the job of this rank: cli/worker.ts is started by the `shardwise` command", {
+      cause,
+    });
+  }
+}

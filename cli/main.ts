@@ -1,0 +1,76 @@
+/** The `shardwise` command: finds the command that is meant, and turns errors into one message and an exit code. */
+import config from "../deno.json" with { type: "json" };
+import { describeError, ShardwiseError, UsageError } from "../src/core/errors.ts";
+import { EXIT } from "../src/core/exit_codes.ts";
+import { didYouMean } from "../src/core/suggest.ts";
+import { type Command, commandHelp, parseCommand } from "./command.ts";
+import { generate } from "./generate.ts";
+import { plan } from "./plan.ts";
+import { run } from "./run.ts";
+import { verify } from "./verify.ts";
+import { printNote, printResult } from "./print.ts";
+
+/** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
+const USER_ERROR = 2;
+const COMMANDS: readonly Command[] = [run, verify, generate, plan];
+
+/** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
+export async function main(args: readonly string[]): Promise<number> {
+  try {
+    return await dispatch(args);
+  } catch (error) {
+    printNote(errorText(error));
+    return error instanceof UsageError ? EXIT.usage : error instanceof ShardwiseError ? USER_ERROR : 1;
+  }
+}
+
+/** What the user sees of an error: message and hint; the stack too when it is a bug of ours. */
+export function errorText(error: unknown): string {
+  if (error instanceof ShardwiseError) return `error: ${describeError(error).replace("\n  hint: ", "\nhint: ")}`;
+  return `error: ${error instanceof Error ? error.stack ?? error.message : String(error)}`;
+}
+
+async function dispatch(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined || name === "--help" || name === "-h") {
+    (name === undefined ? printNote : printResult)(help());
+    return name === undefined ? EXIT.usage : 0;
+  }
+  if (name === "--version" || name === "-V") {
+    printResult(`shardwise ${config.version}`);
+    return 0;
+  }
+  if (name === "help") return await dispatch([...rest.slice(0, 1), "--help"]);
+  const command = COMMANDS.find((c) => c.name === name);
+  if (command === undefined) {
+    const what = name.startsWith("-") ? "option" : "command";
+    const known = what === "command" ? COMMANDS.map((c) => c.name) : ["--help", "--version"];
+    throw new UsageError(`Unknown ${what} ${JSON.stringify(name)}${didYouMean(name, known)}`, {
+      hint: "shardwise --help",
+    });
+  }
+  const parsed = parseCommand(command, rest);
+  if (parsed.flag("help")) {
+    printResult(commandHelp(command));
+    return 0;
+  }
+  return await command.run(parsed);
+}
+
+function help(): string {
+  const width = Math.max(...COMMANDS.map((c) => c.name.length)) + 2;
+  return [
+    "shardwise: runs one neural network across several processes",
+    "",
+    "Usage: shardwise COMMAND [OPTIONS]",
+    "",
+    "Commands:",
+    ...COMMANDS.map((c) => `  ${c.name.padEnd(width)}${c.summary}`),
+    "",
+    "Options:",
+    "  -h, --help     print this; `shardwise COMMAND --help` explains a command",
+    "  -V, --version  print the version",
+  ].join("\n");
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

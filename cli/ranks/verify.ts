@@ -1,0 +1,76 @@
+/** What each rank does for `shardwise verify`; rank 0 compares and writes results, a line of JSON each. */
+import { describeError } from "../../src/core/errors.ts";
+import { readTensors } from "../../src/formats/tensor_file.ts";
+import { generate } from "../../src/generate/generate.ts";
+import { Sampler } from "../../src/generate/sampler.ts";
+import type { Communicator } from "../../src/runtime/comm/communicator.ts";
+import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
+import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
+import { parallelizeModel } from "../../src/session.ts";
+import { sayNotice } from "./notice.ts";
+import { compareTensors } from "../compare.ts";
+import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+
+/** Carries out `job`: each model is loaded once for all its cases that stand together. */
+export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
+  for (let at = 0; at < job.cases.length;) {
+    const { model: path } = job.cases[at]!;
+    const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
+    const cases = job.cases.slice(at, end < 0 ? undefined : end);
+    at += cases.length;
+    await verifyModel(path, cases, comm, report);
+  }
+}
+
+async function verifyModel(
+  path: string,
+  cases: readonly VerifyCase[],
+  comm: Communicator,
+  report: (result: VerifyResult) => void,
+): Promise<void> {
+  const failed = (c: VerifyCase, error: unknown, ms: number) => {
+    // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
+    if (error instanceof CommunicatorError) throw error;
+    report({ name: c.name, ranks: comm.size, pass: false, outputs: [], problem: describeError(error), ms });
+  };
+  const began = performance.now();
+  let model: ParallelModel;
+  try {
+    model = await parallelizeModel(path, { comm });
+  } catch (error) {
+    for (const c of cases) failed(c, error, performance.now() - began);
+    return;
+  }
+  await using _owned = model;
+  sayNotice(model, comm);
+  for (const c of cases) {
+    const start = performance.now();
+    try {
+      const found = c.kind === "outputs" ? await verifyOutputs(c, model, comm.rank) : await verifyGreedy(c, model);
+      report({ name: c.name, ranks: comm.size, ...found, ms: performance.now() - start });
+    } catch (error) {
+      failed(c, error, performance.now() - start);
+    }
+  }
+}
+
+type Found = Pick<VerifyResult, "pass" | "outputs" | "problem">;
+
+async function verifyOutputs(c: VerifyCase & { kind: "outputs" }, model: ParallelModel, rank: number): Promise<Found> {
+  const got = await model.run(Object.fromEntries(await readTensors(c.inputs)));
+  if (rank !== 0) return { pass: true, outputs: [] };
+  const outputs = compareTensors(got, await readTensors(c.expected), c);
+  return { pass: outputs.length > 0 && outputs.every(({ pass }) => pass), outputs };
+}
+
+async function verifyGreedy(c: VerifyCase & { kind: "greedy" }, model: ParallelModel): Promise<Found> {
+  const options = { sampler: new Sampler(), maxNewTokens: c.expected.length };
+  const got = await Array.fromAsync(generate(model, c.prompt, options));
+  const wrong = got.findIndex((id, i) => id !== c.expected[i]);
+  if (wrong < 0) return { pass: true, outputs: [] };
+  return {
+    pass: false,
+    outputs: [],
+    problem: `token ${wrong + 1} of ${c.expected.length} is ${got[wrong]}, expected ${c.expected[wrong]}`,
+  };
+}

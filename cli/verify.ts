@@ -1,0 +1,142 @@
+/** `shardwise verify`: runs stored cases at several world sizes and compares with what they should give. */
+import Table from "cli-table3";
+import type { Command, ParsedArgs } from "./command.ts";
+import { type FolderCases, readCases } from "./cases.ts";
+import type { OutputDifference } from "./compare.ts";
+import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { printNote, printResult } from "./print.ts";
+
+/** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
+const INTERRUPTED: ReadonlySet<number> = new Set([129, 130, 143]);
+
+/** The command. */
+export const verify: Command = {
+  name: "verify",
+  summary: "check models against stored outputs at several world sizes",
+  usage: "FOLDER… [--nproc 1,2,3,4] [--cases PATTERN] [--json]",
+  description:
+    "Each FOLDER (or folders in it) holds cases.json, a list of {name, model, inputs, expected, atol, rtol}: file names in the\n" +
+    "folder, and what is allowed. Where there is a generate.json, {prompt, greedy}, greedy search must give those ids. A case\n" +
+    "passes when |got - expected| <= atol + rtol * |expected| for every element of every output, and dtypes and shapes are\n" +
+    "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.",
+  options: {
+    nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
+    cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
+    json: { help: "print the results as JSON, every output by itself" },
+  },
+  examples: [
+    "shardwise verify models/llama models/gpt2 --nproc 1,2,3,4",
+    'shardwise verify models --cases "llama*decode"',
+  ],
+  run: verifyFolders,
+};
+
+async function verifyFolders(args: ParsedArgs): Promise<number> {
+  if (args.positionals.length === 0) throw args.error("FOLDER is missing");
+  const sizes = args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
+  const { cases, skipped } = select(args.positionals.map(readCases), args.text("cases"));
+  if (cases.length === 0 && skipped.length === 0) {
+    throw args.error(
+      `no case matches --cases ${JSON.stringify(args.text("cases"))}`,
+      "leave --cases out to see all names",
+    );
+  }
+  const results: VerifyResult[] = [];
+  for (const size of cases.length > 0 ? sizes : []) {
+    const began = performance.now();
+    results.push(...await verifyAt(cases, size));
+    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    printNote(`${size} rank${size === 1 ? "" : "s"}: ${cases.length} cases in ${seconds} s`);
+  }
+  const failed = results.filter(({ pass }) => !pass).length;
+  if (args.flag("json")) {
+    printResult(JSON.stringify({ results, skipped }, undefined, 1));
+  } else {
+    printResult(verifyTable(cases, results, skipped));
+    const skips = skipped.length > 0 ? `, ${skipped.length} skipped` : "";
+    printResult(`${results.length - failed} passed, ${failed} failed${skips}`);
+  }
+  return failed > 0 ? 1 : 0;
+}
+
+/**
+ * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
+ * after it.
+ */
+async function verifyAt(cases: readonly VerifyCase[], size: number): Promise<VerifyResult[]> {
+  const results: VerifyResult[] = [];
+  while (results.length < cases.length) {
+    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length) }, size);
+    results.push(...reports as VerifyResult[]);
+    if (INTERRUPTED.has(code)) Deno.exit(code);
+    const next = cases[results.length];
+    if (next === undefined) break;
+    const problem = `the job ended with code ${code} in this case`;
+    results.push({ name: next.name, ranks: size, pass: false, outputs: [], problem, ms: 0 });
+  }
+  return results;
+}
+
+function select(folders: readonly FolderCases[], pattern: string | undefined): FolderCases {
+  const parts = (pattern ?? "").split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
+  const wanted = new RegExp(parts.join(".*"));
+  return {
+    cases: folders.flatMap((f) => f.cases).filter(({ name }) => wanted.test(name)),
+    skipped: folders.flatMap((f) => f.skipped).filter(({ name }) => wanted.test(name)),
+  };
+}
+
+/** The results as a table; outputs whose names differ by a number only share a line, which shows the worst of them. */
+export function verifyTable(
+  cases: readonly VerifyCase[],
+  results: readonly VerifyResult[],
+  skipped: FolderCases["skipped"],
+): string {
+  const table = new Table({
+    head: ["case", "ranks", "output", "max abs", "max rel", "tolerance", "result"],
+    style: { head: [], border: [], compact: true },
+  });
+  const byName = new Map(cases.map((c) => [c.name, c]));
+  const sorted = results.map((result, i) => ({ result, order: cases.findIndex((c) => c.name === result.name), i }))
+    .sort((a, b) => a.order - b.order || a.i - b.i);
+  for (const { result } of sorted) {
+    const c = byName.get(result.name);
+    const lines = outputLines(result, c);
+    table.push([
+      result.name,
+      result.ranks,
+      lines.map((line) => line.name).join("\n"),
+      lines.map((line) => line.abs).join("\n"),
+      lines.map((line) => line.rel).join("\n"),
+      c?.kind === "outputs" ? `${c.atol} + ${c.rtol}·|x|` : "equal",
+      result.pass ? "pass" : "FAIL",
+    ]);
+    if (result.problem !== undefined) table.push([{ colSpan: 7, content: `  ${result.problem}` }]);
+    for (const output of result.outputs.filter(({ problem }) => problem !== undefined)) {
+      table.push([{ colSpan: 7, content: `  ${output.name}: ${output.problem}` }]);
+    }
+  }
+  for (const { name, reason } of skipped) table.push([name, "", { colSpan: 5, content: `skipped: ${reason}` }]);
+  return table.toString();
+}
+
+function outputLines(result: VerifyResult, c: VerifyCase | undefined): { name: string; abs: string; rel: string }[] {
+  if (c?.kind === "greedy") return [{ name: `${c.expected.length} tokens`, abs: "", rel: "" }];
+  const groups = new Map<string, OutputDifference[]>();
+  for (const output of result.outputs) {
+    const key = output.name.replace(/\d+/g, "*");
+    groups.set(key, [...groups.get(key) ?? [], output]);
+  }
+  return [...groups].map(([key, outputs]) => ({
+    name: outputs.length === 1 ? outputs[0]!.name : `${key} (${outputs.length})`,
+    abs: worst(outputs.map(({ maxAbs }) => maxAbs)),
+    rel: worst(outputs.map(({ maxRel }) => maxRel)),
+  }));
+}
+
+function worst(values: readonly (number | null)[]): string {
+  const numbers = values.map((v) => v ?? NaN); // JSON has no NaN
+  if (numbers.some(Number.isNaN)) return "–";
+  const largest = Math.max(...numbers);
+  return largest === 0 ? "0" : largest.toExponential(1);
+}

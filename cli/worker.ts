@@ -1,0 +1,44 @@
+/**
+ * One rank of a command: the launcher starts this file on every rank, with the job as its arguments.
+ *
+ * An error of the user's (a wrong input, a broken model) ends all ranks alike, and the launcher prints it once.
+ */
+import { describeError, ShardwiseError } from "../src/core/errors.ts";
+import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/core/exit_report.ts";
+import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
+import { init } from "../src/runtime/comm/init.ts";
+import { type Job, type RankContext, unpackJob } from "./job.ts";
+import { generateOnRank } from "./ranks/generate.ts";
+import { runOnRank } from "./ranks/run.ts";
+import { verifyOnRank } from "./ranks/verify.ts";
+
+async function carryOut(job: Job, context: RankContext): Promise<void> {
+  switch (job.kind) {
+    case "run":
+      return await runOnRank(job, context);
+    case "verify":
+      return await verifyOnRank(job, context);
+    case "generate":
+      return await generateOnRank(job, context);
+  }
+}
+
+if (import.meta.main) {
+  try {
+    const [file, ...packed] = Deno.args;
+    const job = unpackJob(packed);
+    await using comm = await init();
+    const report = (result: unknown) => {
+      if (comm.rank === 0) Deno.writeTextFileSync(file!, JSON.stringify(result) + "\n", { append: true });
+    };
+    await carryOut(job, { comm, report });
+  } catch (error) {
+    // Trouble between ranks is no user's error: the launcher finds out who was first.
+    if (error instanceof PeerLost || error instanceof CollectiveAborted) {
+      reportVictim({ lost: error.rank, message: error.message });
+    }
+    if (error instanceof CommunicatorError) reportCollectiveFailure({ message: describeError(error) });
+    if (error instanceof ShardwiseError) reportUserError(error);
+    throw error;
+  }
+}

@@ -1,0 +1,102 @@
+/** What a job needs from outside this host's ranks: its place among the nodes, its store, and the decision on how it ends. */
+import { randomHex } from "../src/core/run_id.ts";
+import type { AttemptResult, StopReason } from "./attempt.ts";
+import { type AbortNotice, parseAbort } from "./abort_notice.ts";
+import type { RankOutcome } from "./outcome.ts";
+import { StoreServer } from "./store_server.ts";
+
+/** This host's ranks in an attempt. */
+export interface Placement {
+  readonly jobId: string;
+  readonly worldSize: number;
+  /** The global rank of local rank 0. */
+  readonly firstRank: number;
+  readonly nodeRank: number;
+  readonly nnodes: number;
+  readonly masterAddr: string;
+  readonly masterPort: number;
+  readonly storeToken: string;
+}
+
+/** How an attempt ended for the whole job. */
+export interface Verdict {
+  readonly code: number;
+  readonly restart: boolean;
+  /** What ended the job, if that came from a node. */
+  readonly notice?: AbortNotice;
+}
+
+/** The job's side of {@linkcode launch}. */
+export interface Coordinator extends AsyncDisposable {
+  /** Starts attempt number `attempt` together with all nodes. */
+  readonly begin: (attempt: number) => Promise<Placement>;
+  /** Calls `listener` when somebody elsewhere ends the job. */
+  readonly onStop: (listener: (reason: StopReason) => void) => void;
+  /** A rank here failed first. */
+  readonly cause: (cause: RankOutcome) => void;
+  /** A rank here ended with 0. */
+  readonly done: (rank: number) => void;
+  /** All ranks here have ended; `code` is what that means here, and `restart` whether this host would start again. */
+  readonly conclude: (attempt: number, result: AttemptResult, here: Verdict) => Promise<Verdict>;
+}
+
+/** The coordinator of a job on one host: a store on the loopback interface. */
+export class LocalCoordinator implements Coordinator {
+  readonly #server: StoreServer;
+  readonly #runId: string;
+  readonly #nproc: number;
+  #token = "";
+  #listener: ((reason: StopReason) => void) | undefined;
+
+  /** @throws {Error} If `port` is taken; 0 takes a free one. */
+  constructor(runId: string, nproc: number, port = 0) {
+    this.#runId = runId;
+    this.#nproc = nproc;
+    this.#server = new StoreServer({
+      hostname: "127.0.0.1",
+      port,
+      events: { onAbort: (text) => this.#listener?.(stopOf(parseAbort(text))) },
+    });
+  }
+
+  begin = (attempt: number): Promise<Placement> => {
+    if (attempt > 0) {
+      // What the last attempt's ranks wrote, and they themselves, mean nothing to this one.
+      this.#server.revoke(this.#token);
+      this.#server.state.keepOnly("job/");
+      this.#server.clearAbort();
+    }
+    this.#token = randomHex(16);
+    this.#server.allow(this.#token);
+    return Promise.resolve({
+      jobId: this.#runId,
+      worldSize: this.#nproc,
+      firstRank: 0,
+      nodeRank: 0,
+      nnodes: 1,
+      masterAddr: "127.0.0.1",
+      masterPort: this.#server.port,
+      storeToken: this.#token,
+    });
+  };
+
+  onStop = (listener: (reason: StopReason) => void): void => {
+    this.#listener = listener;
+  };
+
+  cause = (cause: RankOutcome): void => this.#server.pushAbort(JSON.stringify({ rank: cause.rank, code: cause.code }));
+
+  done = (rank: number): void => this.#server.pushLeft(rank);
+
+  conclude = (_attempt: number, _result: AttemptResult, here: Verdict): Promise<Verdict> => Promise.resolve(here);
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#server[Symbol.dispose]();
+    return Promise.resolve();
+  }
+}
+
+/** An abort as a reason to stop. */
+export function stopOf(notice: AbortNotice): StopReason {
+  return { kind: "abort", notice };
+}

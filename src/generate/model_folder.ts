@@ -1,0 +1,150 @@
+/**
+ * A model as the Hugging Face hub stores it: the graph, and beside it the tokenizer, the chat template and how to generate.
+ *
+ * Also a bare `.onnx` file, with whatever of these lies in its folder.
+ */
+import { basename, dirname, join } from "node:path";
+import { FormatError, UsageError } from "../core/errors.ts";
+import { fileSize } from "../formats/mapped_file.ts";
+import { type ChatMessage, findChatTemplate, renderChat, specialTokensOf } from "./chat_template.ts";
+import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+/** Where the graph may lie in a folder, likeliest first. */
+const GRAPHS = [
+  "model.onnx",
+  "onnx/model.onnx",
+  "decoder_model_merged.onnx",
+  "onnx/decoder_model_merged.onnx",
+] as const;
+/** Names under which configurations of various families keep the longest sequence. */
+const CONTEXT_LENGTHS = ["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"] as const;
+
+/** The files of one model. Nothing is read before it is asked for. */
+export class ModelFolder {
+  /** Path of the graph. */
+  readonly model: string;
+  /** The folder of tokenizer and configurations. */
+  readonly folder: string;
+
+  private constructor(model: string, folder: string) {
+    this.model = model;
+    this.folder = folder;
+  }
+
+  /**
+   * The model at `path`: a folder, or an `.onnx` file.
+   *
+   * @throws {FormatError} If there is nothing, or a folder without a graph or with several that might be meant.
+   */
+  static open(path: string): ModelFolder {
+    if (!isDirectory(path)) {
+      fileSize(path);
+      const folder = dirname(path);
+      return new ModelFolder(
+        path,
+        basename(folder) === "onnx" && !exists(join(folder, "config.json")) ? dirname(folder) : folder,
+      );
+    }
+    const known = GRAPHS.find((name) => exists(join(path, name)));
+    if (known !== undefined) return new ModelFolder(join(path, known), path);
+    const graphs = ["", "onnx"].flatMap((sub) => onnxFiles(join(path, sub)).map((name) => join(sub, name)));
+    if (graphs.length === 1) return new ModelFolder(join(path, graphs[0]!), path);
+    throw new FormatError(
+      graphs.length === 0
+        ? `Cannot find a model in ${path}: the folder holds no .onnx file`
+        : `Cannot tell which model of ${path} is meant: it holds ${graphs.slice(0, 6).join(", ")}`,
+      { hint: "name the .onnx file itself" },
+    );
+  }
+
+  /**
+   * The tokenizer at `path`, or else in the folder.
+   *
+   * @throws {UsageError} If there is none. @throws {FormatError} If it cannot be read.
+   */
+  tokenizer(path?: string): Tokenizer {
+    const file = path ?? join(this.folder, "tokenizer.json");
+    if (path === undefined && !exists(file)) {
+      throw new UsageError(`Cannot turn text into tokens: there is no tokenizer.json in ${this.folder}`, {
+        hint: "pass --tokenizer tokenizer.json, or token ids with --prompt-ids",
+      });
+    }
+    fileSize(file);
+    const beside = join(dirname(file), "tokenizer_config.json");
+    return parseTokenizer(readJson(file), exists(beside) ? readJson(beside) : undefined, file);
+  }
+
+  /** Whether {@linkcode tokenizer} finds one in the folder. */
+  get hasTokenizer(): boolean {
+    return exists(join(this.folder, "tokenizer.json"));
+  }
+
+  /**
+   * The text of a chat, by the folder's template.
+   *
+   * @throws {UsageError} If there is no template.
+   */
+  chat(messages: readonly ChatMessage[]): string {
+    const file = join(this.folder, "chat_template.jinja");
+    const config = this.#json("tokenizer_config.json");
+    const template = findChatTemplate(exists(file) ? Deno.readTextFileSync(file) : undefined, config);
+    if (template === undefined) {
+      throw new UsageError(`Cannot write a chat for this model: ${this.folder} has no chat template`, {
+        hint: "it may be no chat model: use --prompt; or add chat_template.jinja to the folder",
+      });
+    }
+    return renderChat(template, messages, { specialTokens: specialTokensOf(config) });
+  }
+
+  /** The ids that end a text: `eos_token_id` of generation_config.json, else of config.json. */
+  get endIds(): readonly number[] {
+    for (const file of ["generation_config.json", "config.json"]) {
+      const ids = [this.#json(file)?.eos_token_id].flat().filter((id): id is number => Number.isInteger(id));
+      if (ids.length > 0) return ids;
+    }
+    return [];
+  }
+
+  /** The longest sequence that the model was made for; undefined if the folder does not say. */
+  get contextLength(): number | undefined {
+    const config = this.#json("config.json");
+    const found = CONTEXT_LENGTHS.map((name) => config?.[name]).filter((n) => typeof n === "number" && n > 0);
+    return found.length > 0 ? Math.min(...found as number[]) : undefined;
+  }
+
+  #json(name: string): Record<string, unknown> | undefined {
+    const file = join(this.folder, name);
+    return exists(file) ? readJson(file) : undefined;
+  }
+}
+
+function readJson(file: string): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(Deno.readTextFileSync(file));
+    if (typeof value === "object" && value !== null) return value as Record<string, unknown>;
+  } catch (cause) {
+    throw new FormatError(`Cannot read ${file}: it is not valid JSON`, { cause });
+  }
+  throw new FormatError(`Cannot read ${file}: it holds no JSON object`);
+}
+
+function onnxFiles(folder: string): string[] {
+  if (!isDirectory(folder)) return [];
+  return Array.from(Deno.readDirSync(folder), ({ name }) => name).filter((name) => name.endsWith(".onnx")).sort();
+}
+
+function exists(file: string): boolean {
+  try {
+    return Deno.statSync(file).isFile;
+  } catch {
+    return false;
+  }
+}
+
+function isDirectory(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}

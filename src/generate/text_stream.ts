@@ -1,0 +1,108 @@
+/**
+ * Turns a stream of token ids into a stream of text, without ever showing half a character or the beginning of a stop string.
+ *
+ * A token may hold part of a UTF-8 character, and a decoder may join tokens (a leading space is dropped at the start of a
+ * text but not inside), so ids are never decoded alone: the new text is the difference between decoding a short window with and
+ * without the new ids. The window starts where the last text was complete, so the work per token does not grow.
+ */
+
+/** Decodes ids, marking an incomplete character by U+FFFD, as {@linkcode Tokenizer} does. */
+export type Decode = (ids: readonly number[]) => string;
+
+const REPLACEMENT = "\uFFFD";
+/** No UTF-8 character spans more tokens; beyond, U+FFFD is what the model means, not a character in the making. */
+const LONGEST_CHARACTER_IN_TOKENS = 6;
+
+/** Incremental detokenisation. */
+export class TextStream {
+  readonly #decode: Decode;
+  /** The last ids whose text is out, as context, then the ids whose text is not. */
+  #window: number[] = [];
+  /** How many of the window are context. */
+  #context = 0;
+  #contextText = "";
+
+  constructor(decode: Decode) {
+    this.#decode = decode;
+  }
+
+  /** The text that `id` completes; empty while a character is incomplete. */
+  push(id: number): string {
+    this.#window.push(id);
+    const text = this.#decode(this.#window);
+    const waiting = this.#window.length - this.#context;
+    if (text.endsWith(REPLACEMENT) && waiting < LONGEST_CHARACTER_IN_TOKENS) return "";
+    return this.#take(text);
+  }
+
+  /** What is left at the end: an incomplete character shows as U+FFFD. */
+  end(): string {
+    return this.#take(this.#decode(this.#window));
+  }
+
+  #take(text: string): string {
+    // A special token decodes to nothing; and a decoder that rewrites earlier text must not make us repeat it.
+    const fresh = text.startsWith(this.#contextText) ? text.slice(this.#contextText.length) : "";
+    if (fresh === "") {
+      if (this.#window.length > 2 * LONGEST_CHARACTER_IN_TOKENS) this.#restart(text);
+      return "";
+    }
+    this.#restart(text);
+    return fresh;
+  }
+
+  /** Keeps only the newest ids as context. */
+  #restart(text: string): void {
+    const newest = this.#window.slice(this.#context);
+    this.#window = newest.length > 0 ? newest : this.#window;
+    this.#context = this.#window.length;
+    this.#contextText = newest.length > 0 ? this.#decode(this.#window) : text;
+  }
+}
+
+/** Ends a text at the first of some strings, holding back what may be the beginning of one. */
+export class StopStrings {
+  readonly #strings: readonly string[];
+  #held = "";
+  #stopped = false;
+
+  /** Empty strings are ignored. */
+  constructor(strings: readonly string[]) {
+    this.#strings = strings.filter((s) => s !== "");
+  }
+
+  /** Whether a stop string has come; all later text is swallowed. */
+  get stopped(): boolean {
+    return this.#stopped;
+  }
+
+  /** The part of the text so far that may be shown now and was not before. */
+  push(text: string): string {
+    if (this.#stopped) return "";
+    const all = this.#held + text;
+    const at = this.#strings.map((s) => all.indexOf(s)).filter((i) => i >= 0);
+    if (at.length > 0) {
+      this.#stopped = true;
+      this.#held = "";
+      return all.slice(0, Math.min(...at));
+    }
+    const keep = Math.max(0, ...this.#strings.map((s) => overlap(all, s)));
+    this.#held = all.slice(all.length - keep);
+    return all.slice(0, all.length - keep);
+  }
+
+  /** What was held back, at the end of the text. */
+  end(): string {
+    const held = this.#held;
+    this.#held = "";
+    return held;
+  }
+}
+
+/** The length of the longest proper beginning of `stop` with which `text` ends. */
+function overlap(text: string, stop: string): number {
+  for (let n = Math.min(stop.length - 1, text.length); n > 0; n--) {
+    if (text.endsWith(stop.slice(0, n))) return n;
+  }
+  return 0;
+}

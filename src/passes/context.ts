@@ -1,0 +1,70 @@
+/** What passes share: the job's ranks, what the user asked for, and what earlier passes found. */
+import { PlanError } from "../core/errors.ts";
+import type { Graph } from "../graph/graph.ts";
+import type { CostModel, Nominal } from "../plan/cost.ts";
+import type { Overrides } from "../plan/overrides.ts";
+import type { Plan } from "../plan/plan.ts";
+
+/** What a user may ask of the passes. Everything has a default. */
+export interface Config {
+  /** Seconds that a byte of weights on every rank is worth; see {@linkcode CostModel}. */
+  readonly memoryPrice?: number;
+  /** Wishes for single layers, by pattern of their name or scope: `{ "*.lm_head": "replicated" }`. */
+  readonly overrides?: Overrides;
+  /** Numbers of the cost model to replace. */
+  readonly costs?: Partial<CostModel>;
+  /** Sizes of symbols at which costs are compared. */
+  readonly nominal?: Nominal;
+  /** Most states that the search keeps at a time. */
+  readonly maxStates?: number;
+  /** Whether decomposed attention and norms are rewritten to fused ops; true by default. */
+  readonly fuse?: boolean;
+  /** Whether the graph after each pass is kept as text, in {@linkcode ParallelExecutionCtx.dumps}; false by default. */
+  readonly dump?: boolean;
+}
+
+/** The text of a graph after a pass. */
+export interface Dump {
+  readonly pass: string;
+  readonly text: string;
+}
+
+/** The state of one compilation on one rank. Passes read and write it; graphs themselves never refer to it. */
+export class ParallelExecutionCtx {
+  /** How many ranks share the model. */
+  readonly ranks: number;
+  /** This rank. */
+  readonly rank: number;
+  readonly config: Config;
+  /** Set by the solver pass. */
+  plan: Plan | undefined;
+  /** How often a pipeline has run to its end. */
+  compileTimes = 0;
+  /** What the last pipeline gave. */
+  lastOptimizedGraph: Graph | undefined;
+  /** Graphs after each pass, in order, where `config.dump` asks for them. */
+  readonly dumps: Dump[] = [];
+
+  /** @throws {RangeError} If `rank` is none of `ranks`. */
+  constructor(
+    { ranks, rank, config = {} }: { readonly ranks: number; readonly rank: number; readonly config?: Config },
+  ) {
+    if (!Number.isInteger(ranks) || ranks < 1) throw new RangeError(`Cannot use ${ranks} ranks: expected at least 1`);
+    if (!Number.isInteger(rank) || rank < 0 || rank >= ranks) {
+      throw new RangeError(`Cannot use ${rank} as a rank: expected an integer in [0, ${ranks})`);
+    }
+    this.ranks = ranks;
+    this.rank = rank;
+    this.config = config;
+  }
+
+  /** The plan. @throws {PlanError} If no pass has made one. */
+  requirePlan(): Plan {
+    if (!this.plan) {
+      throw new PlanError("Cannot use the plan: no pass has made one yet", {
+        hint: "run ParallelAxisSolverPass before passes that carry a plan out",
+      });
+    }
+    return this.plan;
+  }
+}

@@ -1,0 +1,25 @@
+/**
+ * Looks through aliases: every reader of an `Identity` reads its operand.
+ *
+ * ```text
+ * %w2 = Identity(%w)   %y = Mul(%x, %w2)      ->      %y = Mul(%x, %w)
+ * ```
+ * Exporters write them for parameters of equal content; planning has to see the constant. An Identity that names a
+ * result of the graph, or that a subgraph captures, stays.
+ */
+import { type Graph, isCall, type Node, type Stage } from "../graph/graph.ts";
+import { eliminateDeadCode } from "./eliminate_dead_code.ts";
+
+/** The graph without aliases between nodes. */
+export function foldConstants<S extends Stage>(graph: Graph<S>): Graph<S> {
+  const aliases = new Map<string, string>();
+  const resolve = (name: string) => aliases.get(name) ?? name;
+  const nodes = graph.nodes.map((node): Node => {
+    if (!isCall(node)) return node;
+    const inputs = node.inputs.map(resolve);
+    const [input] = inputs, [output] = node.outputs;
+    if (node.op === "Identity" && node.domain === "" && input && output) aliases.set(output, input);
+    return inputs.every((name, i) => name === node.inputs[i]) ? node : { ...node, inputs };
+  });
+  return aliases.size === 0 ? graph : eliminateDeadCode({ ...graph, nodes });
+}

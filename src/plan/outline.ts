@@ -1,0 +1,72 @@
+/** A plan in a few lines: what became of which layers, with repeated blocks folded into one name. */
+import { type CollectiveReport, type LayerReport, type PlanReport, printBytes } from "./explain.ts";
+import type { LayerKind } from "./layer_kind.ts";
+
+const KINDS: readonly (readonly [LayerKind, string])[] = [
+  ["column", "column-parallel"],
+  ["row", "row-parallel"],
+  ["vocab", "vocab-parallel"],
+  ["data", "split by input"],
+  ["partial", "added once"],
+  ["replicated", "replicated"],
+];
+/** More names than this on a line are counted. */
+const MOST_NAMES = 8;
+
+/** The outline's lines: one a kind of layer, one for collectives, one for weights. */
+export function planOutline(report: PlanReport): string[] {
+  const rows: (readonly [string, string])[] = [];
+  const seen = new Set<string>();
+  for (const [kind, label] of KINDS) {
+    // A bias is its layer's; the largest weight, which comes first in this order, says what became of the layer.
+    const names = report.layers.filter((l) => l.kind === kind).map(nameOf).filter((name) => !seen.has(name));
+    names.forEach((name) => seen.add(name));
+    const folded = foldNames([...new Set(names)]);
+    if (folded.length === 0) continue;
+    const more = folded.length > MOST_NAMES ? `, ${folded.length - MOST_NAMES} more` : "";
+    rows.push([label, folded.slice(0, MOST_NAMES).join(", ") + more]);
+  }
+  rows.push(["collectives", collectivesLine(report.collectives)]);
+  const { weightBytes } = report.cost;
+  const share = report.weightBytes > 0 ? ` (${Math.round(100 * weightBytes / report.weightBytes)} %)` : "";
+  rows.push(["weights", `${printBytes(weightBytes)} a rank of ${printBytes(report.weightBytes)}${share}`]);
+  const width = Math.max(...rows.map(([label]) => label.length)) + 2;
+  return rows.map(([label, text]) => label.padEnd(width) + text);
+}
+
+/** Folds names that differ in one number: `h.0.attn`, `h.1.attn`, `h.2.attn` become `h.0-2.attn`; order is kept. */
+export function foldNames(names: readonly string[]): string[] {
+  const groups = new Map<string, number[]>();
+  for (const name of names) {
+    const number = /\d+/.exec(name);
+    const key = number === null
+      ? name
+      : `${name.slice(0, number.index)}\0${name.slice(number.index + number[0].length)}`;
+    groups.set(key, [...groups.get(key) ?? [], ...(number === null ? [] : [Number(number[0])])]);
+  }
+  return [...groups].map(([key, numbers]) => key.replace("\0", ranges(numbers)));
+}
+
+function nameOf({ scope, name }: LayerReport): string {
+  return scope === undefined || scope === "" ? name : scope;
+}
+
+function ranges(numbers: readonly number[]): string {
+  const sorted = [...new Set(numbers)].sort((a, b) => a - b);
+  const parts: string[] = [];
+  for (let i = 0; i < sorted.length;) {
+    let j = i;
+    while (sorted[j + 1] === sorted[j]! + 1) j++;
+    parts.push(i === j ? `${sorted[i]}` : `${sorted[i]}-${sorted[j]}`);
+    i = j + 1;
+  }
+  return parts.join(",");
+}
+
+function collectivesLine(collectives: readonly CollectiveReport[]): string {
+  if (collectives.length === 0) return "none";
+  const counts = new Map<string, number>();
+  for (const { kind } of collectives) counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  const bytes = collectives.reduce((n, c) => n + c.bytesPerToken, 0);
+  return `${[...counts].map(([kind, n]) => `${n} ${kind}`).join(", ")} a step; ${printBytes(bytes)} a token`;
+}

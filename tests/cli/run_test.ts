@@ -1,0 +1,93 @@
+/** `shardwise run`, from files to files, as a user calls it. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { fromNumbers } from "../../src/core/host_tensor.ts";
+import { readTensors, writeTensors } from "../../src/formats/tensor_file.ts";
+import { compareTensors } from "../../cli/compare.ts";
+import { shardwise, testModel } from "../support/cli.ts";
+import { REPOSITORY } from "../support/shared.ts";
+
+const MODEL = testModel("llama", "model.onnx");
+const INPUTS = testModel("llama", "decode.inputs.safetensors");
+
+async function inTemp(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-run-" });
+  try {
+    await body(folder);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+async function requireExpected(path: string): Promise<void> {
+  const expected = await readTensors(join(REPOSITORY, testModel("llama", "decode.expected.safetensors")));
+  const differences = compareTensors(Object.fromEntries(await readTensors(path)), expected, { atol: 1e-4, rtol: 1e-4 });
+  assert.ok(differences.length > 0 && differences.every(({ pass }) => pass), JSON.stringify(differences));
+}
+
+Deno.test("shardwise run writes all outputs of a model split over 3 ranks", async () => {
+  await inTemp(async (folder) => {
+    const out = join(folder, "out.safetensors");
+    const { code, stdout, stderr } = await shardwise(
+      "run",
+      MODEL,
+      "--nproc",
+      "3",
+      "--inputs",
+      INPUTS,
+      "--outputs",
+      out,
+    );
+    assert.equal(code, 0, stderr);
+    assert.match(stdout, /^logits f32\[2,1,97\]$/m);
+    await requireExpected(out);
+  });
+});
+
+Deno.test("shardwise run reads and writes folders of .npy files", async () => {
+  await inTemp(async (folder) => {
+    const [arrays, results] = [join(folder, "arrays") + "/", join(folder, "results") + "/"];
+    await writeTensors(arrays, await readTensors(join(REPOSITORY, INPUTS)));
+    const { code, stderr } = await shardwise("run", MODEL, "-n", "2", "-i", arrays, "-o", results);
+    assert.equal(code, 0, stderr);
+    await requireExpected(results);
+  });
+});
+
+Deno.test("shardwise run says once, from one rank, which input is wrong and what the model takes", async () => {
+  await inTemp(async (folder) => {
+    const right = await readTensors(join(REPOSITORY, INPUTS));
+    const wrong: [string, (inputs: typeof right) => void, RegExp][] = [
+      ["name", (t) => t.set("input_idz", t.get("input_ids")!), /"input_idz".*did you mean "input_ids"/],
+      ["missing", (t) => t.delete("attention_mask"), /"?attention_mask"?/],
+      ["dtype", (t) => t.set("input_ids", fromNumbers("f32", [2, 1], [1, 2])), /input_ids.*f32/],
+      ["shape", (t) => t.set("input_ids", fromNumbers("i64", [2], [1, 2])), /input_ids.*\[2\]/],
+      [
+        "sizes",
+        (t) => t.set("past_key_values.0.key", fromNumbers("f32", [2, 2, 5, 7], Array(140).fill(0))),
+        /past_key_values.0.key/,
+      ],
+    ];
+    for (const [what, change, message] of wrong) {
+      const inputs = new Map(right);
+      change(inputs);
+      const path = join(folder, `${what}.safetensors`);
+      await writeTensors(path, inputs);
+      const { code, stderr } = await shardwise(
+        "run",
+        MODEL,
+        "-n",
+        "2",
+        "-i",
+        path,
+        "-o",
+        join(folder, "out.safetensors"),
+      );
+      assert.equal(code, 2, `${what}: ${stderr}`);
+      assert.match(stderr, message, what);
+      assert.equal(stderr.match(/^error: /gm)?.length, 1, `${what} is said once: ${stderr}`);
+      assert.match(stderr, /^hint: /m, what);
+      assert.doesNotMatch(stderr, /^\s+at /m, `${what} has no stack`);
+    }
+  });
+});

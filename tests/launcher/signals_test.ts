@@ -1,0 +1,188 @@
+/** Signals to the launcher, its death, and ranks that do not want to end. */
+import assert from "node:assert/strict";
+import { alive, assertNothingLeft, causeLine, files, program, report, run, start } from "./harness.ts";
+
+const FAULT = program("fault.ts"), STUBBORN = program("stubborn.ts");
+/** Ranks that wait. */
+const WAITING = [FAULT, "done", "99"];
+
+async function gone(mark: string, withinMs: number): Promise<void> {
+  const deadline = performance.now() + withinMs;
+  while (alive(mark).length > 0 && performance.now() < deadline) await new Promise((done) => setTimeout(done, 10));
+  assert.deepEqual(alive(mark), []);
+}
+
+Deno.test("a launcher that is killed by SIGKILL takes its ranks along, and the next job removes what it left", async () => {
+  const job = start(["--nproc", "3", FAULT, "leave-shm", "99"]);
+  await job.said("is up", 3);
+  assert.equal(files(job.pid).filter((path) => path.startsWith("/dev/shm")).length, 3);
+  job.kill("SIGKILL");
+  await gone(job.mark, 1000);
+  await job.done;
+  await run(["--nproc", "1", "--exec", "true"]);
+  await assertNothingLeft(job);
+});
+
+Deno.test("a launcher that is killed takes ranks along that are blocked in native code", async () => {
+  const job = start(["--nproc", "2", STUBBORN, "block"]);
+  await job.said("is up", 2);
+  job.kill("SIGKILL");
+  await gone(job.mark, 1000);
+  await job.done;
+  await run(["--nproc", "1", "--exec", "true"]);
+});
+
+Deno.test("programs of --exec die with their launcher too", async () => {
+  const job = start(["--nproc", "2", "--exec", "sh", "-c", "echo is up; exec sleep 60"]);
+  await job.said("is up", 2);
+  job.kill("SIGKILL");
+  await gone(job.mark, 1000);
+  await job.done;
+  await run(["--nproc", "1", "--exec", "true"]);
+});
+
+Deno.test("cleaning up after dead jobs leaves a live job's shared memory alone", async () => {
+  const job = start(["--nproc", "2", FAULT, "leave-shm", "99"]);
+  await job.said("is up", 2);
+  await run(["--nproc", "1", "--exec", "true"]);
+  assert.equal(files(job.pid).filter((path) => path.startsWith("/dev/shm")).length, 2);
+  job.kill("SIGTERM");
+  await job.done;
+  await assertNothingLeft(job);
+});
+
+for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGQUIT", 131]] as const) {
+  Deno.test(`${signal} to the launcher ends the job with ${code}`, async () => {
+    const job = start(["--nproc", "2", ...WAITING]);
+    await job.said("is up", 2);
+    job.kill(signal);
+    const result = await job.done;
+    assert.equal(result.code, code, result.stderr);
+    assert.match(causeLine(result), new RegExp(`received ${signal}`));
+    await assertNothingLeft(job);
+  });
+}
+
+Deno.test("a second Ctrl-C kills ranks that ignore the first one, long before the grace period ends", async () => {
+  const job = start(["--nproc", "2", STUBBORN, "ignore"]);
+  await job.said("is up", 2);
+  job.kill("SIGINT");
+  await job.said("rank 1 ignores it");
+  // An echo of the first one, as `deno task` makes it, would come at once.
+  await new Promise((done) => setTimeout(done, 400));
+  const begun = performance.now();
+  job.kill("SIGINT");
+  const result = await job.done;
+  assert.ok(performance.now() - begun < 3000);
+  assert.equal(result.code, 130);
+  assert.ok(report(result).some((line) => /^ {2}killed {2}rank 1 /.test(line)), result.stderr);
+  await assertNothingLeft(job);
+});
+
+Deno.test("one Ctrl-C that arrives twice, as through `deno task`, still leaves ranks their grace period", async () => {
+  const job = start(["--nproc", "2", "--grace", "700ms", STUBBORN, "ignore"]);
+  await job.said("is up", 2);
+  job.kill("SIGINT");
+  await job.said("rank 1 ignores it");
+  const begun = performance.now();
+  job.kill("SIGINT");
+  const result = await job.done;
+  assert.ok(performance.now() - begun > 400, "the echo killed the ranks");
+  assert.ok(
+    report(result).some((line) => /^ {2}killed {2}rank 1 .*did not end within 0\.700 s/.test(line)),
+    result.stderr,
+  );
+  await assertNothingLeft(job);
+});
+
+Deno.test("a rank that ignores SIGTERM is killed when --grace is over", async () => {
+  const job = start(["--nproc", "2", "--grace", "500ms", STUBBORN, "ignore"]);
+  await job.said("is up", 2);
+  job.kill("SIGTERM");
+  const result = await job.done;
+  assert.equal(result.code, 143);
+  assert.ok(report(result).some((line) => /^ {2}killed {2}rank 1 .*0\.500 s of SIGTERM/.test(line)), result.stderr);
+  await assertNothingLeft(job);
+});
+
+Deno.test("ranks that are blocked in native code are killed when --grace is over", async () => {
+  const job = start(["--nproc", "2", "--grace", "300ms", STUBBORN, "block"]);
+  await job.said("is up", 2);
+  job.kill("SIGTERM");
+  assert.equal((await job.done).code, 143);
+  await assertNothingLeft(job);
+});
+
+Deno.test("a stopped rank is ended like any other", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  const rank = alive(job.mark).find((pid) => pid !== job.pid)!;
+  Deno.kill(rank, "SIGSTOP");
+  job.kill("SIGTERM");
+  const result = await job.done;
+  assert.equal(result.code, 143);
+  assert.ok(result.ms < 5000);
+  await assertNothingLeft(job);
+});
+
+Deno.test("ranks that save their state on SIGTERM and end with 75 ask for a requeue", async () => {
+  const job = start(["--nproc", "2", STUBBORN, "save"]);
+  await job.said("is up", 2);
+  job.kill("SIGTERM");
+  const result = await job.done;
+  assert.equal(result.code, 75, result.stderr);
+  assert.match(result.stdout, /rank 0 saved/);
+  await assertNothingLeft(job);
+});
+
+Deno.test("SIGUSR1 and SIGUSR2 reach the ranks as SIGUSR2 and end nobody", async () => {
+  const job = start(["--nproc", "2", STUBBORN, "usr2"]);
+  await job.said("is up", 2);
+  job.kill("SIGUSR2");
+  await job.said("got USR2", 2);
+  job.kill("SIGUSR1");
+  await job.said("got USR2", 4);
+  job.kill("SIGTERM");
+  assert.equal((await job.done).code, 143);
+  await assertNothingLeft(job);
+});
+
+Deno.test("SIGUSR2 does not end a rank that has no listener for it", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  job.kill("SIGUSR2");
+  await new Promise((done) => setTimeout(done, 300));
+  job.kill("SIGTERM");
+  assert.equal((await job.done).code, 143);
+});
+
+Deno.test("SIGHUP does not end a job without a terminal", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  job.kill("SIGHUP");
+  await new Promise((done) => setTimeout(done, 300));
+  assert.ok(alive(job.mark).length >= 3);
+  job.kill("SIGTERM");
+  assert.equal((await job.done).code, 143);
+});
+
+Deno.test("killing `deno task` ends the job that it started", async () => {
+  const root = new URL("../..", import.meta.url).pathname;
+  const command = [Deno.execPath(), "task", "--quiet", "--config", `${root}deno.json`, "launch"];
+  const job = start(["--nproc", "2", ...WAITING], { command });
+  await job.said("is up", 2);
+  // The launcher asks for this once its ranks run.
+  await new Promise((done) => setTimeout(done, 500));
+  job.kill("SIGKILL");
+  await gone(job.mark, 3000);
+  await job.done;
+});
+
+Deno.test("two jobs at once on one host do not meet", async () => {
+  const script = program("barrier.ts");
+  const [a, b] = await Promise.all([run(["--nproc", "3", script, "a"]), run(["--nproc", "2", script, "b"])]);
+  assert.equal(a.code, 0, a.stderr);
+  assert.equal(b.code, 0, b.stderr);
+  assert.equal(a.stdout.match(/past the barrier of a with 3/g)?.length, 3);
+  assert.equal(b.stdout.match(/past the barrier of b with 2/g)?.length, 2);
+});

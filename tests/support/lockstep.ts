@@ -1,0 +1,188 @@
+/**
+ * Runs the local graphs of all ranks in one process: calls through ONNX Runtime, collectives by a meeting of all ranks.
+ *
+ * It has no executor, arena or transport in it, so a wrong number here is a wrong rule.
+ */
+import { type DType, dtypeInfo, type TypedArray } from "../../src/core/dtype.ts";
+import { fromNumbers, type HostTensor, hostTensor, toNumbers } from "../../src/core/host_tensor.ts";
+import { exportOnnx } from "../../src/formats/export_onnx.ts";
+import { GraphBuilder, inlineData } from "../../src/graph/builder.ts";
+import { type Call, type Collective, type Graph, isCall, outputOf, readsOf, valueOf } from "../../src/graph/graph.ts";
+import { assemble, type Range } from "../../src/graph/layout.ts";
+import type { Placement } from "../../src/graph/placement.ts";
+import type { Engine, EngineTensor } from "../../src/runtime/cpu/engine.ts";
+
+/** The results of every rank, by position of the output. */
+export async function runLockstep(
+  engine: Engine,
+  graphs: readonly Graph<"local">[],
+  feeds: readonly ReadonlyMap<string, HostTensor>[],
+): Promise<HostTensor[][]> {
+  const meeting = new Meeting(graphs.length);
+  return await Promise.all(graphs.map((graph, rank) => runRank(engine, graph, { rank, feeds: feeds[rank]!, meeting })));
+}
+
+interface RankOptions {
+  readonly rank: number;
+  readonly feeds: ReadonlyMap<string, HostTensor>;
+  readonly meeting: Meeting;
+}
+
+async function runRank(engine: Engine, graph: Graph<"local">, options: RankOptions): Promise<HostTensor[]> {
+  const values = new Map(options.feeds);
+  let pending: Call[] = [];
+  const flush = async () => {
+    if (pending.length > 0) await runCalls(engine, graph, { calls: pending, values });
+    pending = [];
+  };
+  for (const node of graph.nodes) {
+    if (node.kind === "get_attr") {
+      const { dtype, shape } = node.data;
+      values.set(node.outputs[0], fromBytes(dtype, shape, node.data.bytes()));
+    } else if (isCall(node)) pending.push(node);
+    else if (node.kind === "collective") {
+      await flush();
+      const result = await options.meeting.meet(options.rank, values.get(node.inputs[0])!, node);
+      values.set(node.outputs[0], result);
+    }
+  }
+  await flush();
+  return outputOf(graph).inputs.map((name) => values.get(name)!);
+}
+
+/** Runs calls as one model whose results are all that they write. */
+async function runCalls(
+  engine: Engine,
+  graph: Graph<"local">,
+  { calls, values }: { calls: readonly Call[]; values: Map<string, HostTensor> },
+): Promise<void> {
+  const written = calls.flatMap((c) => c.outputs.filter((n) => n !== ""));
+  const read = [...new Set(calls.flatMap((c) => readsOf(c)))].filter((n) => !written.includes(n));
+  const builder = new GraphBuilder("local", graph.name, graph.opsets);
+  const constants: string[] = [], inputs: string[] = [];
+  for (const name of read) {
+    const { dtype, shape, data } = values.get(name)!;
+    // Small integers are written as constants: some ops insist on it.
+    if (dtype === "i64" && data.length <= 8) {
+      builder.getAttr(name, inlineData(dtype, shape, data));
+      constants.push(name);
+    } else {
+      builder.placeholder({ name, type: { dtype, shape } });
+      inputs.push(name);
+    }
+  }
+  for (const call of calls) {
+    builder.call(call, call.outputs.filter((n) => n !== "").map((n) => valueOf(graph, n)));
+  }
+  const model = exportOnnx(builder.finish({ inputs: written, names: written }));
+  const session = await engine.createSession(model, { threads: 1 });
+  const feeds: Record<string, EngineTensor> = {};
+  for (const name of inputs) {
+    const { dtype, data, shape } = values.get(name)!;
+    feeds[name] = engine.tensor(dtype, data, shape);
+  }
+  const results = await session.run(feeds, Object.fromEntries(written.map((n) => [n, null])));
+  for (const name of written) {
+    const { dims, data } = results[name]!;
+    values.set(name, copied(valueOf(graph, name).type.dtype!, dims, data));
+  }
+  await session.release();
+}
+
+function copied(dtype: DType, dims: readonly number[], data: unknown): HostTensor {
+  const ArrayOf = dtypeInfo(dtype).array!;
+  const source = data as TypedArray;
+  return fromBytes(
+    dtype,
+    [...dims],
+    new Uint8Array(source.buffer, source.byteOffset, source.byteLength).slice(),
+    ArrayOf,
+  );
+}
+
+/** A tensor over bytes, whose array type must be the dtype's: what the engine calls a dtype is checked by its width. */
+export function fromBytes(
+  dtype: DType,
+  shape: readonly number[],
+  bytes: Uint8Array,
+  of = dtypeInfo(dtype).array!,
+): HostTensor {
+  const aligned = bytes.slice();
+  return hostTensor(dtype, shape, new of(aligned.buffer, 0, aligned.length / of.BYTES_PER_ELEMENT));
+}
+
+/** The whole tensor of all ranks' parts. */
+export function combine(parts: readonly HostTensor[], placement: Placement): HostTensor {
+  const first = parts[0]!;
+  if (placement.kind === "R") return first;
+  if (placement.kind === "P") {
+    const arrays = parts.map((p) => toNumbers(p));
+    const f = { sum: (a: number, b: number) => a + b, max: Math.max, min: Math.min }[placement.reduction];
+    const total = Array.from(arrays[0]!, (_, i) => arrays.map((a) => a[i]!).reduce((x, y) => f(x, y)));
+    return fromNumbers(first.dtype, first.shape, total);
+  }
+  const { dim, layout } = placement;
+  const repeats = parts.reduce((n, p) => n + p.shape[dim]!, 0) /
+    layout.parts.flat().reduce((n, [a, b]) => n + b - a, 0);
+  const outer = first.shape.slice(0, dim).reduce((a, b) => a * b, 1) * repeats;
+  const inner = first.shape.slice(dim + 1).reduce((a, b) => a * b, 1);
+  const arrays = parts.map((p) => toNumbers(p));
+  const rows = layout.parts.map((ranges) => ranges.reduce((n, [a, b]) => n + b - a, 0));
+  const out: number[] = [];
+  for (let o = 0; o < outer; o++) {
+    for (const { rank, start, end } of assemble(layout)) {
+      for (let i = (o * rows[rank]! + start) * inner; i < (o * rows[rank]! + end) * inner; i++) {
+        out.push(arrays[rank]![i]!);
+      }
+    }
+  }
+  return fromNumbers(first.dtype, first.shape.map((d, i) => (i === dim ? layout.size * repeats : d)), out);
+}
+
+/** A rank's part of a whole tensor; partial sums are shares of it that add up exactly. */
+export function partOf(whole: HostTensor, placement: Placement, rank: number): HostTensor {
+  if (placement.kind === "R") return whole;
+  const { dtype, shape } = whole;
+  if (placement.kind === "P") {
+    const ranks = 2;
+    const share = rank >= ranks ? 0 : rank === 0 ? 0.75 : 0.25;
+    return fromNumbers(dtype, shape, Array.from(toNumbers(whole), (x) => x * share));
+  }
+  const { dim, layout } = placement;
+  const repeats = shape[dim]! / layout.size;
+  const ranges: Range[] = [];
+  for (let i = 0; i < repeats; i++) {
+    for (const [a, b] of layout.parts[rank]!) ranges.push([a + i * layout.size, b + i * layout.size]);
+  }
+  const bytes = inlineData(dtype, shape, whole.data).slice(dim, ranges);
+  const local = ranges.reduce((n, [a, b]) => n + b - a, 0);
+  return fromBytes(dtype, shape.map((d, i) => (i === dim ? local : d)), bytes);
+}
+
+/** Where ranks wait for each other's tensors. */
+class Meeting {
+  readonly #ranks: number;
+  #arrived: (HostTensor | undefined)[] = [];
+  #kind: string | undefined;
+  #release: ((tensors: HostTensor[]) => void)[] = [];
+
+  constructor(ranks: number) {
+    this.#ranks = ranks;
+  }
+
+  async meet(rank: number, tensor: HostTensor, node: Collective): Promise<HostTensor> {
+    const kind = `${node.collective} ${node.reduction ?? ""}`;
+    if (this.#kind !== undefined && this.#kind !== kind) throw new Error(`Ranks meet in ${this.#kind} and in ${kind}`);
+    this.#kind = kind;
+    this.#arrived[rank] = tensor;
+    const all = await new Promise<HostTensor[]>((resolve) => {
+      this.#release.push(resolve);
+      if (this.#release.length < this.#ranks) return;
+      const tensors = this.#arrived as HostTensor[], waiting = this.#release;
+      [this.#arrived, this.#release, this.#kind] = [[], [], undefined];
+      waiting.forEach((r) => r(tensors));
+    });
+    if (node.collective !== "all_reduce") throw new Error(`No definition emits ${node.collective}`);
+    return combine(all, { kind: "P", reduction: node.reduction ?? "sum" });
+  }
+}
