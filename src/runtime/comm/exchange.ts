@@ -220,6 +220,7 @@ export class Exchange implements Meeting {
 
   #fail(error: CommunicatorError, kind?: AbortKind, culprit = this.rank): CommunicatorError {
     this.#failure ??= error;
+    error.lastCollective ??= `${this.#o.name}#${describeRecord(this.#control.lastRecord(this.rank))}`;
     if (kind !== undefined) this.#control.abort(kind, culprit);
     this.barrier.ring(); // whoever sleeps looks at once
     return this.#failure;
@@ -232,9 +233,9 @@ export class Exchange implements Meeting {
       const text = describeRecord(found);
       groups.set(text, [...groups.get(text) ?? [], rank]);
     }
-    const sides = [...groups].map(([text, ranks]) => `  ${this.#name(ranks)}: ${text}`);
+    const sides = [...groups].map(([text, ranks]) => `${this.#name(ranks)}: ${text}`);
     return this.#fail(
-      new CollectiveMismatch(`Ranks of group "${this.#o.name}" called different collectives:\n${sides.join("\n")}`, {
+      new CollectiveMismatch(`Ranks of group "${this.#o.name}" called different collectives: ${sides.join("; ")}`, {
         hint: "all ranks of a group must call the same collectives in the same order with the same arguments",
       }),
       "mismatch",
@@ -243,11 +244,11 @@ export class Exchange implements Meeting {
 
   #timeout(missing: readonly number[], timeoutMs: number): CommunicatorError {
     const last = missing.map((rank) =>
-      `  ${this.#name([rank])}: last did ${describeRecord(this.#control.lastRecord(rank))}`
+      `${this.#name([rank])} last did ${describeRecord(this.#control.lastRecord(rank))}`
     );
     const seconds = (timeoutMs / 1000).toFixed(timeoutMs < 10000 ? 1 : 0);
     return new CollectiveTimeout(
-      `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}\n${last.join("\n")}`,
+      `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}: ${last.join(", ")}`,
       missing,
       { hint: "look at what the missing ranks are doing, or pass a longer timeoutMs" },
     );
