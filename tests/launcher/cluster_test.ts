@@ -6,8 +6,8 @@ import { slurmMissing, startSlurm, which } from "./slurm.ts";
 
 const DENO = Deno.execPath(), MAIN = new URL("../../launcher/main.ts", import.meta.url).pathname;
 const ROOT = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
-const WHO = [DENO, "run", "-A", "--no-lock", program("who.ts")];
-const LAUNCH = [DENO, "run", "-A", "--no-lock", MAIN];
+const WHO = [DENO, "run", "-A", program("who.ts")];
+const LAUNCH = [DENO, "run", "-A", MAIN];
 const AS_ROOT = { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1" };
 
 async function output(
