@@ -2,54 +2,101 @@
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
 import { importOnnx } from "./formats/import_onnx.ts";
-import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
-import type { Graph } from "./graph/graph.ts";
-import { opDef } from "./ops/table.ts";
-import { foldShapes } from "./passes/fold_shapes.ts";
-import { inferTypes } from "./passes/infer_types.ts";
-import { localize } from "./passes/localize.ts";
-import { insertReshards } from "./passes/reshard.ts";
-import type { Nominal } from "./plan/cost.ts";
-import { explainPlan, type PlanReport } from "./plan/explain.ts";
+import { openRanges } from "./formats/mapped_file.ts";
+import { readOnnx } from "./formats/onnx_file.ts";
+import { Libc } from "./ffi/libc.ts";
+import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
+import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import type { Plan } from "./plan/plan.ts";
-import { search } from "./plan/search.ts";
+import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile } from "./runtime/compile.ts";
-import { openEngine } from "./runtime/cpu/open_engine.ts";
+import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
+import { mappedSources } from "./runtime/mapped_source.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
+/** How a model is made parallel. */
 export interface ParallelizeOptions {
+  /** The ranks that share the model, from `init()`. */
   readonly comm: Communicator;
+  /** What the passes may be told. */
+  readonly config?: Config;
+  /** Threads of each of this rank's sessions; the host's cores shared out among its ranks by default. */
   readonly threads?: number;
+  /** ONNX Runtime's native package, or its WebAssembly one; the first that loads by default. */
+  readonly engine?: EngineChoice;
+  /** Keep weights as they are mapped instead of packing them for speed: less private memory, slower with many rows. */
+  readonly disablePrepacking?: boolean;
 }
 
-/** The graph of an opened model, ready to be planned: types inferred, shape subgraphs evaluated. */
-export function readGraph(file: OnnxFile): Graph<"global"> {
-  return foldShapes(inferTypes(importOnnx(file)));
-}
-
-/** How the model at `path` would be split over `ranks`, and why; starts nothing and reads no weights. */
-export function explainModel(
-  path: string,
-  { ranks, nominal = {} }: { readonly ranks: number; readonly nominal?: Nominal },
-): { readonly plan: Plan; readonly report: PlanReport } {
-  using file = readOnnx(path);
-  const graph = readGraph(file);
-  const options = { ranks, opDef, nominal };
-  const plan = search(graph, options);
-  return { plan, report: explainPlan(graph, plan, options) };
-}
-
+/**
+ * Reads the ONNX model at `path`, splits it over the ranks of `comm`, and compiles this rank's part. All ranks call it
+ * together. Weights are never read whole: every rank maps the file and reads its slices.
+ *
+ * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
+ * @throws {PlanError} If the overrides of `config` cannot be met.
+ * @example
+ * ```ts ignore
+ * await using comm = await init();
+ * await using model = await parallelizeModel("model.onnx", { comm });
+ * const { logits } = await model.run({ input_ids, attention_mask });
+ * ```
+ */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   const { comm } = options;
+  using libc = openLibc();
+  using file = readOnnx(path, { open: libc ? mappedSources(libc) : openRanges });
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: options.config ?? {} });
+  const clean = cleanPipeline().run(importOnnx(file), ctx);
+  const sharded = shardPipeline().run(clean, ctx);
+  const local = loadPipeline().run(sharded, ctx);
+  const engine = await openEngine(options.engine);
+  const executor = await compile(local, {
+    engine,
+    comm,
+    threads: options.threads,
+    disablePrepacking: options.disablePrepacking,
+  });
+  return new ParallelModel({
+    sharded,
+    local,
+    plan: ctx.requirePlan(),
+    executor,
+    group: comm,
+    notice: engine.notice,
+  });
+}
+
+/** What {@linkcode explainModel} gives. */
+export interface ExplainedModel {
+  readonly plan: Plan;
+  /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
+  readonly report: PlanReport;
+}
+
+/**
+ * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
+ *
+ * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
+ */
+export function explainModel(
+  path: string,
+  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
+): ExplainedModel {
   using file = readOnnx(path);
-  const graph = readGraph(file);
-  const plan = search(graph, { ranks: comm.size, opDef });
-  const values = new Map([...graph.values].map(([n, v]) => [n, { ...v, placement: plan.placements.get(n)! }]));
-  const annotated: Graph<"annotated"> = { ...graph, stage: "annotated", values };
-  const sharded = insertReshards(annotated, plan);
-  const local = localize(sharded, comm.rank, comm.size);
-  const engine = await openEngine();
-  const executor = await compile(local, { engine, comm, threads: options.threads });
-  return new ParallelModel({ sharded, local, plan, executor, group: comm, notice: engine.notice });
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  const graph = cleanPipeline().run(importOnnx(file), ctx);
+  const solved = solvePlan(graph, planOptions(config, ranks));
+  return { plan: solved.plan, report: explainSolved(graph, solved) };
+}
+
+/** The C library, where there is one that we know: it maps files. */
+function openLibc(): Libc | undefined {
+  try {
+    return new Libc();
+  } catch {
+    return undefined;
+  }
 }

@@ -110,6 +110,7 @@ const TABLE = {
     ],
     result: "i32",
   },
+  sched_yield: { parameters: [], result: "i32" },
   _exit: { parameters: ["i32"], result: "void" }, // int status
   // One C function, two prototypes: futex has no wrapper in libc. uaddr is a view, so that its address needs no arithmetic.
   futex: {
@@ -345,6 +346,11 @@ export class Libc implements Disposable {
       throw new LibcError("read the CPU affinity", this.errno);
     }
     return mask.reduce((sum, byte) => sum + BITS[byte & 15]! + BITS[byte >> 4]!, 0);
+  }
+
+  /** Lets another process run on this core, if one wants to. */
+  yieldNow(): void {
+    this.symbols.sched_yield();
   }
 
   /** Sleeps while `word[0] === expected`, at most `timeoutMs`; may return early. Blocks this thread, JavaScript included. */

@@ -83,6 +83,11 @@ export interface Call {
   /** Values of enclosing scope that subgraph attributes read (If, Loop); always replicated. */
   readonly captures?: readonly string[];
   readonly attributes: Attributes;
+  /**
+   * In a local graph: how many collectives come before the node on the longest way, on any rank. Where a rank's part needs
+   * less than the others' (it holds nothing of a dim), the programs of all ranks stay alike by it.
+   */
+  readonly level?: number;
   /** What the exporter said of the node's origin (`model.layers.0.mlp`): a label for people, never a rule's input. */
   readonly scope?: string;
 }

@@ -14,6 +14,7 @@
  * is not called like its first output; ` in ` gives its scope. `S(1)` is the balanced cut; any other is written out.
  */
 import { dimKey } from "../core/dim.ts";
+import { byteLength } from "../core/dtype.ts";
 import { unreachable } from "../core/errors.ts";
 import { type Attribute, type Call, type Graph, type Node, opKey, type TensorData, type Value } from "./graph.ts";
 import { balanced, type Layout } from "./layout.ts";
@@ -219,8 +220,7 @@ function printFloat(value: number): string {
 
 function printTensor(data: TensorData): string {
   const type = printType({ dtype: data.dtype, shape: data.shape });
-  const bytes = data.dtype === "string" ? undefined : data.bytes();
-  return bytes && bytes.length <= MAX_INLINE
-    ? `tensor(${type}, ${JSON.stringify(bytes.toBase64())})`
-    : `tensor(${type})`;
+  const count = data.shape.reduce((a, b) => a * b, 1);
+  if (data.dtype === "string" || byteLength(data.dtype, count) > MAX_INLINE) return `tensor(${type})`;
+  return `tensor(${type}, ${JSON.stringify(data.bytes().toBase64())})`;
 }

@@ -17,6 +17,7 @@ import { GATHER } from "./gather.ts";
 import { GEMM } from "./gemm.ts";
 import { CONSTANT_OF_SHAPE, EYE_LIKE, NON_ZERO, ONE_HOT, RANGE, SHAPE, SIZE, SIZES, TRILU } from "./generators.ts";
 import { GATHER_ELEMENTS, GATHER_ND, SCATTER_ELEMENTS, SCATTER_ND } from "./indexing.ts";
+import { PLAIN_LAYERS } from "./layer_roles.ts";
 import { LINEAR } from "./linear.ts";
 import { lossOps } from "./loss.ts";
 import { MATMUL } from "./matmul.ts";
@@ -104,7 +105,8 @@ const ALL: readonly OpDef[] = [
 /** All definitions by {@linkcode opKey}. */
 export const OPS: ReadonlyMap<string, OpDef> = new Map(ALL.map((d) => [opKey(d), d]));
 
-/** The definition of a call's op, if it is described. */
+/** The definition of a call's op, if it is described; a parallel layer has that of its plain counterpart. */
 export function opDef(node: { readonly domain: string; readonly op: string }): OpDef | undefined {
-  return OPS.get(opKey(node));
+  const plain = node.domain === "shardwise" ? PLAIN_LAYERS.get(node.op) : undefined;
+  return OPS.get(opKey(plain === undefined ? node : { domain: node.domain, op: plain }));
 }

@@ -28,6 +28,9 @@ export class LocalBuilder {
     this.#opsets = opsets;
   }
 
+  /** The level of the calls that are appended from now on; see `Call.level`. */
+  level = 0;
+
   value(name: string): Value | undefined {
     return this.#graph.value(name);
   }
@@ -61,7 +64,7 @@ export class LocalBuilder {
       const whole = details.fallback[i]?.placement?.kind === "S" ? undefined : details.fallback[i];
       return [valueFrom(name, inferred?.[i], whole)];
     });
-    this.#graph.call({ ...call, outputs }, values);
+    this.#graph.call({ ...call, outputs, level: this.level }, values);
     return outputs;
   }
 
@@ -72,7 +75,16 @@ export class LocalBuilder {
       if (domain !== "") this.#graph.requireDomain(domain, 1);
       const outputs: string[] = [];
       for (let i = 0; i < options.outputs; i++) outputs.push(this.#graph.freshValue(`${stem}.${op}${i || ""}`));
-      const call: Call = { kind: "call_function", name: `${stem}.${op}`, domain, op, inputs, outputs, attributes };
+      const call: Call = {
+        kind: "call_function",
+        name: `${stem}.${op}`,
+        domain,
+        op,
+        inputs,
+        outputs,
+        attributes,
+        level: this.level,
+      };
       const inferred = this.#infer(call, options.outputs);
       this.#graph.call(call, outputs.map((name, i) => valueFrom(name, inferred?.[i], undefined)));
       return outputs;

@@ -9,7 +9,7 @@
 import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
-import { type Call, type Collective, type Graph, isCall, type Value, valueOf } from "../graph/graph.ts";
+import { type Call, type Collective, type Graph, isCall, readsOf, type Value, valueOf } from "../graph/graph.ts";
 import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
@@ -102,7 +102,9 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     }
   }
 
+  const levels = levelsOf(graph);
   for (const node of graph.nodes) {
+    builder.level = Math.max(0, ...readsOf(node).map((name) => levels.get(name) ?? 0));
     if (node.kind === "placeholder") {
       const value = valueOf(graph, node.name === node.outputs[0] ? node.name : node.outputs[0]);
       const shape = tensor(value.name)!.localShape;
@@ -177,4 +179,15 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     const parts = list.map(([a, b]) => emit.op("Slice", [input, emit.sizes([a]), emit.sizes([b]), emit.sizes([dim])]));
     return parts.length === 1 ? parts[0]! : emit.op("Concat", parts, { axis: int(dim) });
   }
+}
+
+/** For every value, how many communicating collectives come before it on the longest way. */
+function levelsOf(graph: Graph<"sharded">): Map<string, number> {
+  const levels = new Map<string, number>();
+  for (const node of graph.nodes) {
+    const before = Math.max(0, ...readsOf(node).map((name) => levels.get(name) ?? 0));
+    const local = node.kind !== "collective" || node.collective === "slice" || node.collective === "mask";
+    for (const name of node.outputs) if (name !== "") levels.set(name, before + (local ? 0 : 1));
+  }
+  return levels;
 }

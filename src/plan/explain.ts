@@ -14,7 +14,7 @@ import { type LayerKind, layerKind } from "./layer_kind.ts";
 import type { Plan, PlanCost, Reshard } from "./plan.ts";
 import { isLayer, type PlanOptions, type Problem } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
-import { solvePlan } from "./search.ts";
+import { type SolvedPlan, solvePlan } from "./search.ts";
 
 /** A weight of a layer. */
 export interface WeightReport {
@@ -76,7 +76,7 @@ export interface PlanReport {
  * @throws {PlanError} If the plan was made with other options, or for another graph.
  */
 export function explainPlan(graph: Graph<"global">, plan: Plan, options: PlanOptions): PlanReport {
-  const { plan: same, problem, frontier, solution } = solvePlan(graph, options);
+  const solved = solvePlan(graph, options), same = solved.plan;
   if (
     same.ranks !== plan.ranks || same.cost.total !== plan.cost.total || same.strategies.size !== plan.strategies.size
   ) {
@@ -84,6 +84,12 @@ export function explainPlan(graph: Graph<"global">, plan: Plan, options: PlanOpt
       hint: "pass the options that the plan was made with",
     });
   }
+  return explainSolved(graph, solved);
+}
+
+/** Like {@linkcode explainPlan}, without searching again. */
+export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanReport {
+  const { plan, problem, frontier, solution } = solved;
   const tokens = tokensOf(graph, problem);
   const collectives = collectivesOf(graph, plan, problem, tokens);
   const layerCalls = problem.calls.filter((c) => isLayer(c, c.weights));

@@ -89,9 +89,6 @@ export class FrontierSearch {
     this.#start = this.#frontier([], [""], [0]);
   }
 
-  debugPath() {
-    return this.#path;
-  }
   /** The most states that a frontier had. */
   get mostStates(): number {
     return this.#most;

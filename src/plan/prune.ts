@@ -35,8 +35,8 @@ function usefulSums(all: readonly Choices[], isConstant: (value: string) => bool
       c.outputs.forEach((p, o) => {
         if (p.kind !== "P" || p.reduction !== "sum") return;
         const name = call.node.outputs[o]!;
-        // Two origins are as good as many.
-        origins.set(name, new Set([...origins.get(name) ?? [], ...own].slice(0, 2)));
+        // A few origins are as good as many.
+        origins.set(name, new Set([...origins.get(name) ?? [], ...own].slice(0, 4)));
       });
     }
   });
@@ -46,8 +46,8 @@ function usefulSums(all: readonly Choices[], isConstant: (value: string) => bool
       if (!isLinear(c)) continue;
       const from = partials(call, c, isConstant);
       const sources = from.map((v) => origins.get(v) ?? new Set<number>());
-      const meets = sources.length > 1 && sources.every((s) => s.size > 0) &&
-        new Set(sources.flatMap((s) => [...s])).size > 1;
+      // Both halves of a rotation come from one product: nothing is saved by adding them before the sum.
+      const meets = sources.some((a, i) => sources.slice(0, i).some((b) => ![...a].some((x) => b.has(x))));
       if (!meets && !call.node.outputs.some((o) => useful.has(o))) continue;
       if (call.def?.flops || sources.some((s) => s.size === 0)) continue;
       kept.add(c);

@@ -1,5 +1,5 @@
 /** Graphs for the planner's tests and benches: a small vocabulary of ops, and decoders built from it. */
-import { type Dim, dimEquals, dimMul, parseDim } from "../core/dim.ts";
+import { type Dim, parseDim } from "../core/dim.ts";
 import { GraphBuilder } from "../graph/builder.ts";
 import type { Attributes, Call, Graph, TensorData } from "../graph/graph.ts";
 import { int } from "../graph/attributes.ts";
@@ -7,6 +7,7 @@ import type { Shape, TensorType } from "../graph/types.ts";
 import type { OpDef, TypedContext } from "../ops/def.ts";
 import { at, einsumFactors, type Factor, type FactorRule } from "../ops/factors.ts";
 import { MATMUL } from "../ops/matmul.ts";
+import { regroupingFactors } from "../ops/reshape.ts";
 
 /** A definition that only plans. */
 function op(name: string, factors: (c: TypedContext) => FactorRule): OpDef {
@@ -57,33 +58,6 @@ function sizesAt(tensors: readonly (TensorType | undefined)[], axis: number): Di
   return tensors.map((t) => t!.shape![axis]!);
 }
 
-/** Factors of a reshape: runs of dims with equal products, one side of which is a single dim. */
-function reshapeFactors(from: Shape, to: Shape): Factor[] {
-  const factors: Factor[] = [];
-  let i = 0, j = 0;
-  while (i < from.length && j < to.length) {
-    let [a, b, x, y]: [Dim, Dim, number, number] = [from[i]!, to[j]!, i + 1, j + 1];
-    while (!dimEquals(a, b)) {
-      if (y < to.length && (typeof a !== "number" || typeof b === "number" && b < a)) b = dimMul(b, to[y++]!);
-      else if (x < from.length) a = dimMul(a, from[x++]!);
-      else return factors;
-    }
-    const [many, few, start] = x - i === 1 ? [to.slice(j, y), i, j] : [from.slice(i, x), j, i];
-    if (x - i === 1 || y - j === 1) {
-      many.forEach((size, k) => {
-        const inner = many.slice(k + 1).reduce<Dim>((p, d) => dimMul(p, d), 1);
-        const outer = many.slice(0, k).reduce<Dim>((p, d) => dimMul(p, d), 1);
-        if (typeof inner !== "number" || size === 1) return;
-        const merged = at(few, { inner, outer }), single = at(start + k);
-        const [input, output] = x - i === 1 ? [merged, single] : [single, merged];
-        factors.push({ name: `r${start + k}`, size, inputs: [input], outputs: [output] });
-      });
-    }
-    [i, j] = [x, y];
-  }
-  return factors;
-}
-
 const OPS = new Map<string, OpDef>(
   [
     MATMUL,
@@ -101,10 +75,7 @@ const OPS = new Map<string, OpDef>(
       const notation = `${letters}->${perm.value.map((p) => letters[p]).join("")}`;
       return { factors: einsumFactors(notation, c.inputs, c.outputs), linear: [[0]] };
     }),
-    op("Reshape", ({ inputs, outputs }) => ({
-      factors: reshapeFactors(inputs[0]!.shape!, outputs[0]!.shape!),
-      linear: [[0]],
-    })),
+    op("Reshape", regroupingFactors),
     op("Expand", (c) => ({ factors: einsumFactors("*->*", c.inputs, c.outputs), linear: [[0]] })),
     op("Unsqueeze", (c) => {
       const axis = number(c, "axis");

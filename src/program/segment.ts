@@ -32,7 +32,7 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
   const levelOf = (name: string) => level.get(name) ?? 0;
   for (const node of live) {
     if (isFree(node) || node.kind === "output") continue;
-    const inputs = Math.max(0, ...readsOf(node).map(levelOf));
+    const inputs = Math.max(isCall(node) ? node.level ?? 0 : 0, ...readsOf(node).map(levelOf));
     for (const o of node.outputs) if (o !== "") level.set(o, node.kind === "collective" ? inputs + 1 : inputs);
   }
   const output = outputOf(graph);

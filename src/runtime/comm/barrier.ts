@@ -26,6 +26,8 @@ export const SLICE_MS = 100;
 const MAX_SPIN_US = 1000, MIN_SPIN_US = 20;
 /** Looks between two readings of the clock, which cost more than a look. */
 const LOOKS_PER_READING = 64;
+/** Readings after which other processes are let run between looks. */
+const ROUNDS_BEFORE_YIELD = 8;
 
 /** One rank's side of the barrier. */
 export class FlagBarrier {
@@ -102,9 +104,12 @@ export class FlagBarrier {
     if (this.#spinUs === 0) return false;
     const words = this.#words, abort = this.#control.abortIndex;
     const end = performance.now() + this.#spinUs / 1000;
+    let rounds = 0;
     do {
       for (let look = 0; look < LOOKS_PER_READING; look++) if (this.passed()) return true;
       if (Atomics.load(words, abort) !== 0) return false;
+      // On a busy machine the rank that is waited for may need this very core. Where nobody does, this costs a moment.
+      if (++rounds > ROUNDS_BEFORE_YIELD) this.#libc.yieldNow();
     } while (performance.now() < end);
     return false;
   }

@@ -42,16 +42,12 @@ export interface View {
   readonly symmetric: SymmetricBuffer | undefined;
 }
 
-const BY_ARRAY: ReadonlyMap<string, CommDType> = new Map([
-  ["Float32Array", "f32"],
-  ["Float64Array", "f64"],
-  ["Float16Array", "f16"],
-  ["Int8Array", "i8"],
-  ["Uint8Array", "u8"],
-  ["Int32Array", "i32"],
-  ["Uint32Array", "u32"],
-  ["BigInt64Array", "i64"],
-  ["BigUint64Array", "u64"],
+const BY_ARRAY: ReadonlyMap<unknown, CommDType> = new Map<unknown, CommDType>([
+  ...[[Float32Array, "f32"], [Float64Array, "f64"], [Float16Array, "f16"], [Int8Array, "i8"], [
+    Uint8Array,
+    "u8",
+  ]] as const,
+  ...[[Int32Array, "i32"], [Uint32Array, "u32"], [BigInt64Array, "i64"], [BigUint64Array, "u64"]] as const,
 ]);
 
 /** Takes `buffer` apart. @throws {InputError} If its type is none that collectives know, or it holds no whole elements. */
@@ -59,7 +55,7 @@ export function viewOf(buffer: Buf, what: string): View {
   let data: ArrayBufferView, dtype: CommDType | undefined, symmetric: SymmetricBuffer | undefined;
   if (ArrayBuffer.isView(buffer)) {
     data = buffer;
-    dtype = BY_ARRAY.get((data as unknown as Record<symbol, string>)[Symbol.toStringTag] ?? "");
+    dtype = BY_ARRAY.get(data.constructor) ?? (data instanceof Uint8Array ? "u8" : undefined);
   } else {
     ({ data, dtype, symmetric } = buffer);
     if (!COMM_DTYPES.includes(dtype)) dtype = undefined;

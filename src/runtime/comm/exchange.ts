@@ -57,7 +57,7 @@ export class Exchange implements Meeting {
   #fingerprint = 0;
   #slots: [Uint8Array[], Uint8Array[]] | undefined;
   #staging: SymmetricBuffer | undefined;
-  #parity = 0;
+  #parity: 0 | 1 = 0;
   #started = 0;
   #timeoutMs = Infinity;
   #checked = 0;
@@ -140,9 +140,14 @@ export class Exchange implements Meeting {
     return this.#slotsNow()[rank]!;
   }
 
+  /** Which of the two slots it is. */
+  get parity(): 0 | 1 {
+    return this.#parity;
+  }
+
   /** Ends a phase. */
   flip(): void {
-    this.#parity ^= 1;
+    this.#parity = this.#parity === 0 ? 1 : 0;
   }
 
   /**

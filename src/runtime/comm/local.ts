@@ -47,17 +47,17 @@ class LocalMeeting implements Meeting {
   readonly size = 1;
   readonly memory = undefined;
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
-  #parity = 0;
+  parity: 0 | 1 = 0;
   #failure: CommunicatorError | undefined;
 
   get mine(): Uint8Array {
-    return this.#slots[this.#parity]!;
+    return this.#slots[this.parity]!;
   }
   slot(_rank: number): Uint8Array {
     return this.mine;
   }
   flip(): void {
-    this.#parity ^= 1;
+    this.parity = this.parity === 0 ? 1 : 0;
   }
   begin(_op: OperationCode, _timeoutMs: number): void {
     if (this.#failure !== undefined) throw this.#failure;

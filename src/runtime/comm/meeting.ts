@@ -12,6 +12,8 @@ export interface Meeting {
   readonly mine: Uint8Array;
   /** The slot of `rank`, for reading after the barrier. */
   slot(rank: number): Uint8Array;
+  /** Which of the two slots it is. */
+  readonly parity: 0 | 1;
   /** Ends a phase: the slots change. */
   flip(): void;
 

@@ -21,11 +21,12 @@ import type {
   OpOptions,
   RecvOptions,
 } from "./communicator.ts";
-import { encodeOperation, type Operation, type OperationCode } from "./control_block.ts";
+import { encodeOperation, type OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Meeting } from "./meeting.ts";
 import { canReduce, makeJsReducer, type Reducer, requireReducible } from "./reduce_js.ts";
 import { makeWasmReducer } from "./reduce_wasm.ts";
+import { TinyAllReduce } from "./tiny_all_reduce.ts";
 import { type Work, WorkQueue } from "./work.ts";
 
 const BARRIER = encodeOperation({ verb: "barrier", dtype: undefined, reduceOp: undefined, root: -1, count: -1 });
@@ -45,13 +46,14 @@ export abstract class MeetingCommunicator implements Communicator {
   protected readonly timeoutMs: number;
   #x: Meeting;
   #queue: WorkQueue;
-  #codes = new Map<string, OperationCode>();
-  #reducers = new Map<string, Reducer>();
+  #tiny: TinyAllReduce;
+  #reducers: { [D in CommDType]?: { [O in ReduceOp]?: Reducer } } = {};
   #open = true;
 
   protected constructor(meeting: Meeting, timeoutMs: number) {
     this.#x = meeting;
     this.#queue = new WorkQueue(meeting);
+    this.#tiny = new TinyAllReduce(meeting);
     this.rank = meeting.rank;
     this.size = meeting.size;
     this.timeoutMs = timeoutMs;
@@ -90,6 +92,12 @@ export abstract class MeetingCommunicator implements Communicator {
     const send = viewOf(buf, "the input"), recv = receiver(send, options.recv);
     const reducer = this.#reducer(send.dtype, op);
     return this.#issue(this.#code("allReduce", send, { op }), options, (x) => steps.reduce(x, { send, recv, reducer }));
+  }
+
+  allReduceSync(buf: Buf, op: ReduceOp = "sum", options?: OpOptions): void {
+    if (!this.#queue.idle) this.#queue.drainSync();
+    this.requireOpen();
+    if (!this.#tiny.run(buf, op, options?.timeoutMs ?? this.timeoutMs)) this.allReduce(buf, op, options).waitSync();
   }
 
   reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
@@ -254,30 +262,23 @@ export abstract class MeetingCommunicator implements Communicator {
   }
 
   #code(verb: string, view?: View, o: { op?: ReduceOp; root?: number; count?: number } = {}): OperationCode {
-    const operation: Operation = {
+    return encodeOperation({
       verb,
       dtype: view?.dtype as DType | undefined,
       reduceOp: o.op,
       root: o.root ?? -1,
       count: o.count ?? view?.count ?? -1,
-    };
-    const key = `${verb} ${operation.dtype} ${o.op} ${operation.root} ${operation.count}`;
-    let code = this.#codes.get(key);
-    if (code === undefined) {
-      if (this.#codes.size > 1000) this.#codes.clear(); // counts may be ever new
-      this.#codes.set(key, code = encodeOperation(operation));
-    }
-    return code;
+    });
   }
 
   #reducer(dtype: CommDType, op: ReduceOp): Reducer {
-    const key = `${dtype} ${op}`;
-    let reducer = this.#reducers.get(key);
+    const ofDtype = this.#reducers[dtype] ??= {};
+    let reducer = ofDtype[op];
     if (reducer === undefined) {
       requireReducible(dtype, op);
       const memory = this.#x.memory;
       reducer = memory === undefined ? makeJsReducer(dtype, op) : makeWasmReducer(memory, dtype, op);
-      this.#reducers.set(key, reducer);
+      ofDtype[op] = reducer;
     }
     return reducer;
   }

@@ -57,6 +57,11 @@ async function reductions(
   equal(`allReduce ${op} into recv`, recv, expected);
   equal(`the input of allReduce ${op} into recv`, send, inputs[rank]!);
 
+  const few = buffer(dtype, inputs[rank]!);
+  comm.allReduceSync(dtype === "bf16" || dtype === "bool" ? few : few.data as Float32Array, op);
+  equal(`allReduceSync ${op}`, few, expected);
+  hash.update(new Uint8Array(few.data.buffer, few.data.byteOffset, few.data.byteLength));
+
   const mark = comm.arena.mark();
   const symmetric = symmetricView(comm.arena.alloc(byteLength(dtype, n)), dtype, n);
   fill(symmetric, inputs[rank]!);

@@ -1,0 +1,37 @@
+/** The pipelines that models go through. */
+import type { Graph } from "../graph/graph.ts";
+import { foldConstants } from "./fold_constants.ts";
+import { foldShapes } from "./fold_shapes.ts";
+import { inferTypes } from "./infer_types.ts";
+import { InitializeOrLoadWeightsPass } from "./initialize_or_load_weights_pass.ts";
+import { liftLayers } from "./lift_layers.ts";
+import { ParallelAxisSolverPass } from "./parallel_axis_solver_pass.ts";
+import { ParallelLayerAnnotatePass } from "./parallel_layer_annotate_pass.ts";
+import { ParallelLayerReplacePass } from "./parallel_layer_replace_pass.ts";
+import { pass } from "./pass.ts";
+import { PassPipeline } from "./pipeline.ts";
+
+type Global = Graph<"global">;
+
+/** Cleans an imported graph: aliases, types, shape arithmetic, layers. What planning starts from. */
+export function cleanPipeline(): PassPipeline<Global> {
+  return new PassPipeline<Global>()
+    .append(pass("fold_constants", (g: Global) => foldConstants(g)))
+    .append(pass("infer_types", (g: Global) => inferTypes(g)))
+    .append(pass("fold_shapes", (g: Global) => foldShapes(g)))
+    .append(pass("lift_layers", (g: Global) => liftLayers(g)))
+    .append(pass("infer_layer_types", (g: Global) => inferTypes(g)));
+}
+
+/** Plans a clean graph and shards it: the same on every rank. */
+export function shardPipeline(): PassPipeline<Global, Graph<"sharded">> {
+  return new PassPipeline<Global>()
+    .append(new ParallelAxisSolverPass())
+    .append(new ParallelLayerAnnotatePass())
+    .append(new ParallelLayerReplacePass());
+}
+
+/** Makes one rank's part of a sharded graph. */
+export function loadPipeline(): PassPipeline<Graph<"sharded">, Graph<"local">> {
+  return new PassPipeline<Graph<"sharded">>().append(new InitializeOrLoadWeightsPass());
+}

@@ -1,0 +1,83 @@
+/**
+ * All-reduce of a few numbers: a step's loss, a flag, a norm. Here the machinery around the reduction costs more than the
+ * barrier, so there is none: no work, no generator, no views; typed arrays over staging that are made once, and a loop.
+ */
+import type { CommDType, ReduceOp } from "./buffers.ts";
+import { encodeOperation, type OperationCode } from "./control_block.ts";
+import type { Meeting } from "./meeting.ts";
+
+/** Most elements that go this way. */
+const MAX_COUNT = 32;
+
+type Numbers = Float32Array | Float64Array | Int32Array;
+type TinyDType = Extract<CommDType, "f32" | "f64" | "i32">;
+type TinyOp = Extract<ReduceOp, "sum" | "max" | "min">;
+
+// The same results as the long way: rounded after every step, and one and the same NaN.
+// deno-fmt-ignore
+const COMBINE: Readonly<Record<TinyDType, Readonly<Record<TinyOp, (a: number, b: number) => number>>>> = {
+  f32: { sum: (a, b) => Math.fround(a + b), max: (a, b) => Math.max(a, b), min: (a, b) => Math.min(a, b) },
+  f64: { sum: (a, b) => a + b, max: (a, b) => Math.max(a, b), min: (a, b) => Math.min(a, b) },
+  i32: { sum: (a, b) => (a + b) | 0, max: (a, b) => (a > b ? a : b), min: (a, b) => (a < b ? a : b) },
+};
+
+interface Lane {
+  readonly dtype: TinyDType;
+  /** Staging of all ranks, for each parity. */
+  readonly slots: readonly [Numbers[], Numbers[]];
+  readonly codes: ReadonlyMap<string, OperationCode>[];
+}
+
+/** The short way of one group. */
+export class TinyAllReduce {
+  #x: Meeting;
+  #lanes = new Map<unknown, Lane>();
+
+  constructor(meeting: Meeting) {
+    this.#x = meeting;
+  }
+
+  /** Reduces `data` in place, blocking; false, and nothing done, if it is not for this way. @throws {CommunicatorError} */
+  run(data: unknown, op: ReduceOp, timeoutMs: number): boolean {
+    if (op !== "sum" && op !== "max" && op !== "min") return false;
+    if (!(data instanceof Float32Array || data instanceof Float64Array || data instanceof Int32Array)) return false;
+    const n = data.length;
+    if (n > MAX_COUNT) return false;
+    const lane = this.#lanes.get(data.constructor) ?? this.#makeLane(data);
+    const x = this.#x, slots = lane.slots[x.parity], mine = slots[x.rank]!, combine = COMBINE[lane.dtype][op];
+    x.begin(lane.codes[n]!.get(op)!, timeoutMs);
+    for (let i = 0; i < n; i++) mine[i] = data[i]!;
+    x.arrive();
+    x.waitSync();
+    for (let i = 0; i < n; i++) {
+      let result = slots[0]![i]!;
+      for (let r = 1; r < slots.length; r++) result = combine(result, slots[r]![i]!);
+      data[i] = Number.isNaN(result) ? NaN : result;
+    }
+    x.flip();
+    return true;
+  }
+
+  #makeLane(data: Numbers): Lane {
+    const x = this.#x;
+    const [dtype, array] = data instanceof Float32Array
+      ? ["f32", Float32Array] as const
+      : data instanceof Float64Array
+      ? ["f64", Float64Array] as const
+      : ["i32", Int32Array] as const;
+    const view = (bytes: Uint8Array) => new array(bytes.buffer as ArrayBuffer, bytes.byteOffset, MAX_COUNT);
+    const all = () => Array.from({ length: x.size }, (_, r) => view(x.slot(r)));
+    const now = all();
+    x.flip();
+    const other = all();
+    x.flip();
+    const codes = Array.from({ length: MAX_COUNT + 1 }, (_, count) =>
+      new Map(["sum", "max", "min"].map((reduceOp) => [
+        reduceOp,
+        encodeOperation({ verb: "allReduce", dtype, reduceOp, root: -1, count }),
+      ])));
+    const lane: Lane = { dtype, slots: x.parity === 0 ? [now, other] : [other, now], codes };
+    this.#lanes.set(data.constructor, lane);
+    return lane;
+  }
+}
