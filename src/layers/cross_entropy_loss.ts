@@ -45,7 +45,10 @@ export abstract class LossModule extends Module {
     const labels = shift ? this.#nextLabels(trace, operands.labels) : operands.labels;
     const weights = this.#weights();
     const inputs = [logits, labels, ...(weights ? [trace.constant("class_weights", weights)] : [])];
-    const loss = trace.call(op, inputs, { domain: "shardwise", attributes: this.#attributes() });
+    const loss = trace.call(op, inputs, {
+      domain: "shardwise",
+      attributes: this.#attributes(this.classDim(logits).dim),
+    });
     if (!shift || reduction !== "none") return loss;
     // The last position predicts nothing.
     return trace.call("Slice", [loss, trace.ints([0]), trace.ints([-1]), trace.ints([1])]);
@@ -60,8 +63,8 @@ export abstract class LossModule extends Module {
     throw new ShapeError(`Cannot take the loss of "${logits.name}": its number of classes is not known`);
   }
 
-  #attributes(): Attributes {
-    const { ignoreIndex = -100, labelSmoothing = 0, zLoss = 0, reduction = "mean", classDim = -1 } = this.#options;
+  #attributes(classDim: number): Attributes {
+    const { ignoreIndex = -100, labelSmoothing = 0, zLoss = 0, reduction = "mean" } = this.#options;
     return {
       class_dim: int(classDim),
       ignore_index: int(ignoreIndex),

@@ -4,7 +4,7 @@ import { GraphError, ShapeError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import { inlineData } from "../graph/builder.ts";
 import type { TensorData } from "../graph/graph.ts";
-import { type Initializer, initialData } from "./initializers.ts";
+import { initialData, type Initializer } from "./initializers.ts";
 
 /** How a parameter is declared. */
 export interface ParameterOptions {

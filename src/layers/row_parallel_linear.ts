@@ -50,7 +50,9 @@ export class RowParallelLinear extends LinearModule {
   /** @throws {ShapeError} If `inputIsParallel`, but the input is whole, or cut in another way than the weight. */
   override forward(trace: Trace, x: Value): Value {
     const dims = x.type.shape?.length;
-    if (dims === undefined) throw new ShapeError(`Cannot apply RowParallelLinear to "${x.name}": its shape is not known`);
+    if (dims === undefined) {
+      throw new ShapeError(`Cannot apply RowParallelLinear to "${x.name}": its shape is not known`);
+    }
     const wanted = trace.cut(dims - 1, this.inFeatures);
     if (this.inputIsParallel && !samePlacement(placementOf(x), wanted)) {
       throw new ShapeError(
