@@ -69,6 +69,14 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   });
 }
 
+/** What {@linkcode explainModel} is told. */
+export interface ExplainOptions {
+  /** How many ranks would share the model. */
+  readonly ranks: number;
+  /** What the passes may be told. */
+  readonly config?: Config;
+}
+
 /** What {@linkcode explainModel} gives. */
 export interface ExplainedModel {
   readonly plan: Plan;
@@ -81,10 +89,7 @@ export interface ExplainedModel {
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  */
-export function explainModel(
-  path: string,
-  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
-): ExplainedModel {
+export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
