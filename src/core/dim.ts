@@ -63,7 +63,7 @@ export function dimSub(a: Dim, b: Dim): Dim {
 }
 
 export function dimMul(a: Dim, b: Dim): Dim {
-  if (typeof a === "number" && typeof b === "number") return a * b;
+  if (typeof a === "number" && typeof b === "number") return a * b + 0; // -1 * 0 is 0 too
   if (a === 1) return b;
   if (b === 1) return a;
   const out: Term[] = [];
