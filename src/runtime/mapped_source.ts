@@ -1,6 +1,6 @@
 /** Files mapped into memory, for readers that must not copy. */
 import { UnavailableError } from "../core/errors.ts";
-import { type Libc, LibcError, MAP_PRIVATE, O_RDONLY, PROT_READ } from "../ffi/libc.ts";
+import { Libc, LibcError, MAP_PRIVATE, O_RDONLY, PROT_READ } from "../ffi/libc.ts";
 import { type ByteSource, checkRange, fileSize, openRanges, type OpenSource } from "../formats/mapped_file.ts";
 
 /** A way to open files, with the library that it needs. */
