@@ -182,7 +182,8 @@ class Meeting {
       [this.#arrived, this.#release, this.#kind] = [[], [], undefined];
       waiting.forEach((r) => r(tensors));
     });
-    if (node.collective !== "all_reduce") throw new Error(`No definition emits ${node.collective}`);
+    if (node.collective === "all_gather") return combine(all, { kind: "S", ...node.shard! });
+    if (node.collective !== "all_reduce") throw new Error(`No test needs ${node.collective} yet`);
     return combine(all, { kind: "P", reduction: node.reduction ?? "sum" });
   }
 }
