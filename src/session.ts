@@ -6,7 +6,11 @@ import { openRanges } from "./formats/mapped_file.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
 import { Libc } from "./ffi/libc.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { explainSolved, type PlanReport } from "./plan/explain.ts";
+import type { Plan } from "./plan/plan.ts";
+import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
@@ -63,6 +67,34 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
     group: comm,
     notice: engine.notice,
   });
+}
+
+/** What {@linkcode explainModel} is told. */
+export interface ExplainOptions {
+  /** How many ranks would share the model. */
+  readonly ranks: number;
+  /** What the passes may be told. */
+  readonly config?: Config;
+}
+
+/** What {@linkcode explainModel} gives. */
+export interface ExplainedModel {
+  readonly plan: Plan;
+  /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
+  readonly report: PlanReport;
+}
+
+/**
+ * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
+ *
+ * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
+ */
+export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
+  using file = readOnnx(path);
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  const graph = cleanPipeline().run(importOnnx(file), ctx);
+  const solved = solvePlan(graph, planOptions(config, ranks));
+  return { plan: solved.plan, report: explainSolved(graph, solved) };
 }
 
 /** The C library, where there is one that we know: it maps files. */

@@ -2,9 +2,22 @@
 import type { Graph } from "../graph/graph.ts";
 import { REPLICATE } from "../graph/placement.ts";
 import { opDef } from "../ops/table.ts";
-import { search } from "../plan/search.ts";
-import type { ParallelExecutionCtx } from "./context.ts";
+import { type PlanOptions, search } from "../plan/search.ts";
+import type { Config, ParallelExecutionCtx } from "./context.ts";
 import type { Pass } from "./pass.ts";
+
+/** What the search is told of a configuration. */
+export function planOptions(config: Config, ranks: number): PlanOptions {
+  const { memoryPrice, costs, nominal, overrides, maxStates } = config;
+  return {
+    ranks,
+    opDef,
+    costs: { ...costs, ...(memoryPrice === undefined ? {} : { memoryPrice }) },
+    ...(nominal ? { nominal } : {}),
+    ...(overrides ? { overrides } : {}),
+    ...(maxStates === undefined ? {} : { maxStates }),
+  };
+}
 
 /**
  * Solves for the cheapest plan and writes every value's placement into the graph; the plan itself goes to `ctx.plan`.
@@ -18,17 +31,7 @@ export class ParallelAxisSolverPass implements Pass<Graph<"global">, Graph<"anno
   readonly name = "parallel_axis_solver";
 
   readonly apply = (graph: Graph<"global">, ctx: ParallelExecutionCtx): Graph<"annotated"> => {
-    const { memoryPrice, costs, nominal, overrides, maxStates } = ctx.config;
-    ctx.plan ??= search(graph, {
-      ranks: ctx.ranks,
-      opDef,
-      ...(costs || memoryPrice !== undefined
-        ? { costs: { ...costs, ...(memoryPrice === undefined ? {} : { memoryPrice }) } }
-        : {}),
-      ...(nominal ? { nominal } : {}),
-      ...(overrides ? { overrides } : {}),
-      ...(maxStates === undefined ? {} : { maxStates }),
-    });
+    ctx.plan ??= search(graph, planOptions(ctx.config, ctx.ranks));
     const { placements } = ctx.plan;
     const values = new Map(
       [...graph.values].map(([name, v]) => [name, { ...v, placement: placements.get(name) ?? REPLICATE }] as const),

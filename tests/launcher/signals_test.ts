@@ -41,6 +41,34 @@ Deno.test("programs of --exec die with their launcher too", async () => {
   await run(["--nproc", "1", "--exec", "true"]);
 });
 
+Deno.test("where setpriv is missing the shim becomes the program, and the kernel ends it with its launcher", async () => {
+  const shim = new URL("../../launcher/exec_shim.ts", import.meta.url).pathname;
+  const mark = crypto.randomUUID();
+  const parent = `const child = new Deno.Command(Deno.execPath(), { args: ["run", "-A", ${
+    JSON.stringify(shim)
+  }, "sh", "-c", "echo shim $0 $1; exec sleep 60", "a b", "c"],
+    env: { SHARDWISE_LAUNCHER_PID: String(Deno.pid) } }).spawn(); await child.status;`;
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["eval", parent],
+    env: { TEST_MARK: mark },
+    stdout: "piped",
+  }).spawn();
+  const reader = process.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await reader.read()).value), "shim a b c\n");
+  assert.equal(alive(mark).length, 2);
+  process.kill("SIGKILL");
+  await process.status;
+  await gone(mark, 1000);
+  await reader.cancel();
+  const missing = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", shim, "/no/such"],
+    env: { SHARDWISE_LAUNCHER_PID: String(Deno.pid) },
+    stderr: "piped",
+  }).output();
+  assert.equal(missing.code, 127);
+  assert.match(new TextDecoder().decode(missing.stderr), /Cannot start \/no\/such/);
+});
+
 Deno.test("cleaning up after dead jobs leaves a live job's shared memory alone", async () => {
   const job = start(["--nproc", "2", FAULT, "leave-shm", "99"]);
   await job.said("is up", 2);
