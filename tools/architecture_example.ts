@@ -60,8 +60,7 @@ export async function architectureBlocks(): Promise<Map<string, string>> {
     ["local", print(local)],
     ["program", code(printProgram(segment(local, 1, RANKS)))],
     ["numbers", code(await numbers())],
-    ["llama-plan", plan("llama", RANKS)],
-    ["llama-3", plan("llama", 3)],
+    ["uneven", firstLayer(plan("llama", 3))],
     ["rooms", rooms()],
   ]);
 }
@@ -105,14 +104,18 @@ async function launch(ranks: number, args: readonly string[]): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
-/** The rooms as the layer check knows them. */
+/** The rooms as the layer check knows them, by level. */
 function rooms(): string {
-  const rows = Object.entries(LEVELS).toSorted(([, a], [, b]) => a - b).map(([room, level]) => {
-    const lower = Object.keys(LEVELS).filter((r) => LEVELS[r]! < level && (ONLY[r]?.includes(room) ?? true));
-    const sees = SEES[room] ?? lower;
-    return `| \`${room}\` | ${level} | ${sees.map((r) => r.replace("src/", "")).join(", ") || "nothing"} |`;
-  });
-  return ["| room | level | may import |", "| --- | --- | --- |", ...rows, ""].join("\n");
+  const levels = [...Map.groupBy(Object.entries(LEVELS), ([, level]) => level)].toSorted(([a], [b]) => a - b);
+  const lines = levels.map(([level, list]) => `${`level ${level}`.padEnd(10)}${list.map(([room]) => room).join(", ")}`);
+  for (const [room, by] of Object.entries(ONLY)) lines.push(`${room} is imported by ${by.join(", ")} only`);
+  for (const [room, seen] of Object.entries(SEES)) lines.push(`${room} imports ${seen.join(", ")} only`);
+  return code(lines.join("\n"));
+}
+
+/** The rows of a plan without those of the second of two equal layers. */
+function firstLayer(rows: string): string {
+  return rows.split("\n").filter((row) => !row.includes("/layers.1/")).join("\n");
 }
 
 function code(text: string): string {
