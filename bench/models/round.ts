@@ -97,7 +97,7 @@ function compare(peer: Float32Array, ranks: readonly Float32Array[]): Agreement 
     if (!(apart <= difference)) difference = apart; // not a number counts as apart
     scale = Math.max(scale, Math.abs(peer[i]!));
   }
-  const bits = (values: Float32Array) => new Int32Array(values.buffer);
-  const ranksEqual = others.every((other) => bits(other).every((b, i) => b === bits(first!)[i]));
+  const bits = new Int32Array(first!.buffer);
+  const ranksEqual = others.every((other) => new Int32Array(other.buffer).every((b, i) => b === bits[i]));
   return { difference, scale, ranksEqual };
 }
