@@ -189,6 +189,11 @@ export function symbolsOf(d: Dim, into: Set<string> = new Set()): Set<string> {
   return into;
 }
 
+/** Whether a symbol of `d` stands for a size that only data decides (NonZero): its name contains `#`. */
+export function dependsOnData(d: Dim): boolean {
+  return typeof d !== "number" && d.toString().includes("#");
+}
+
 /** The symbol's name if `d` is just one symbol. */
 export function asSymbol(d: Dim): string | undefined {
   if (typeof d === "number" || d.terms.length !== 1) return undefined;
