@@ -30,6 +30,15 @@ export interface CallOptions {
   readonly outputs?: number;
 }
 
+/** What a trace is begun with. */
+export interface TraceOptions {
+  /** Of the graph. */
+  readonly name: string;
+  readonly ranks: number;
+  /** The names of all parameters; see `Module.parameters()`. */
+  readonly parameters: ReadonlyMap<string, Parameter>;
+}
+
 /** A graph under construction by modules. */
 export class Trace {
   /** How many ranks share the model. */
@@ -43,12 +52,8 @@ export class Trace {
   readonly #owners = new Map<string, string>();
   #fresh = 0;
 
-  constructor(options: {
-    readonly name: string;
-    readonly ranks: number;
-    /** The names of all parameters; see `Module.parameters()`. */
-    readonly parameters: ReadonlyMap<string, Parameter>;
-  }) {
+  /** @throws {RangeError} If the number of ranks is none. */
+  constructor(options: TraceOptions) {
     if (!Number.isInteger(options.ranks) || options.ranks < 1) {
       throw new RangeError(`Cannot trace for ${options.ranks} ranks: expected at least 1`);
     }
