@@ -124,6 +124,8 @@ export { InitializeOrLoadWeightsPass } from "./src/passes/initialize_or_load_wei
 export { compileModule, type CompileModuleOptions, runModule, type RunModuleOptions } from "./src/module_session.ts";
 export { type LoadOptions, Module, Sequential } from "./src/layers/module.ts";
 export { Parameter, type ParameterOptions, type StateTensor } from "./src/layers/parameter.ts";
+export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
+export type { IndexRanges, TensorLocation, TensorSource } from "./src/formats/tensor_source.ts";
 export { type Initializer, linearInitializer, ONES, ZEROS } from "./src/layers/initializers.ts";
 export { type CallOptions, Trace, type TraceOptions } from "./src/layers/trace.ts";
 export { Linear, LinearModule, type LinearOptions } from "./src/layers/linear.ts";

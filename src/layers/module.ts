@@ -156,6 +156,7 @@ function resultsOf(results: Value | readonly Value[]): readonly Value[] {
 
 /** Modules one after the other: each takes the result of the one before. Parts are called `0`, `1`, …. */
 export class Sequential extends Module {
+  /** The parts, in order. */
   constructor(...modules: readonly Module[]) {
     super();
     modules.forEach((module, i) => this.child(String(i), module));

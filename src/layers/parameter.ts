@@ -23,11 +23,15 @@ export interface ParameterOptions {
 
 /** A tensor of a module, whole, with data that may come later: from a file, from memory, or drawn at random. */
 export class Parameter {
+  /** Of the whole tensor. */
   readonly shape: readonly number[];
+  /** Of its elements. */
   readonly dtype: DType;
+  /** What {@linkcode initialize} draws from. */
   readonly initializer: Initializer;
   #data: TensorData | undefined;
 
+  /** Without data yet. */
   constructor(options: ParameterOptions) {
     this.shape = options.shape;
     this.dtype = options.dtype ?? "f32";

@@ -23,6 +23,7 @@ const OPSETS: ReadonlyMap<string, number> = new Map([["", 21], ["shardwise", 1]]
 
 /** What a traced call may say beside its inputs. */
 export interface CallOptions {
+  /** None by default. */
   readonly attributes?: Attributes;
   /** ai.onnx by default; `shardwise` for layers. */
   readonly domain?: string;
@@ -34,6 +35,7 @@ export interface CallOptions {
 export interface TraceOptions {
   /** Of the graph. */
   readonly name: string;
+  /** How many ranks share the model. */
   readonly ranks: number;
   /** The names of all parameters; see `Module.parameters()`. */
   readonly parameters: ReadonlyMap<string, Parameter>;
