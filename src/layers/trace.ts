@@ -54,7 +54,7 @@ export class Trace {
   readonly #owners = new Map<string, string>();
   #fresh = 0;
 
-  /** @throws {RangeError} If the number of ranks is none. */
+  /** An empty graph. @throws {RangeError} If the number of ranks is none. */
   constructor(options: TraceOptions) {
     if (!Number.isInteger(options.ranks) || options.ranks < 1) {
       throw new RangeError(`Cannot trace for ${options.ranks} ranks: expected at least 1`);
