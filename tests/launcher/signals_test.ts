@@ -32,6 +32,15 @@ Deno.test("a launcher that is killed takes ranks along that are blocked in nativ
   await run(["--nproc", "1", "--exec", "true"]);
 });
 
+Deno.test("ranks without the permission to call native code die with their launcher too", async () => {
+  const job = start(["--nproc", "2", "--deno-args=--allow-env --allow-read", ...WAITING]);
+  await job.said("is up", 2);
+  job.kill("SIGKILL");
+  await gone(job.mark, 900);
+  await job.done;
+  await run(["--nproc", "1", "--exec", "true"]);
+});
+
 Deno.test("programs of --exec die with their launcher too", async () => {
   const job = start(["--nproc", "2", "--exec", "sh", "-c", "echo is up; exec sleep 60"]);
   await job.said("is up", 2);
@@ -182,6 +191,26 @@ Deno.test("SIGUSR2 does not end a rank that has no listener for it", async () =>
   await new Promise((done) => setTimeout(done, 300));
   job.kill("SIGTERM");
   assert.equal((await job.done).code, 143);
+});
+
+Deno.test("Ctrl-Z stops the ranks with the launcher, and SIGCONT continues all", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  const states = () =>
+    alive(job.mark).map((pid) => Deno.readTextFileSync(`/proc/${pid}/stat`).replace(/^.*\) (.).*$/s, "$1")).sort();
+  const until = async (stopped: boolean) => {
+    for (let i = 0; i < 100 && states().some((state) => (state === "T") !== stopped); i++) {
+      await new Promise((done) => setTimeout(done, 20));
+    }
+    assert.equal(states().every((state) => (state === "T") === stopped), true, states().join());
+  };
+  job.kill("SIGTSTP");
+  await until(true);
+  job.kill("SIGCONT");
+  await until(false);
+  job.kill("SIGTERM");
+  assert.equal((await job.done).code, 143);
+  await assertNothingLeft(job);
 });
 
 Deno.test("SIGHUP does not end a job without a terminal", async () => {
