@@ -5,12 +5,13 @@
  * computed from their values with the ops that segments begin with (combine.ts). One ONNX Runtime session then runs the
  * whole job, so a wrong number is a wrong rule and never a matter of shared memory, barriers or processes.
  */
-import { type Bindings, type Dim, evalDim, symbolsOf } from "../core/dim.ts";
+import { type Bindings, type Dim, evalDim } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
 import { type Collective, type Graph, isCall, type Node, outputOf, type TensorData, valueOf } from "../graph/graph.ts";
 import { renameCaptures } from "../graph/subgraphs.ts";
 import type { KnownInts, TensorType } from "../graph/types.ts";
+import { isDataDependent } from "../ops/known_ints.ts";
 import { combine } from "./combine.ts";
 
 /** The name that rank `rank`'s value, input or output `name` has in the graph of all ranks. */
@@ -169,6 +170,5 @@ class Emulator {
  * size, and engines take equal names for equal sizes.
  */
 function ownType(type: TensorType): TensorType {
-  const local = type.shape?.some((d) => [...symbolsOf(d)].some((s) => s.includes("#")));
-  return local ? { dtype: type.dtype, shape: undefined } : type;
+  return type.shape?.some(isDataDependent) ? { dtype: type.dtype, shape: undefined } : type;
 }
