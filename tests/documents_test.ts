@@ -1,10 +1,12 @@
-/** ARCHITECTURE.md prints what the code prints. */
+/** The documents print what the code prints. */
 import assert from "node:assert/strict";
-import { ARCHITECTURE, architectureBlocks, fillBlocks } from "../tools/architecture_example.ts";
+import { fillBlocks, printedDocuments } from "../tools/print_documents.ts";
 
-Deno.test("ARCHITECTURE.md is up to date (else: deno run -A tools/architecture_example.ts)", async () => {
-  const text = await Deno.readTextFile(ARCHITECTURE);
-  assert.equal(fillBlocks(text, await architectureBlocks()), text);
+Deno.test("documents with printed blocks are up to date (else: deno run -A tools/print_documents.ts)", async () => {
+  for (const { path, blocks } of await printedDocuments()) {
+    const text = await Deno.readTextFile(path);
+    assert.equal(fillBlocks(text, blocks), text, path);
+  }
 });
 
 Deno.test("fillBlocks() complains about blocks that are missing or that nobody makes", () => {

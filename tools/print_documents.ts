@@ -1,11 +1,12 @@
 /**
- * The printed blocks of ARCHITECTURE.md, made anew: what the model of tests/data/models/mlp looks like in every room.
+ * The printed blocks of the documents, made anew: for ARCHITECTURE.md what the model of tests/data/models/mlp looks like in
+ * every room, for docs/adding_an_op.md a definition and what follows from it.
  *
- * A block lies between `<!-- example: NAME -->` and `<!-- end -->`; only what is between is replaced. A test holds the file
- * against what this makes, so the document cannot fall behind the code.
+ * A block lies between `<!-- example: NAME -->` and `<!-- end -->`; only what is between is replaced. A test holds the files
+ * against what this makes, so the documents cannot fall behind the code.
  *
  * @example
- * deno run -A tools/architecture_example.ts
+ * deno run -A tools/print_documents.ts
  */
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -14,31 +15,56 @@ import {
   explainModel,
   fromNumbers,
   importOnnx,
+  inlineData,
   loadPipeline,
   ParallelAxisSolverPass,
   ParallelExecutionCtx,
   ParallelLayerAnnotatePass,
   ParallelLayerReplacePass,
+  parseGraph,
   PassPipeline,
   planText,
   printGraph,
+  printPlacement,
   printProgram,
   readOnnx,
   segment,
   writeTensors,
 } from "../mod.ts";
+import { opDef } from "../src/ops/table.ts";
+import { inferTypes } from "../src/passes/infer_types.ts";
+import { candidateLayouts } from "../src/plan/candidates.ts";
+import { plannedCalls } from "../src/plan/places.ts";
+import { strategiesOf } from "../src/plan/strategies.ts";
 import { LEVELS, ONLY, SEES } from "./layers.ts";
 
 /** The repository's root. */
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-/** The document. */
-export const ARCHITECTURE: string = join(ROOT, "ARCHITECTURE.md");
 
 const MODELS = "tests/data/models";
 const RANKS = 2;
+const CUM_SUM_GRAPH = `graph example : global {opset=17}
+%x = placeholder : f32[2,5]
+%axis = get_attr : i64[]
+%y = CumSum(%x, %axis) : f32[2,5]
+output %y
+`;
 
-/** All blocks, by name. */
-export async function architectureBlocks(): Promise<Map<string, string>> {
+/** A document with printed blocks. */
+export interface PrintedDocument {
+  readonly path: string;
+  readonly blocks: ReadonlyMap<string, string>;
+}
+
+/** All documents, with what their blocks should hold. */
+export async function printedDocuments(): Promise<PrintedDocument[]> {
+  return [
+    { path: join(ROOT, "ARCHITECTURE.md"), blocks: await architectureBlocks() },
+    { path: join(ROOT, "docs/adding_an_op.md"), blocks: opBlocks() },
+  ];
+}
+
+async function architectureBlocks(): Promise<Map<string, string>> {
   using file = readOnnx(join(ROOT, MODELS, "mlp/model.onnx"));
   const ctx = new ParallelExecutionCtx({ ranks: RANKS, rank: 1 });
   const imported = importOnnx(file);
@@ -63,6 +89,22 @@ export async function architectureBlocks(): Promise<Map<string, string>> {
     ["uneven", firstLayer(plan("llama", 3))],
     ["rooms", rooms()],
   ]);
+}
+
+/** The definition of CumSum, and the strategies that follow from it. */
+function opBlocks(): Map<string, string> {
+  const source = Deno.readTextFileSync(join(ROOT, "src/ops/search.ts"));
+  const [definition] = source.match(/export const CUM_SUM[\s\S]*?\n};\n/)!;
+  const axis = inlineData("i64", [], BigInt64Array.of(1n));
+  const graph = inferTypes(parseGraph<"global">(CUM_SUM_GRAPH, { stage: "global", resolve: () => axis }));
+  const isConstant = (name: string) => name === "axis";
+  const calls = plannedCalls(graph, opDef);
+  const layouts = candidateLayouts(graph, calls, RANKS, isConstant);
+  const rows = strategiesOf(graph, calls[0]!, layouts, isConstant).map(({ name, inputs, outputs }) => {
+    const print = (list: typeof inputs) => list.map(printPlacement).join(", ");
+    return `${name.padEnd(8)}${print(inputs)} -> ${print(outputs)}`;
+  });
+  return new Map([["definition", `\`\`\`ts ignore\n${definition}\`\`\`\n`], ["strategies", code(rows.join("\n"))]]);
 }
 
 /** `text` with its blocks replaced. @throws {Error} If it lacks a block, or has one that nobody makes. */
@@ -123,6 +165,7 @@ function code(text: string): string {
 }
 
 if (import.meta.main) {
-  const text = await Deno.readTextFile(ARCHITECTURE);
-  await Deno.writeTextFile(ARCHITECTURE, fillBlocks(text, await architectureBlocks()));
+  for (const { path, blocks } of await printedDocuments()) {
+    await Deno.writeTextFile(path, fillBlocks(await Deno.readTextFile(path), blocks));
+  }
 }
