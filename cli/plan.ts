@@ -35,7 +35,7 @@ function printPlan(args: ParsedArgs): Promise<number> {
   if (ranks === undefined) throw args.error("--tp N is missing");
   const nominal = sizes(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const { plan, report } = explainModel(model, { ranks, nominal });
+  const { plan, report } = explainModel(model, { ranks, config: { nominal } });
   printResult(args.flag("json") ? JSON.stringify(planJson(report, plan), undefined, 1) : planScreen(report));
   return Promise.resolve(0);
 }

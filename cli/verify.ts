@@ -46,7 +46,9 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
     const began = performance.now();
     results.push(...await verifyAt(cases, size));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
-    printNote(`${size} rank${size === 1 ? "" : "s"}: ${cases.length} cases in ${seconds} s`);
+    printNote(
+      `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
+    );
   }
   const failed = results.filter(({ pass }) => !pass).length;
   if (args.flag("json")) {

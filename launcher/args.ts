@@ -2,7 +2,7 @@
 import type { EnvRecord } from "../src/core/env_record.ts";
 import { UsageError } from "../src/core/errors.ts";
 import type { LaunchConfig, RankCount } from "./config.ts";
-import { envTwin, type OptionName, OPTIONS, type OptionSpec } from "./options.ts";
+import { ENV_TWINS, envTwin, type OptionName, OPTIONS, type OptionSpec } from "./options.ts";
 
 /** What the command line asks for. */
 export interface ParsedArgs {
@@ -41,9 +41,9 @@ export async function parseArgs(args: readonly string[], env: EnvRecord): Promis
     given.set(option.name, [...values, value]);
   }
   for (const option of OPTIONS) {
-    const text = env[envTwin(option.name)] ?? (option.pet === undefined ? undefined : env[option.pet]);
-    const twin = ["help", "dry-run", "explain-env", "env"].includes(option.name) ? undefined : text;
-    if (!given.has(option.name) && twin !== undefined && twin !== "") given.set(option.name, [twin]);
+    const twin = ENV_TWINS.has(envTwin(option.name)) ? env[envTwin(option.name)] : undefined;
+    const value = twin ?? (option.pet === undefined ? undefined : env[option.pet]);
+    if (!given.has(option.name) && value !== undefined && value !== "") given.set(option.name, [value]);
   }
   const on = (name: OptionName) => given.has(name) && bool(name, given.get(name)![0]!);
   if (on("help")) return { action: "help", config: undefined };

@@ -4,6 +4,7 @@
  * The first abnormal end is frozen as the cause. A victim (a rank that ended because it lost another) is no cause: its end opens a
  * short wait for the one that it lost. After that every rank gets CONT and TERM, and KILL when the grace period is over.
  */
+import { UnavailableError } from "../src/core/errors.ts";
 import type { ErrorRecord } from "../src/core/exit_report.ts";
 import type { AbortNotice } from "./abort_notice.ts";
 import { isFailure, ownEnd, type RankOutcome } from "./outcome.ts";
@@ -59,15 +60,18 @@ export class Attempt {
   #graceTimer: ReturnType<typeof setTimeout> | undefined;
   #victimTimer: ReturnType<typeof setTimeout> | undefined;
 
-  /** Starts all ranks. @throws {Error} If one cannot be started; those before it are killed. */
+  /** Starts all ranks. @throws {UnavailableError} If one cannot be started; those before it are killed. */
   constructor(options: AttemptOptions) {
     this.#options = options;
     for (const start of options.ranks) {
       try {
         this.ranks.push(new RankProcess(start));
-      } catch (error) {
+      } catch (cause) {
         for (const rank of this.ranks) rank.signal("SIGKILL");
-        throw error;
+        throw new UnavailableError(`Cannot start rank ${start.rank} (${start.command})`, {
+          cause,
+          hint: "see whether the program exists, and how many processes this user may have (ulimit -u)",
+        });
       }
     }
   }

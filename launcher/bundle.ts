@@ -82,14 +82,13 @@ async function build(entry: string): Promise<{ code: string; inputs: string[] }>
       }],
     });
     return { code: result.outputFiles[0]!.text, inputs };
-  } catch (cause) {
-    throw new FormatError(
-      `Cannot bundle ${entry}: ${cause instanceof Error ? cause.message.split("\n").slice(0, 3).join(" ") : cause}`,
-      {
-        cause,
-        hint: "run without --bundle to see Deno's own message",
-      },
-    );
+  } catch (error) {
+    const first = (error as { errors?: { text: string; location: { file: string; line: number } | null }[] }).errors
+      ?.[0];
+    const at = first?.location ? ` (${first.location.file}:${first.location.line})` : "";
+    throw new FormatError(`Cannot bundle ${entry}: ${first?.text ?? String(error)}${at}`, {
+      hint: "run without --bundle to see Deno's own message",
+    });
   } finally {
     await esbuild.stop();
   }

@@ -5,6 +5,8 @@
  */
 
 const PR_SET_PDEATHSIG = 1, SIGKILL = 9, LAUNCHER_LOST = 113;
+/** Kinds of records by the exit codes that errors of communicators carry; see src/core/exit_codes.ts. */
+const COMMUNICATOR_KINDS: Readonly<Record<number, string>> = { 114: "victim", 115: "collective", 116: "collective" };
 const exit = Deno.exit;
 
 attempt(dieWithLauncher);
@@ -57,8 +59,12 @@ function recordFailures(): void {
     attempt(() => Deno.writeTextFileSync(file, JSON.stringify({ ...fields, time: Date.now() }), { createNew }));
   const thrown = (reason: unknown) => {
     const error = reason instanceof Error ? reason : undefined;
+    const { exitCode, rank, lastCollective } = (error ?? {}) as Record<string, unknown>;
+    const kind = COMMUNICATOR_KINDS[exitCode as number];
     record({
-      kind: "exception",
+      kind: kind ?? "exception",
+      ...(kind === undefined ? {} : { code: exitCode, lastCollective }),
+      ...(kind === "victim" ? { lost: rank } : {}),
       name: error?.name,
       message: error?.message ?? String(reason),
       stack: error?.stack,
@@ -66,6 +72,8 @@ function recordFailures(): void {
         ? (error as unknown as { hint: string }).hint
         : undefined,
     }, false);
+    // A victim's stack would only push the cause from the screen, and its code must not be that of a crash.
+    if (kind !== undefined) exit(exitCode as number);
   };
   addEventListener("error", (event) => thrown(event.error ?? event.message));
   addEventListener("unhandledrejection", (event) => thrown(event.reason));

@@ -74,26 +74,26 @@ export interface CommandLine {
 export function rankCommand(config: LaunchConfig, script: string, flags: readonly string[] = []): CommandLine {
   const args = config.args ?? [];
   if (config.program.kind === "exec") {
-    const setpriv = findSetpriv();
-    // setpriv ties the program to its launcher before it runs; where it is missing a shim of ours does the same.
-    return setpriv === undefined
-      ? { command: Deno.execPath(), args: ["run", "-A", shim("exec_shim.ts"), config.program.command, ...args] }
-      : { command: setpriv, args: ["--pdeathsig", "KILL", "--", config.program.command, ...args] };
+    // Where setpriv is missing a shim of ours does the same.
+    return tied({ command: config.program.command, args }) ??
+      { command: Deno.execPath(), args: ["run", "-A", shim("exec_shim.ts"), config.program.command, ...args] };
   }
   const deno = config.denoArgs ?? [];
-  const permitted = deno.some((flag) => /^(-A|-P|--allow-|--deny-|--permission-set|--no-prompt)/.test(flag));
-  return {
+  const restricted = deno.some((flag) => /^(-P|--allow-|--deny-|--permission-set|--no-prompt)/.test(flag));
+  const permissions = restricted ? ["--no-prompt"] : ["-A"];
+  const line = {
     command: Deno.execPath(),
-    args: [
-      "run",
-      ...(permitted ? ["--no-prompt"] : ["-A"]),
-      `--preload=${shim("preload.ts")}`,
-      ...flags,
-      ...deno,
-      script,
-      ...args,
-    ],
+    args: ["run", ...permissions, `--preload=${shim("preload.ts")}`, ...flags, ...deno, script, ...args],
   };
+  // With all permissions the preload does this itself, which is faster.
+  return restricted ? tied(line) ?? line : line;
+}
+
+/** `line` by setpriv, which ties a program to its launcher before it runs; undefined where util-linux is missing. */
+function tied(line: CommandLine): CommandLine | undefined {
+  const setpriv = findSetpriv();
+  if (setpriv === undefined) return undefined;
+  return { command: setpriv, args: ["--pdeathsig", "KILL", "--", line.command, ...line.args] };
 }
 
 function findSetpriv(): string | undefined {

@@ -2,9 +2,7 @@
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
 import { importOnnx } from "./formats/import_onnx.ts";
-import { openRanges } from "./formats/mapped_file.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
-import { Libc } from "./ffi/libc.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
@@ -46,8 +44,8 @@ export interface ParallelizeOptions {
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   const { comm } = options;
-  using libc = openLibc();
-  using file = readOnnx(path, { open: libc ? mappedSources(libc) : openRanges });
+  using sources = mappedSources();
+  using file = readOnnx(path, { open: sources.open });
   const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: options.config ?? {} });
   const clean = cleanPipeline().run(importOnnx(file), ctx);
   const sharded = shardPipeline().run(clean, ctx);
@@ -69,6 +67,14 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   });
 }
 
+/** What {@linkcode explainModel} is told. */
+export interface ExplainOptions {
+  /** How many ranks would share the model. */
+  readonly ranks: number;
+  /** What the passes may be told. */
+  readonly config?: Config;
+}
+
 /** What {@linkcode explainModel} gives. */
 export interface ExplainedModel {
   readonly plan: Plan;
@@ -81,22 +87,10 @@ export interface ExplainedModel {
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  */
-export function explainModel(
-  path: string,
-  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
-): ExplainedModel {
+export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   const solved = solvePlan(graph, planOptions(config, ranks));
   return { plan: solved.plan, report: explainSolved(graph, solved) };
-}
-
-/** The C library, where there is one that we know: it maps files. */
-function openLibc(): Libc | undefined {
-  try {
-    return new Libc();
-  } catch {
-    return undefined;
-  }
 }

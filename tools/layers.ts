@@ -1,7 +1,7 @@
 /** The order of the rooms, and which imports break it. */
 
 /** Level of every room: a file imports from its own room and from rooms of a lower level, never sideways. */
-const LEVELS: Readonly<Record<string, number>> = {
+export const LEVELS: Readonly<Record<string, number>> = {
   "src/core": 0,
   "src/graph": 1,
   "src/ffi": 1,
@@ -23,10 +23,10 @@ const LEVELS: Readonly<Record<string, number>> = {
 };
 
 /** Rooms that only these rooms import. */
-const ONLY: Readonly<Record<string, readonly string[]>> = { "src/ffi": ["src/runtime"] };
+export const ONLY: Readonly<Record<string, readonly string[]>> = { "src/ffi": ["src/runtime"] };
 
 /** Rooms that import from these rooms only. */
-const SEES: Readonly<Record<string, readonly string[]>> = { "launcher": ["src/core"] };
+export const SEES: Readonly<Record<string, readonly string[]>> = { "launcher": ["src/core"] };
 
 /** An import, as paths relative to the repository's root with forward slashes. */
 export interface Edge {

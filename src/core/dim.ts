@@ -63,7 +63,7 @@ export function dimSub(a: Dim, b: Dim): Dim {
 }
 
 export function dimMul(a: Dim, b: Dim): Dim {
-  if (typeof a === "number" && typeof b === "number") return a * b;
+  if (typeof a === "number" && typeof b === "number") return a * b + 0; // -1 * 0 is 0 too
   if (a === 1) return b;
   if (b === 1) return a;
   const out: Term[] = [];
@@ -187,6 +187,11 @@ export function symbolsOf(d: Dim, into: Set<string> = new Set()): Set<string> {
     }
   }
   return into;
+}
+
+/** Whether a symbol of `d` stands for a size that only data decides (NonZero): its name contains `#`. */
+export function dependsOnData(d: Dim): boolean {
+  return typeof d !== "number" && d.toString().includes("#");
 }
 
 /** The symbol's name if `d` is just one symbol. */

@@ -35,6 +35,8 @@ export interface TensorData {
   readonly location?: { readonly file: string; readonly offset: number; readonly length: number } | undefined;
   /** All bytes. */
   bytes(): Uint8Array;
+  /** All bytes in pieces of moderate size, in order; each is valid until the next is asked for. Absent: `bytes()` costs nothing. */
+  chunks?(): Iterable<Uint8Array>;
   /** The bytes of the tensor that keeps the given index ranges of one dim. */
   slice(dim: number, ranges: readonly (readonly [number, number])[]): Uint8Array;
 }

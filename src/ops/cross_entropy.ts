@@ -2,7 +2,7 @@
  * CrossEntropyLoss, the layer that vocabulary parallelism cuts by classes.
  *
  * Inputs `logits [n,c,…]`, `labels [n,…]`, optional `weights [c]`; attributes `ignore_index` (-100), `reduction` (`mean`,
- * `sum`, `none`), `label_smoothing` ε and `z_loss` ζ. With m = max x, S = Σ e^(x−m), t = x_y − m, u = Σ w(x−m), V classes:
+ * `sum`, `none`), `label_smoothing` ε, `z_loss` ζ and `class_dim` (1, as ONNX has it). With m = max x, S = Σ e^(x−m), t = x_y − m, u = Σ w(x−m), V classes:
  *
  * ```text
  * loss = (1−ε) w_y (ln S − t) + ε/V (Σw · ln S − u) + ζ (ln S + m)²
@@ -15,7 +15,7 @@ import type { DType } from "../core/dtype.ts";
 import { dtypeInfo } from "../core/dtype.ts";
 import { float, floatOf, int, intOf, ints as intsAttribute, string, stringOf } from "../graph/attributes.ts";
 import { isWhole, type Layout } from "../graph/layout.ts";
-import type { LocalEmitter, LocalizeContext, OpDef } from "./def.ts";
+import type { LocalEmitter, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { at } from "./factors.ts";
 import { sampleFactors } from "./loss.ts";
 import { emitLocalIndices, emitZeros } from "./selected_rows.ts";
@@ -34,11 +34,12 @@ export const CROSS_ENTROPY_LOSS: OpDef = {
     return [{ dtype: inputs[0]?.dtype, shape: none ? inputs[1]?.shape : [] }];
   },
   factors: (context) => {
-    const classes = context.inputs[0]?.shape?.[1];
-    if (typeof classes !== "number") return { factors: sampleFactors(context) };
-    const inputs = context.inputs.map((_, i) => (i === 0 ? at(1) : null));
+    const axis = classDimOf(context);
+    const classes = context.inputs[0]?.shape?.[axis];
+    if (typeof classes !== "number") return { factors: sampleFactors(context, axis) };
+    const inputs = context.inputs.map((_, i) => (i === 0 ? at(axis) : null));
     return {
-      factors: [...sampleFactors(context), { name: "c", size: classes, inputs, outputs: [null], internal: true }],
+      factors: [...sampleFactors(context, axis), { name: "c", size: classes, inputs, outputs: [null], internal: true }],
     };
   },
   localize: (context) => [new LossEmitter(context).emitAll()],
@@ -54,10 +55,20 @@ export const CROSS_ENTROPY_LOSS: OpDef = {
       ranges: { 1: [0, 5] },
       attributes: { reduction: string("none") },
     },
+    {
+      inputs: [{ dtype: "f32", shape: [2, 3, 5] }, { dtype: "i64", shape: [2, 3] }, { dtype: "f32", shape: [5] }],
+      ranges: { 1: [0, 5] },
+      attributes: { class_dim: int(2), label_smoothing: float(0.1), reduction: string("none") },
+    },
   ],
 };
 
-/** Emits the loss of one rank; all intermediate tensors are `[n,1,…]`. */
+/** The dim of the classes. */
+function classDimOf({ attributes }: Pick<TypedContext, "attributes">): number {
+  return intOf(attributes, "class_dim") ?? 1;
+}
+
+/** Emits the loss of one rank; all intermediate tensors are `[n,1,…]`: the labels' shape, and 1 in the place of the classes. */
 class LossEmitter {
   readonly #context: LocalizeContext;
   readonly #emit: LocalEmitter;
@@ -66,15 +77,18 @@ class LossEmitter {
   /** Of the classes, where they are cut. */
   readonly #layout: Layout | undefined;
   readonly #classes: number;
+  /** Their dim. */
+  readonly #axis: number;
 
   constructor(context: LocalizeContext) {
     const logits = context.inputTensors[0]!;
     this.#context = context;
     this.#emit = context.emit;
     this.#dtype = logits.type.dtype === "f64" ? "f64" : "f32";
-    this.#classes = logits.type.shape![1] as number;
+    this.#axis = classDimOf(context);
+    this.#classes = logits.type.shape![this.#axis] as number;
     const { placement } = logits;
-    const cut = placement.kind === "S" && placement.dim === 1 && !isWhole(placement.layout);
+    const cut = placement.kind === "S" && placement.dim === this.#axis && !isWhole(placement.layout);
     this.#layout = cut ? placement.layout : undefined;
   }
 
@@ -102,12 +116,17 @@ class LossEmitter {
     return this.#back(this.#reduce(rows, penalty, { valid: labels.valid, rowWeights }));
   }
 
+  /** The labels' shape with 1 in the place of the classes. */
+  #column(labels: readonly Dim[]): Dim[] {
+    return [...labels.slice(0, this.#axis), 1, ...labels.slice(this.#axis)];
+  }
+
   /** Labels as `[n,1,…]`: which of them count, and 0 where they do not. */
   #labels(): { valid: string; safe: string; dtype: DType } {
     const { attributes, inputTensors, names, emit } = this.#context;
     const dtype = inputTensors[1]!.type.dtype!;
     const shape = inputTensors[1]!.localShape!;
-    const column = emit.op("Reshape", [names[1]!, emit.sizes([shape[0]!, 1, ...shape.slice(1)])]);
+    const column = emit.op("Reshape", [names[1]!, emit.sizes(this.#column(shape))]);
     const ignored = emit.op("Equal", [column, emit.scalar(dtype, intOf(attributes, "ignore_index") ?? -100)]);
     const safe = emit.op("Where", [ignored, emit.scalar(dtype, 0), column]);
     return { valid: emit.op("Not", [ignored]), safe, dtype };
@@ -116,8 +135,7 @@ class LossEmitter {
   /** Maximum, Σ e^(x−m), x_y − m and, where wanted, Σ w(x−m), over all classes. */
   #statistics(labels: { safe: string; dtype: DType }, wantsWeighted: boolean) {
     const { inputTensors, names, rank } = this.#context;
-    const labelShape = inputTensors[1]!.localShape!;
-    const shape: Dim[] = [labelShape[0]!, 1, ...labelShape.slice(1)];
+    const shape = this.#column(inputTensors[1]!.localShape!);
     const ranges = this.#layout?.parts[rank];
     const isEmpty = ranges?.length === 0;
     const logits = this.#cast(names[0]!);
@@ -129,9 +147,12 @@ class LossEmitter {
     else {
       const centred = this.#op("Sub", logits, maximum);
       const place = ranges && emitLocalIndices(this.#emit, labels.safe, { dtype: labels.dtype, ranges });
-      const picked = this.#emit.op("GatherElements", [centred, place?.index ?? labels.safe], { axis: int(1) });
-      parts = [this.#reduceSum(this.#op("Exp", centred), 1, 1), place ? this.#valid(place.held, picked) : picked];
-      if (wantsWeighted) parts.push(this.#reduceSum(this.#weigh(centred, shape.length), 1, 1));
+      const picked = this.#emit.op("GatherElements", [centred, place?.index ?? labels.safe], { axis: int(this.#axis) });
+      parts = [
+        this.#reduceSum(this.#op("Exp", centred), this.#axis, 1),
+        place ? this.#valid(place.held, picked) : picked,
+      ];
+      if (wantsWeighted) parts.push(this.#reduceSum(this.#weigh(centred, shape.length), this.#axis, 1));
     }
     if (this.#layout) parts = this.#addUp(parts);
     const [sum, target, weighted] = parts;
@@ -140,12 +161,12 @@ class LossEmitter {
 
   /** One all-reduce for several columns. */
   #addUp(parts: readonly string[]): string[] {
-    const joined = this.#emit.op("Concat", parts, { axis: int(1) });
+    const joined = this.#emit.op("Concat", parts, { axis: int(this.#axis) });
     const total = this.#emit.collective("all_reduce", joined, { reduction: "sum" });
     const ones = parts.map(() => 1), outputs = parts.length;
     return this.#context.onnxOpset >= 13
-      ? this.#emit.ops("Split", [total, this.#emit.sizes(ones)], { axis: int(1) }, { outputs })
-      : this.#emit.ops("Split", [total], { axis: int(1), split: intsAttribute(ones) }, { outputs });
+      ? this.#emit.ops("Split", [total, this.#emit.sizes(ones)], { axis: int(this.#axis) }, { outputs })
+      : this.#emit.ops("Split", [total], { axis: int(this.#axis), split: intsAttribute(ones) }, { outputs });
   }
 
   /** `x [n,c,…]` times the class weights that the rank's classes have. */
@@ -159,7 +180,7 @@ class LossEmitter {
       const pieces = ranges.map(([a, b]) => emit.op("Slice", [weights, emit.sizes([a]), emit.sizes([b])]));
       weights = pieces.length === 1 ? pieces[0]! : emit.op("Concat", pieces, { axis: int(0) });
     }
-    const column = this.#emit.sizes([1, -1, ...Array.from({ length: ndim - 2 }, () => 1)]);
+    const column = this.#emit.sizes(Array.from({ length: ndim }, (_, dim) => (dim === this.#axis ? -1 : 1)));
     return this.#op("Mul", x, this.#emit.op("Reshape", [weights, column]));
   }
 
@@ -205,8 +226,8 @@ class LossEmitter {
   #reduceMax(x: string): string {
     const isAttribute = this.#context.onnxOpset < 18;
     return isAttribute
-      ? this.#emit.op("ReduceMax", [x], { axes: intsAttribute([1]), keepdims: int(1) })
-      : this.#emit.op("ReduceMax", [x, this.#emit.sizes([1])], { keepdims: int(1) });
+      ? this.#emit.op("ReduceMax", [x], { axes: intsAttribute([this.#axis]), keepdims: int(1) })
+      : this.#emit.op("ReduceMax", [x, this.#emit.sizes([this.#axis])], { keepdims: int(1) });
   }
 
   #reduceSum(x: string, axis: number | undefined, keep: number): string {

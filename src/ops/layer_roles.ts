@@ -11,9 +11,13 @@ const ROLES: Readonly<Record<string, { readonly input: number; readonly dims: (n
   {
     Linear: { input: 1, dims: (node) => (intOf(node.attributes, "transB") ? ["column", "row"] : ["row", "column"]) },
     Embedding: { input: 0, dims: () => ["vocab", "hidden"] },
-    // Classes are dim 1 of the logits, as ONNX has it.
-    CrossEntropyLoss: { input: 0, dims: () => ["replicated", "vocab"] },
+    CrossEntropyLoss: { input: 0, dims: (node) => lossRoles(intOf(node.attributes, "class_dim") ?? 1) },
   };
+
+/** Roles of the logits' dims, with the classes in dim `classDim`. */
+function lossRoles(classDim: number): readonly LayerRole[] {
+  return Array.from({ length: classDim + 1 }, (_, dim) => (dim === classDim ? "vocab" : "replicated"));
+}
 
 /** Names of the parallel counterparts, by layer and role. */
 const COUNTERPARTS: Readonly<Record<string, Partial<Record<LayerRole, string>>>> = {

@@ -3,14 +3,14 @@ import { int, string, stringOf } from "../graph/attributes.ts";
 import type { Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
 
-/** Dims of the samples: they pass where the loss is not averaged. `logits [n,c,…]`, `labels [n,…]`. */
-export function sampleFactors({ inputs, outputs, attributes }: TypedContext): Factor[] {
+/** Dims of the samples: they pass where the loss is not averaged. `logits [n,c,…]` with the classes in `classDim`, `labels [n,…]`. */
+export function sampleFactors({ inputs, outputs, attributes }: TypedContext, classDim = 1): Factor[] {
   const labels = inputs[1]?.shape;
   const reduction = stringOf(attributes, "reduction") ?? "mean";
   // A mean divides by the number of all samples, which a rank does not know.
   if (!labels || reduction === "mean") return [];
   return labels.flatMap((size, d): Factor[] => {
-    const dim = d === 0 ? 0 : d + 1;
+    const dim = d < classDim ? d : d + 1;
     return size === 1 ? [] : [{
       name: `n${d}`,
       size,

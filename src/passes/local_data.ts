@@ -1,5 +1,5 @@
 /** A rank's part of constant data, read only when asked for. */
-import { byteLength } from "../core/dtype.ts";
+import { byteLength, dtypeInfo } from "../core/dtype.ts";
 import { GraphError } from "../core/errors.ts";
 import { sliceBytes } from "../graph/builder.ts";
 import type { TensorData } from "../graph/graph.ts";
@@ -39,8 +39,38 @@ function slicedData(data: TensorData, dim: number, ranges: readonly Range[]): Te
       ? { file: data.location.file, offset: data.location.offset + ranges[0]![0] * row, length: kept * row }
       : undefined,
     bytes,
+    ...(contiguous ? {} : { chunks: () => stridedChunks(data, dim, ranges) }),
     slice: (d, r) => sliceBytes(bytes(), data.dtype, shape, { dim: d, ranges: r }),
   };
+}
+
+/** Bytes that are gathered at a time. */
+const CHUNK = 1 << 20;
+
+/** The ranges of `dim` of all rows, gathered into one buffer that is used again: a rank's share of a big matrix makes no garbage. */
+function* stridedChunks(data: TensorData, dim: number, ranges: readonly Range[]): Iterable<Uint8Array> {
+  const whole = data.bytes();
+  const rows = data.shape.slice(0, dim).reduce((a, b) => a * b, 1);
+  const unit = byteLength(data.dtype, data.shape.slice(dim + 1).reduce((a, b) => a * b, 1));
+  const stride = unit * data.shape[dim]!;
+  const kept = ranges.reduce((n, [a, b]) => n + b - a, 0) * unit;
+  if (unit * 8 % dtypeInfo(data.dtype).bits !== 0 || stride * rows !== whole.length) {
+    yield data.slice(dim, ranges); // packed types: borders inside bytes are checked there
+    return;
+  }
+  const perChunk = Math.max(1, Math.floor(CHUNK / Math.max(1, kept)));
+  const buffer = new Uint8Array(perChunk * kept);
+  for (let row = 0; row < rows; row += perChunk) {
+    const end = Math.min(rows, row + perChunk);
+    let to = 0;
+    for (let r = row; r < end; r++) {
+      for (const [a, b] of ranges) {
+        buffer.set(whole.subarray(r * stride + a * unit, r * stride + b * unit), to);
+        to += (b - a) * unit;
+      }
+    }
+    yield buffer.subarray(0, to);
+  }
 }
 
 function zeros(data: TensorData): TensorData {

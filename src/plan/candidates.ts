@@ -9,6 +9,7 @@
  *
  * Seeds with structure (heads before plain features) go first, as the number of candidates a dim is bounded.
  */
+import { dependsOnData } from "../core/dim.ts";
 import { type Graph, valueOf } from "../graph/graph.ts";
 import {
   balanced,
@@ -194,6 +195,8 @@ class Spread {
     const { ints, type } = valueOf(this.#graph, value);
     // A cut that repeats a constant number of times (head_dim within heads·head_dim) is never worth its many pieces.
     if (this.#atoms.has(value, dim)) return;
+    // How often such a cut repeats is not known before the run, so no rank could say the size of its part.
+    if (dependsOnData(l.outer)) return;
     if (ints || typeof l.outer === "number" && l.outer > 1 || isWhole(l) || !fitsDim(l, type.shape![dim]!)) return;
     if (this.#candidates.add(value, dim, l)) this.#changed = true;
   }

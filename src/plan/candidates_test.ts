@@ -24,6 +24,15 @@ Deno.test("candidateLayouts() cuts heads within batch·heads, whatever the batch
   assert.ok(keys(graph, 2, "act", 0).includes("b*4:0-2|2-4"));
 });
 
+Deno.test("candidateLayouts() never cuts heads within a dim that repeats them as often as only data says", () => {
+  const g = new TestGraph();
+  const x = g.input("x", ["n#0", 4, "s", 6]);
+  const y = g.op("Reshape", [x], ["4*n#0", "s", 6]);
+  const graph = g.finish([g.op("Sigmoid", [y], ["4*n#0", "s", 6], {}, "act")]);
+  assert.deepEqual(keys(graph, 2, "act", 0), []);
+  assert.notDeepEqual(keys(graph, 2, "x", 1), []);
+});
+
 Deno.test("candidateLayouts() never cuts head_dim, also where it stands alone", () => {
   const g = new TestGraph();
   const q = g.op("Reshape", [g.input("x", ["b", 12])], ["b", 3, 4]);

@@ -48,7 +48,7 @@ export const DEFAULT_COSTS: CostModel = {
   flopsPerSecond: 60e9,
   bytesPerSecond: 10e9,
   callSeconds: 2e-6,
-  collectiveSeconds: 20e-6,
+  collectiveSeconds: 60e-6,
   sharedBytesPerSecond: 10e9,
   internalCollectives: 2,
   memoryPrice: 1e-10,

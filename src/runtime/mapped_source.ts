@@ -1,10 +1,26 @@
 /** Files mapped into memory, for readers that must not copy. */
-import { type Libc, LibcError, MAP_PRIVATE, O_RDONLY, PROT_READ } from "../ffi/libc.ts";
+import { UnavailableError } from "../core/errors.ts";
+import { Libc, LibcError, MAP_PRIVATE, O_RDONLY, PROT_READ } from "../ffi/libc.ts";
 import { type ByteSource, checkRange, fileSize, openRanges, type OpenSource } from "../formats/mapped_file.ts";
 
-/** Opens files as mappings: `bytes()` are views, and pages are read when they are touched. They die with the source. */
-export function mappedSources(libc: Libc): OpenSource {
-  return (path) => openMapped(libc, path);
+/** A way to open files, with the library that it needs. */
+export interface MappedSources extends Disposable {
+  readonly open: OpenSource;
+}
+
+/**
+ * Opens files as mappings: `bytes()` are views, and pages are read when they are touched. They die with the source. Where
+ * there is no C library that we know, files are read by ranges.
+ */
+export function mappedSources(): MappedSources {
+  let libc: Libc;
+  try {
+    libc = new Libc();
+  } catch (error) {
+    if (!(error instanceof UnavailableError)) throw error;
+    return { open: openRanges, [Symbol.dispose]() {} };
+  }
+  return { open: (path) => openMapped(libc, path), [Symbol.dispose]: () => libc[Symbol.dispose]() };
 }
 
 function openMapped(libc: Libc, path: string): ByteSource {

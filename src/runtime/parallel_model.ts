@@ -53,6 +53,10 @@ export class ParallelModel implements AsyncDisposable {
   readonly #group: GatherGroup;
   readonly #placements: ReadonlyMap<string, Placement>;
   readonly #localTypes: ReadonlyMap<string, TensorType>;
+  /** Types of the inputs that a caller of `step` gives. */
+  readonly #stepInputs: ReadonlyMap<string, TensorType>;
+  /** The carried input of each carried output. */
+  readonly #inputOf: ReadonlyMap<string, string>;
 
   constructor(parts: ParallelModelParts) {
     const { sharded, executor } = parts;
@@ -65,6 +69,9 @@ export class ParallelModel implements AsyncDisposable {
     );
     const output = outputOf(sharded);
     this.outputs = output.names.map((name, i) => ({ name, type: valueOf(sharded, output.inputs[i]!).type }));
+    this.#inputOf = new Map(this.carried.map((c) => [c.output, c.input]));
+    const carriedInputs = new Set(this.#inputOf.values());
+    this.#stepInputs = new Map(this.inputs.filter((i) => !carriedInputs.has(i.name)).map((i) => [i.name, i.type]));
     this.#executor = executor;
     this.#group = parts.group;
     const places = new Map<string, Placement>();
@@ -155,14 +162,10 @@ export class ParallelModel implements AsyncDisposable {
    * @throws {InputError} If an input is not what the model takes.
    */
   async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
-    const inputOf = new Map(this.carried.map((c) => [c.output, c.input]));
-    const carriedInputs = new Set(inputOf.values());
-    checkInputs(
-      inputs,
-      new Map(this.inputs.filter((i) => !carriedInputs.has(i.name)).map((i) => [i.name, i.type])),
-    );
+    checkInputs(inputs, this.#stepInputs);
     const local: Record<string, HostTensor> = { ...inputs };
-    for (const name of carriedInputs) local[name] = state.get(name);
+    for (const { input } of this.carried) local[input] = state.get(input);
+    const inputOf = this.#inputOf;
     const results = await this.#executor.step(local, (output, bytes) => state.next(inputOf.get(output)!, bytes));
     const outputs: Record<string, HostTensor> = {};
     for (const [name, tensor] of results) {

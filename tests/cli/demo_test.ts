@@ -15,7 +15,7 @@ Deno.test("the demo says in at most 15 lines what became of its model, and tells
   const said = new TextDecoder().decode(stdout);
   assert.equal(code, 0, new TextDecoder().decode(stderr));
   const { samples } = JSON.parse(Deno.readTextFileSync(join(REPOSITORY, "examples/demo/samples.json")));
-  const sample = samples.find((s: { prompt: string }) => s.prompt === "And David said unto").text;
+  const sample = samples.find((s: { prompt: string }) => s.prompt.trim() === "And David said unto").text;
   const at = said.indexOf(sample);
   assert.ok(at > 0, said);
   const before = said.slice(0, at).trimEnd().split("\n");

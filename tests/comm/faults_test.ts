@@ -31,7 +31,7 @@ for (const verb of VERBS) {
     assert.equal(all.length, 2);
     for (const { seen, code } of all) {
       assert.equal(seen.name, "CollectiveMismatch", seen.message);
-      assert.match(seen.message, /rank 0: \w+.*seq 2\n {2}rank 1: allReduce max i32\[7\] seq 2/);
+      assert.match(seen.message, /rank 0: \w+.*seq 2; rank 1: allReduce max i32\[7\] seq 2/);
       assert.equal(code, 115);
     }
   });
@@ -60,7 +60,7 @@ Deno.test("a rank that comes too late is named by a timeout with the last thing 
   assert.ok(early.some((s) => s.name === "CollectiveTimeout"));
   for (const seen of early.filter((s) => s.name === "CollectiveTimeout")) {
     assert.deepEqual(seen.missing, [2]);
-    assert.match(seen.message, /waited 0\.4 s for rank 2\n {2}rank 2: last did barrier seq 1/);
+    assert.match(seen.message, /waited 0\.4 s for rank 2: rank 2 last did barrier seq 1/);
   }
   const late = all.find(({ rank }) => rank === 2)!;
   assert.equal(late.seen.name, "CollectiveAborted");

@@ -5,8 +5,9 @@ import { alive, program } from "./harness.ts";
 import { slurmMissing, startSlurm, which } from "./slurm.ts";
 
 const DENO = Deno.execPath(), MAIN = new URL("../../launcher/main.ts", import.meta.url).pathname;
-const WHO = [DENO, "run", "-A", "--no-lock", program("who.ts")];
-const LAUNCH = [DENO, "run", "-A", "--no-lock", MAIN];
+const ROOT = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
+const WHO = [DENO, "run", "-A", program("who.ts")];
+const LAUNCH = [DENO, "run", "-A", MAIN];
 const AS_ROOT = { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1" };
 
 async function output(
@@ -92,6 +93,18 @@ testWith("mpirun of one launcher a host makes one job of all their ranks", noOpe
   assert.equal(text.match(/past the barrier of all with 4/g)?.length, 4, text);
 });
 
+testWith("the example mpi.sh runs as it is", noOpenMpi ?? noMpich, async () => {
+  // Three slots on a small host need --oversubscribe with Open MPI, which one rank does not.
+  const path = `${DENO.slice(0, DENO.lastIndexOf("/"))}:${Deno.env.get("PATH")}`;
+  const { stdout, code } = await new Deno.Command(`${ROOT}/examples/cluster/mpi.sh`, {
+    args: ["1"],
+    cwd: ROOT,
+    env: { ...AS_ROOT, PATH: path },
+  }).output();
+  assert.equal(code, 0);
+  assert.match(new TextDecoder().decode(stdout), /rank 0 of 1 /);
+});
+
 testWith("ranks that MPICH's mpirun starts know who they are", noMpich, async () => {
   const { code, text } = await output([mpich, "-n", "3", ...WHO]);
   assert.equal(code, 0, text);
@@ -152,6 +165,40 @@ testWith(
       ], env);
       assert.equal(code, 0, text);
       assert.equal(text.match(/past the barrier of all with 4/g)?.length, 4, text);
+    });
+    for (
+      const [file, expected] of [["slurm_ranks.sbatch", /rank 3 of 4 .* started by slurm/], [
+        "slurm_launchers.sbatch",
+        /\[rank 3\] rank 3 of 4 .* started by shardwise/,
+      ]] as const
+    ) {
+      await t.step(`the example ${file} runs as it is`, async () => {
+        const out = `${dir}/${file}.log`;
+        const path = `${DENO.slice(0, DENO.lastIndexOf("/"))}:${Deno.env.get("PATH")}`;
+        const { code, text } = await output([
+          which("sbatch")!,
+          "--parsable",
+          "-D",
+          ROOT,
+          "-o",
+          out,
+          `${ROOT}/examples/cluster/${file}`,
+        ], { ...env, PATH: path });
+        assert.equal(code, 0, text);
+        await until(() => over(text.trim()), 20_000);
+        assert.match(await read(out), expected);
+      });
+    }
+    await t.step("a time limit's early signal reaches the ranks as SIGUSR2", async () => {
+      const { id, out } = await batch([
+        `exec ${[...LAUNCH, "--nproc", "2", program("stubborn.ts"), "usr2"].join(" ")}`,
+      ]);
+      await until(async () => (await read(out)).match(/is up/g)?.length === 2, 20_000);
+      // What Slurm sends with --signal=B:USR1@…, without waiting a minute for it.
+      await output([which("scancel")!, "-b", "-s", "USR1", id], env);
+      await until(async () => (await read(out)).match(/got USR2/g)?.length === 2, 10_000);
+      await output([which("scancel")!, id], env);
+      await until(() => over(id), 15_000);
     });
     await t.step("scancel ends a job, and nothing of it is left", async () => {
       const mark = crypto.randomUUID();

@@ -45,7 +45,7 @@ export function start(
 ): Running {
   const mark = crypto.randomUUID();
   const begun = performance.now();
-  const [command, ...rest] = options.command ?? [Deno.execPath(), "run", "-A", "--no-lock", MAIN];
+  const [command, ...rest] = options.command ?? [Deno.execPath(), "run", "-A", MAIN];
   const child = new Deno.Command(command!, {
     args: [...rest, ...args],
     env: { ...cleanEnv(), NO_COLOR: "1", TEST_MARK: mark, ...options.env },

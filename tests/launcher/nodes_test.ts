@@ -144,6 +144,14 @@ Deno.test("a rendezvous that never completes says who is missing and ends with 1
   assert.equal(runs[1]!.code, 116);
 });
 
+Deno.test("Ctrl-C ends a launcher that waits for other nodes", async () => {
+  const job = start(["--nnodes", "2", "--node-rank", "0", "--rdzv", `tcp://127.0.0.1:${freePort()}`, ...BARRIER]);
+  await job.said("can join this job");
+  job.kill("SIGINT");
+  assert.equal((await job.done).code, 130);
+  await assertNothingLeft(job);
+});
+
 Deno.test("a port in use is one clear error with a way out", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const result = await run([

@@ -28,7 +28,7 @@ Deno.test("bytes that are no text pass unchanged", async () => {
     args: [
       "run",
       "-A",
-      "--no-lock",
+
       new URL("../../launcher/main.ts", import.meta.url).pathname,
       "--nproc",
       "1",
@@ -45,7 +45,7 @@ Deno.test("a reader that goes away does not end the job", async () => {
   const main = new URL("../../launcher/main.ts", import.meta.url).pathname;
   const marker = await Deno.makeTempFile();
   const script =
-    `'${Deno.execPath()}' run -A --no-lock '${main}' --nproc 2 --exec sh -c 'i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo done >> ${marker}' | head -1`;
+    `'${Deno.execPath()}' run -A '${main}' --nproc 2 --exec sh -c 'i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo done >> ${marker}' | head -1`;
   const { code } = await new Deno.Command("sh", { args: ["-c", script], stdout: "null" }).output();
   assert.equal(code, 0);
   for (let i = 0; i < 100 && Deno.readTextFileSync(marker) !== "done\ndone\n"; i++) {

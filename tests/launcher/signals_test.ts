@@ -32,6 +32,15 @@ Deno.test("a launcher that is killed takes ranks along that are blocked in nativ
   await run(["--nproc", "1", "--exec", "true"]);
 });
 
+Deno.test("ranks without the permission to call native code die with their launcher too", async () => {
+  const job = start(["--nproc", "2", "--deno-args=--allow-env --allow-read", ...WAITING]);
+  await job.said("is up", 2);
+  job.kill("SIGKILL");
+  await gone(job.mark, 900);
+  await job.done;
+  await run(["--nproc", "1", "--exec", "true"]);
+});
+
 Deno.test("programs of --exec die with their launcher too", async () => {
   const job = start(["--nproc", "2", "--exec", "sh", "-c", "echo is up; exec sleep 60"]);
   await job.said("is up", 2);
@@ -39,6 +48,47 @@ Deno.test("programs of --exec die with their launcher too", async () => {
   await gone(job.mark, 1000);
   await job.done;
   await run(["--nproc", "1", "--exec", "true"]);
+});
+
+Deno.test("where setpriv is missing the shim becomes the program, and the kernel ends it with its launcher", async () => {
+  const shim = new URL("../../launcher/exec_shim.ts", import.meta.url).pathname;
+  const mark = crypto.randomUUID();
+  const parent = `const child = new Deno.Command(Deno.execPath(), { args: ["run", "-A", ${
+    JSON.stringify(shim)
+  }, "sh", "-c", "echo shim $0 $1; exec sleep 60", "a b", "c"],
+    env: { SHARDWISE_LAUNCHER_PID: String(Deno.pid) } }).spawn(); await child.status;`;
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["eval", parent],
+    env: { TEST_MARK: mark },
+    stdout: "piped",
+  }).spawn();
+  const reader = process.stdout.getReader();
+  assert.equal(new TextDecoder().decode((await reader.read()).value), "shim a b c\n");
+  assert.equal(alive(mark).length, 2);
+  process.kill("SIGKILL");
+  await process.status;
+  await gone(mark, 1000);
+  await reader.cancel();
+  const missing = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", shim, "/no/such"],
+    env: { SHARDWISE_LAUNCHER_PID: String(Deno.pid) },
+    stderr: "piped",
+  }).output();
+  assert.equal(missing.code, 127);
+  assert.match(new TextDecoder().decode(missing.stderr), /Cannot start \/no\/such/);
+});
+
+Deno.test("children of ranks that outlived a killed launcher are ended by the next one on the host", async () => {
+  const job = start(["--nproc", "2", "--exec", "sh", "-c", "setsid sleep 60 & echo is up; wait"]);
+  await job.said("is up", 2);
+  job.kill("SIGKILL");
+  // Children hold the launcher's pipes no longer than themselves, so its end is awaited last.
+  await new Promise((done) => setTimeout(done, 200));
+  assert.equal(alive(job.mark).length, 2, "this test needs children that outlive their rank");
+  await run(["--nproc", "1", "--exec", "true"]);
+  await gone(job.mark, 1000);
+  await job.done;
+  await assertNothingLeft(job);
 });
 
 Deno.test("cleaning up after dead jobs leaves a live job's shared memory alone", async () => {
@@ -154,6 +204,26 @@ Deno.test("SIGUSR2 does not end a rank that has no listener for it", async () =>
   await new Promise((done) => setTimeout(done, 300));
   job.kill("SIGTERM");
   assert.equal((await job.done).code, 143);
+});
+
+Deno.test("Ctrl-Z stops the ranks with the launcher, and SIGCONT continues all", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  const states = () =>
+    alive(job.mark).map((pid) => Deno.readTextFileSync(`/proc/${pid}/stat`).replace(/^.*\) (.).*$/s, "$1")).sort();
+  const until = async (stopped: boolean) => {
+    for (let i = 0; i < 100 && states().some((state) => (state === "T") !== stopped); i++) {
+      await new Promise((done) => setTimeout(done, 20));
+    }
+    assert.equal(states().every((state) => (state === "T") === stopped), true, states().join());
+  };
+  job.kill("SIGTSTP");
+  await until(true);
+  job.kill("SIGCONT");
+  await until(false);
+  job.kill("SIGTERM");
+  assert.equal((await job.done).code, 143);
+  await assertNothingLeft(job);
 });
 
 Deno.test("SIGHUP does not end a job without a terminal", async () => {

@@ -1,6 +1,7 @@
 /** The store under friends and strangers. */
 import assert from "node:assert/strict";
 import { encodeFrame, field, OP, StoreError, text } from "../../src/core/store_protocol.ts";
+import { StoreClient } from "../../src/core/store_client.ts";
 import { connectStore } from "../../src/runtime/comm/store.ts";
 import { StoreServer } from "../../launcher/store_server.ts";
 import { program, run } from "./harness.ts";
@@ -139,6 +140,26 @@ Deno.test("an abort reaches every client, also one that connects later", async (
   using late = await connect(server);
   assert.equal(await late.aborted, "enough");
   assert.deepEqual(heard, ["enough"]);
+});
+
+Deno.test("a launcher that falls silent is cut off and reported, one that pings is not", async () => {
+  const gone: string[] = [];
+  using server = serve({ onGone: (who: string) => gone.push(who) });
+  const open = async (who: string) => {
+    const client = new StoreClient(await Deno.connect({ hostname: HOST, port: server.port }));
+    await client.hello(TOKEN, who);
+    return client;
+  };
+  using silent = await open("node:1");
+  using lively = await open("node:2");
+  using rank = await open("3");
+  await new Promise((done) => setTimeout(done, 200));
+  await lively.ping();
+  server.dropSilent("node:", 150);
+  await silent.ended;
+  await lively.ping();
+  await rank.ping();
+  assert.deepEqual(gone, ["node:1"]);
 });
 
 Deno.test("requests fail when the server goes, and a store that nobody hosts is named", async () => {

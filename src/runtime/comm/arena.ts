@@ -189,8 +189,9 @@ export class Arena implements SymmetricArena {
   }
 }
 
-/** Entries for the communicator's own staging memory, and for the public arena. */
-export const STAGING_CHUNKS = { first: 0, count: 4 } as const;
+/** Entries for the communicator's own staging memory and its messages, and for the public arena. */
+export const STAGING_CHUNKS = { first: 0, count: 3 } as const;
+export const MESSAGE_CHUNKS = { first: 3, count: 1 } as const;
 export const ARENA_CHUNKS = { first: 4, count: MAX_CHUNKS - 4 } as const;
 
 class ArenaBuffer implements SymmetricBuffer {

@@ -118,8 +118,9 @@ export class FlagBarrier {
   waitSync(onSlice: OnSlice): void {
     if (this.spin()) return;
     const start = performance.now();
+    const passed = () => this.passed();
     while (!this.passed()) {
-      const bell = this.#lieDown();
+      const bell = this.#lieDown(passed);
       if (bell !== undefined) {
         this.#libc.futexWait(this.#control.bell, bell, SLICE_MS);
         this.#getUp();
@@ -130,10 +131,10 @@ export class FlagBarrier {
     this.#adapt(performance.now() - start);
   }
 
-  /** One sleep of at most `SLICE_MS` off the event loop, or none if all have arrived. */
-  async sleep(): Promise<void> {
+  /** One sleep of at most `SLICE_MS` off the event loop; none if `ready` says, once this rank is counted, that it need not. */
+  async sleep(ready: () => boolean): Promise<void> {
     const start = performance.now();
-    const bell = this.#lieDown();
+    const bell = this.#lieDown(ready);
     if (bell === undefined) return;
     try {
       await this.#libc.futexWaitAsync(this.#control.bell, bell, SLICE_MS);
@@ -143,6 +144,19 @@ export class FlagBarrier {
     this.#adapt(performance.now() - start);
   }
 
+  /** The same, blocking JavaScript. */
+  nap(ready: () => boolean): void {
+    const bell = this.#lieDown(ready);
+    if (bell === undefined) return;
+    this.#libc.futexWait(this.#control.bell, bell, SLICE_MS);
+    this.#getUp();
+  }
+
+  /** Wakes those who sleep, if any do; for what is not a barrier. */
+  wake(): void {
+    if (Atomics.load(this.#words, this.#control.sleepersIndex) > 0) this.ring();
+  }
+
   /** Wakes all who sleep. */
   ring(): void {
     Atomics.add(this.#words, this.#control.bellIndex, 1);
@@ -150,13 +164,17 @@ export class FlagBarrier {
   }
 
   /** Counts this rank as a sleeper and gives the bell's value to sleep on; undefined if there is no need to sleep. */
-  #lieDown(): number | undefined {
+  #lieDown(ready: () => boolean): number | undefined {
     const words = this.#words;
     const bell = Atomics.load(words, this.#control.bellIndex);
     Atomics.add(words, this.#control.sleepersIndex, 1);
-    if (!this.passed() && Atomics.load(words, this.#control.abortIndex) === 0) return bell;
-    this.#getUp();
-    return undefined;
+    let sleepy = false;
+    try {
+      sleepy = !ready() && Atomics.load(words, this.#control.abortIndex) === 0;
+    } finally {
+      if (!sleepy) this.#getUp(); // also when `ready` throws
+    }
+    return sleepy ? bell : undefined;
   }
 
   #getUp(): void {

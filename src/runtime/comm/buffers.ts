@@ -1,7 +1,7 @@
 /** What collectives take: typed arrays, or bytes with a dtype of their own, or symmetric memory. */
-import { byteLength, type DType, type TypedArray } from "../../core/dtype.ts";
+import { byteLength, type DType, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
-import type { SymmetricBuffer } from "./arena.ts";
+import type { SymmetricArena, SymmetricBuffer } from "./arena.ts";
 
 /** The element types that collectives know. */
 export type CommDType = "f32" | "f64" | "f16" | "bf16" | "i8" | "u8" | "i32" | "u32" | "i64" | "u64" | "bool";
@@ -89,6 +89,33 @@ export function symmetricView(buffer: SymmetricBuffer, dtype: CommDType, count?:
     throw new RangeError(`Cannot view ${count} ${dtype} in a symmetric buffer of ${buffer.byteLength} bytes`);
   }
   return { data: buffer.local.subarray(0, bytes), dtype, symmetric: buffer };
+}
+
+/** A tensor of which every rank has its own, in memory that all ranks can read. */
+export interface SymmetricTensor extends TypedBuffer {
+  readonly shape: readonly number[];
+  /** This rank's elements, row-major. */
+  readonly data: TypedArray;
+  readonly symmetric: SymmetricBuffer;
+  /** The elements of `rank`; for reading, between barriers. */
+  peer(rank: number): TypedArray;
+}
+
+/** Takes a tensor of `shape` from `arena`. @throws {RangeError} If a dim is no whole number. */
+export function allocateTensor(arena: SymmetricArena, shape: readonly number[], dtype: CommDType): SymmetricTensor {
+  if (!shape.every((dim) => Number.isSafeInteger(dim) && dim >= 0)) {
+    throw new RangeError(`Cannot allocate a tensor of shape [${shape.join(", ")}]`);
+  }
+  const count = shape.reduce((a, b) => a * b, 1), bytes = byteLength(dtype as DType, count);
+  const symmetric = arena.alloc(bytes), array = dtypeInfo(dtype as DType).array!;
+  const view = (part: Uint8Array<ArrayBuffer>) => new array(part.buffer, part.byteOffset, count);
+  return {
+    shape: [...shape],
+    dtype,
+    symmetric,
+    data: view(symmetric.local),
+    peer: (rank) => view(symmetric.peer(rank)),
+  };
 }
 
 /** @throws {InputError} Unless both have the same dtype. */

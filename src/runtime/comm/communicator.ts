@@ -1,6 +1,7 @@
 /** What every communicator can do, whatever carries it: MPI's surface in TypeScript. */
 import type { SymmetricArena } from "./arena.ts";
-import type { Buf, CommDType, ReduceOp } from "./buffers.ts";
+import type { Buf, CommDType, ReduceOp, SymmetricTensor } from "./buffers.ts";
+import type { Received } from "./mailbox.ts";
 import type { Work } from "./work.ts";
 
 /** Options of one collective. */
@@ -19,6 +20,18 @@ export interface RecvOptions extends OpOptions {
 export interface CountOptions extends OpOptions {
   /** Elements of each rank, the same list on all ranks; without it, all contribute the same. */
   readonly counts?: readonly number[];
+}
+
+/** Options of a message. */
+export interface MessageOptions extends OpOptions {
+  /** A number that the receiver asks for; default 0. */
+  readonly tag?: number;
+}
+
+/** Options of receiving. */
+export interface ReceiveOptions extends OpOptions {
+  /** Which messages to take; default 0. */
+  readonly tag?: number | "any";
 }
 
 /** Options of a new group. */
@@ -65,6 +78,11 @@ export interface Communicator extends AsyncDisposable {
   /** Memory of which each rank has an equal part that all can read. */
   readonly arena: SymmetricArena;
 
+  /**
+   * A tensor of `shape` in symmetric memory: collectives reduce it where it lies, peers can read it, ONNX Runtime can write into
+   * it. All ranks call it in the same order with the same arguments. @throws {CommunicatorError} If the system has no more.
+   */
+  allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor;
   /** Whether the verbs take `dtype`, and reduce it by `op`. */
   supports(dtype: CommDType, op?: ReduceOp): boolean;
 
@@ -96,6 +114,16 @@ export interface Communicator extends AsyncDisposable {
   ): Work;
   /** Reduces `send` of ranks 0 to this one; `exclusive`: to the one before, and rank 0 keeps its `recv`. */
   scan(send: Buf, op?: ReduceOp, options?: RecvOptions & { readonly exclusive?: boolean }): Work;
+  /** Sends a message to `dest`; done when the buffer may change, which for long messages is when the receiver has come. */
+  send(buf: Buf, dest: number, options?: MessageOptions): Work;
+  /** Receives a message of at most as many elements as `buf` holds. */
+  recv(buf: Buf, source: number | "any", options?: ReceiveOptions): Work<Received>;
+  /** Sends and receives at once, so that ranks may do it in a ring. */
+  sendRecv(
+    message: { readonly send: Buf; readonly dest: number },
+    reply: { readonly recv: Buf; readonly source: number | "any" },
+    options?: MessageOptions,
+  ): Promise<Received>;
   /** The same for values instead of buffers. */
   readonly objects: ObjectCollectives;
 

@@ -9,6 +9,8 @@ import { EXIT } from "../../core/exit_codes.ts";
 export class CommunicatorError extends ShardwiseError {
   /** With what code this rank should exit. */
   readonly exitCode: number = EXIT.collective;
+  /** What this rank was doing: `world#allReduce sum f32[1024] seq 7`; for the report of whoever supervises the job. */
+  lastCollective: string | undefined;
 }
 
 /** Ranks of one group called different collectives, or the same with different arguments. The message prints both sides. */

@@ -28,6 +28,13 @@ import {
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
 import { isAlive } from "./process_identity.ts";
 
+/**
+ * Where slots begin in a page. A large plain array begins 16 bytes after a page's start, and when it is written a little ahead
+ * of what is read, modulo the page size, the processor takes each read for one of the bytes just written, and waits: copying
+ * out of slots at a page's start ran at 3 GB/s instead of 40.
+ */
+const SLOT_OFFSET = 2048;
+
 /** What an exchange stands on. */
 export interface ExchangeOptions {
   readonly libc: Libc;
@@ -61,6 +68,7 @@ export class Exchange implements Meeting {
   #started = 0;
   #timeoutMs = Infinity;
   #checked = 0;
+  #checkedPeers = 0;
   #failure: CommunicatorError | undefined;
 
   constructor(options: ExchangeOptions) {
@@ -124,10 +132,12 @@ export class Exchange implements Meeting {
     return this.barrier.spin();
   }
 
-  /** Sleeps off the event loop, at most a `SLICE_MS`, then looks whether waiting still makes sense. */
-  async sleep(): Promise<void> {
-    await this.barrier.sleep();
-    if (!this.barrier.passed()) this.check();
+  sleep(ready: () => boolean): Promise<void> {
+    return this.barrier.sleep(ready);
+  }
+
+  nap(ready: () => boolean): void {
+    this.barrier.nap(ready);
   }
 
   /** This rank's slot of the present phase, for writing before the barrier. */
@@ -138,6 +148,14 @@ export class Exchange implements Meeting {
   /** The slot of `rank`, for reading after the barrier. */
   slot(rank: number): Uint8Array {
     return this.#slotsNow()[rank]!;
+  }
+
+  relax(): void {
+    this.#o.libc.yieldNow();
+  }
+
+  get spinMs(): number {
+    return this.#o.spin ? 0.2 : 0;
   }
 
   /** Which of the two slots it is. */
@@ -163,13 +181,32 @@ export class Exchange implements Meeting {
     if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
     if (now - this.#checked < SLICE_MS) return;
     this.#checked = now;
-    const missing = this.barrier.missing();
+    this.#checkAlive(this.barrier.missing(), now - this.#started > this.#timeoutMs, this.#timeoutMs);
+  }
+
+  /**
+   * The same for a rank that waits for a message of one of `ranks` since `started`.
+   *
+   * @throws {CommunicatorError} If it waits in vain.
+   */
+  checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    const now = performance.now(), aborted = this.#control.aborted;
+    if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
+    if (now - Math.max(started, this.#checkedPeers) < SLICE_MS) return;
+    this.#checkedPeers = now;
+    // Of several that may send, some may leave.
+    const here = ranks.filter((rank) => this.#control.presence(rank) !== LEFT);
+    this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs);
+  }
+
+  #checkAlive(missing: readonly number[], late: boolean, timeoutMs: number): void {
     for (const rank of missing) {
       const who = this.#control.identity(rank);
       if (this.#control.presence(rank) === LEFT) throw this.#fail(this.#lost("left", rank), "left", rank);
       if (who !== undefined && !isAlive(who)) throw this.#fail(this.#lost("lost", rank), "lost", rank);
     }
-    if (now - this.#started > this.#timeoutMs) throw this.#fail(this.#timeout(missing), "timeout", this.rank);
+    if (late) throw this.#fail(this.#timeout(missing, timeoutMs), "timeout", this.rank);
   }
 
   /** Stops the group for all its ranks, because this one gives up. */
@@ -182,14 +219,18 @@ export class Exchange implements Meeting {
   }
 
   #makeSlots(): [Uint8Array[], Uint8Array[]] {
-    const staging = this.#staging = this.#o.staging.alloc(2 * SLOT_BYTES);
+    const staging = this.#staging = this.#o.staging.alloc(2 * SLOT_BYTES + SLOT_OFFSET);
     const slots = (at: number) =>
-      Array.from({ length: this.size }, (_, r) => staging.peer(r).subarray(at * SLOT_BYTES, (at + 1) * SLOT_BYTES));
+      Array.from(
+        { length: this.size },
+        (_, r) => staging.peer(r).subarray(SLOT_OFFSET + at * SLOT_BYTES, SLOT_OFFSET + (at + 1) * SLOT_BYTES),
+      );
     return this.#slots = [slots(0), slots(1)];
   }
 
   #fail(error: CommunicatorError, kind?: AbortKind, culprit = this.rank): CommunicatorError {
     this.#failure ??= error;
+    error.lastCollective ??= `${this.#o.name}#${describeRecord(this.#control.lastRecord(this.rank))}`;
     if (kind !== undefined) this.#control.abort(kind, culprit);
     this.barrier.ring(); // whoever sleeps looks at once
     return this.#failure;
@@ -202,22 +243,22 @@ export class Exchange implements Meeting {
       const text = describeRecord(found);
       groups.set(text, [...groups.get(text) ?? [], rank]);
     }
-    const sides = [...groups].map(([text, ranks]) => `  ${this.#name(ranks)}: ${text}`);
+    const sides = [...groups].map(([text, ranks]) => `${this.#name(ranks)}: ${text}`);
     return this.#fail(
-      new CollectiveMismatch(`Ranks of group "${this.#o.name}" called different collectives:\n${sides.join("\n")}`, {
+      new CollectiveMismatch(`Ranks of group "${this.#o.name}" called different collectives: ${sides.join("; ")}`, {
         hint: "all ranks of a group must call the same collectives in the same order with the same arguments",
       }),
       "mismatch",
     );
   }
 
-  #timeout(missing: readonly number[]): CommunicatorError {
+  #timeout(missing: readonly number[], timeoutMs: number): CommunicatorError {
     const last = missing.map((rank) =>
-      `  ${this.#name([rank])}: last did ${describeRecord(this.#control.lastRecord(rank))}`
+      `${this.#name([rank])} last did ${describeRecord(this.#control.lastRecord(rank))}`
     );
-    const seconds = (this.#timeoutMs / 1000).toFixed(this.#timeoutMs < 10000 ? 1 : 0);
+    const seconds = (timeoutMs / 1000).toFixed(timeoutMs < 10000 ? 1 : 0);
     return new CollectiveTimeout(
-      `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}\n${last.join("\n")}`,
+      `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}: ${last.join(", ")}`,
       missing,
       { hint: "look at what the missing ranks are doing, or pass a longer timeoutMs" },
     );

@@ -2,7 +2,8 @@
 import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { OperationCode } from "./control_block.ts";
-import type { CommunicatorError } from "./errors.ts";
+import { CommunicatorError } from "./errors.ts";
+import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
@@ -15,8 +16,12 @@ export class LocalCommunicator extends MeetingCommunicator {
   readonly cores = navigator.hardwareConcurrency; // minds affinity and control groups
   readonly arena: SymmetricArena = new LocalArena();
 
+  #meeting: LocalMeeting;
+
   constructor(options: { readonly name?: string; readonly rank?: number; readonly localRank?: number } = {}) {
-    super(new LocalMeeting(), Infinity);
+    const meeting = new LocalMeeting();
+    super(meeting, Infinity);
+    this.#meeting = meeting;
     this.name = options.name ?? "world";
     this.ranks = [options.rank ?? 0];
     this.localRank = options.localRank ?? 0;
@@ -29,6 +34,14 @@ export class LocalCommunicator extends MeetingCommunicator {
   subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<LocalCommunicator> {
     this.requireMembers(ranks);
     return Promise.resolve(this.#child(options));
+  }
+
+  protected override channel(): Uint8Array {
+    return new Uint8Array(CHANNEL_BYTES);
+  }
+
+  protected override get peers(): MailboxPeers {
+    return { wake: () => {}, check: () => this.#meeting.check() };
   }
 
   protected override release(): void {
@@ -46,6 +59,7 @@ class LocalMeeting implements Meeting {
   readonly rank = 0;
   readonly size = 1;
   readonly memory = undefined;
+  readonly spinMs = 0;
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
   parity: 0 | 1 = 0;
   #failure: CommunicatorError | undefined;
@@ -70,8 +84,16 @@ class LocalMeeting implements Meeting {
   spin(): boolean {
     return true;
   }
-  sleep(): Promise<void> {
-    return Promise.resolve();
+  /** Only a message to itself that nobody receives can be waited for; the event loop goes round meanwhile. */
+  sleep(ready: () => boolean): Promise<void> {
+    return ready() ? Promise.resolve() : new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  nap(ready: () => boolean): void {
+    if (!ready()) this.abort(new CommunicatorError("A rank that is alone waits, blocking, for a message from itself"));
+  }
+  relax(): void {}
+  check(): void {
+    if (this.#failure !== undefined) throw this.#failure;
   }
   abort(error: CommunicatorError): void {
     this.#failure ??= error;

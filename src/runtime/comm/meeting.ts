@@ -27,8 +27,16 @@ export interface Meeting {
   waitSync(): void;
   /** Looks for a short while; whether all have arrived. */
   spin(): boolean;
-  /** Sleeps a little, or until all have arrived, leaving the event loop free. @throws {CommunicatorError} If they never will. */
-  sleep(): Promise<void>;
+  /** How long to look for messages before sleeping, in milliseconds; 0 where ranks outnumber cores. */
+  readonly spinMs: number;
+  /** Lets other processes run for a moment, between looks. */
+  relax(): void;
+  /** Sleeps a little, leaving the event loop free; not at all if `ready` says that there is something to do. */
+  sleep(ready: () => boolean): Promise<void>;
+  /** The same, blocking. */
+  nap(ready: () => boolean): void;
+  /** Looks whether waiting at the barrier still makes sense. @throws {CommunicatorError} If not. */
+  check(): void;
   /** Stops the group for all its ranks, because this one gives up. */
   abort(error: CommunicatorError): void;
 }

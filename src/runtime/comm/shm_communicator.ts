@@ -1,10 +1,11 @@
 /** The communicator of ranks on one host: shared memory, a barrier of flags, and nothing else between them. */
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
-import { Arena, ARENA_CHUNKS, STAGING_CHUNKS } from "./arena.ts";
+import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
+import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** What all groups of a process share. */
@@ -43,6 +44,8 @@ export class ShmCommunicator extends MeetingCommunicator {
   #host: ShmHost;
   #segment: JoinedSegment;
   #staging: Arena;
+  #messages: Arena;
+  #channels: SymmetricBuffer | undefined;
   #exchange: Exchange;
   #splits = 0;
   #subgroups = new Map<string, number>();
@@ -62,6 +65,7 @@ export class ShmCommunicator extends MeetingCommunicator {
     this.#host = host;
     this.#segment = segment;
     this.#staging = staging;
+    this.#messages = arena(MESSAGE_CHUNKS);
     this.#exchange = exchange;
   }
 
@@ -95,11 +99,22 @@ export class ShmCommunicator extends MeetingCommunicator {
     return await this.#child(ranks, `${this.name}.s${hash}.${nth}`, options);
   }
 
+  protected override channel(from: number, to: number): Uint8Array {
+    this.#channels ??= this.#messages.alloc(this.size * CHANNEL_BYTES);
+    return this.#channels.peer(to).subarray(from * CHANNEL_BYTES, (from + 1) * CHANNEL_BYTES);
+  }
+
+  protected override get peers(): MailboxPeers {
+    const exchange = this.#exchange;
+    return { wake: () => exchange.barrier.wake(), check: (...args) => exchange.checkPeers(...args) };
+  }
+
   protected override release(): void {
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
     this.arena[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
+    this.#messages[Symbol.dispose]();
     this.#segment[Symbol.dispose]();
   }
 

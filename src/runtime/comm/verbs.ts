@@ -4,11 +4,13 @@ import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena } from "./arena.ts";
 import {
+  allocateTensor,
   type Buf,
   type CommDType,
   type ReduceOp,
   requireCount,
   requireSameDType,
+  type SymmetricTensor,
   type View,
   viewOf,
 } from "./buffers.ts";
@@ -17,12 +19,15 @@ import type {
   Communicator,
   CountOptions,
   GroupOptions,
+  MessageOptions,
   ObjectCollectives,
   OpOptions,
+  ReceiveOptions,
   RecvOptions,
 } from "./communicator.ts";
 import { encodeOperation, type OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
+import { Mailbox, type MailboxPeers, type Received } from "./mailbox.ts";
 import type { Meeting } from "./meeting.ts";
 import { canReduce, makeJsReducer, type Reducer, requireReducible } from "./reduce_js.ts";
 import { makeWasmReducer } from "./reduce_wasm.ts";
@@ -47,6 +52,7 @@ export abstract class MeetingCommunicator implements Communicator {
   #x: Meeting;
   #queue: WorkQueue;
   #tiny: TinyAllReduce;
+  #mailbox: Mailbox | undefined;
   #reducers: { [D in CommDType]?: { [O in ReduceOp]?: Reducer } } = {};
   #open = true;
 
@@ -63,8 +69,17 @@ export abstract class MeetingCommunicator implements Communicator {
   abstract split(color: number | null, key?: number, options?: GroupOptions): Promise<Communicator | null>;
   abstract subgroup(ranks: readonly number[], options?: GroupOptions): Promise<Communicator>;
 
+  /** The memory of messages from one rank to another, zeros at first. */
+  protected abstract channel(from: number, to: number): Uint8Array;
+  /** How messages wake and watch the other ranks. */
+  protected abstract readonly peers: MailboxPeers;
   /** Gives back what the engine holds; called once. */
   protected abstract release(): void;
+
+  allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor {
+    this.requireOpen();
+    return allocateTensor(this.arena, shape, dtype);
+  }
 
   supports(dtype: CommDType, op?: ReduceOp): boolean {
     return op === undefined || canReduce(dtype, op);
@@ -182,6 +197,30 @@ export abstract class MeetingCommunicator implements Communicator {
     );
   }
 
+  send(buf: Buf, dest: number, options: MessageOptions = {}): Work {
+    this.requireOpen();
+    this.requireRank(dest);
+    const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    return this.#mail().send(viewOf(buf, "the message"), dest, { tag, timeoutMs });
+  }
+
+  recv(buf: Buf, source: number | "any", options: ReceiveOptions = {}): Work<Received> {
+    this.requireOpen();
+    if (source !== "any") this.requireRank(source);
+    const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    return this.#mail().recv(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs });
+  }
+
+  async sendRecv(
+    message: { readonly send: Buf; readonly dest: number },
+    reply: { readonly recv: Buf; readonly source: number | "any" },
+    options: MessageOptions = {},
+  ): Promise<Received> {
+    const sent = this.send(message.send, message.dest, options);
+    const [received] = await Promise.all([this.recv(reply.recv, reply.source, options), sent]);
+    return received;
+  }
+
   abort(reason: string): void {
     this.#x.abort(new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`));
   }
@@ -224,6 +263,15 @@ export abstract class MeetingCommunicator implements Communicator {
     if (!this.#open) return;
     this.#open = false;
     this.release();
+  }
+
+  #mail(): Mailbox {
+    if (this.#mailbox === undefined) {
+      const channel = (from: number, to: number) => this.channel(from, to);
+      this.#mailbox = new Mailbox({ ...this.peers, rank: this.rank, size: this.size, runner: this.#queue, channel });
+      this.#queue.attach(this.#mailbox);
+    }
+    return this.#mailbox;
   }
 
   #issue<T>(code: OperationCode, options: OpOptions, start: (x: Meeting) => steps.Steps<T>): Work<T> {

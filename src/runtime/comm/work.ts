@@ -4,6 +4,34 @@ import type { OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Meeting } from "./meeting.ts";
 
+/** Who keeps works going. */
+export interface Runner {
+  /** Goes on as far as possible without waiting. */
+  pump(): void;
+  /** Blocks until `work` is done or failed. */
+  runSync(work: Pending): void;
+  /** Looks for `work` to be done, for the short while that is cheaper than going to sleep. */
+  spin(work: Pending): void;
+  /** Goes on now as far as possible, and from the event loop until nothing is under way. */
+  kick(): void;
+}
+
+/** Works beside the queue of collectives, in an order of their own. */
+export interface Side {
+  readonly busy: boolean;
+  /** Whether anything went on. */
+  pump(): boolean;
+  /** @throws {CommunicatorError} If waiting makes no sense any more. */
+  check(): void;
+  fail(error: unknown): void;
+}
+
+/** A work, as a runner sees it. */
+export interface Pending {
+  readonly settled: boolean;
+  settle(state: "running" | "done" | "failed", result?: unknown): void;
+}
+
 /** Where a work is in its life. */
 export type WorkState = "queued" | "running" | "done" | "failed";
 
@@ -13,15 +41,15 @@ export type WorkState = "queued" | "running" | "done" | "failed";
  * It goes on when somebody waits for it or for a later one, and whenever the event loop is free.
  */
 export class Work<T = void> implements PromiseLike<T> {
-  #queue: WorkQueue;
+  #queue: Runner;
   #state: WorkState = "queued";
   #value: T | undefined;
   #error: unknown;
   #promise: Promise<T> | undefined;
   #settle: { resolve: (value: T) => void; reject: (error: unknown) => void } | undefined;
 
-  /** @internal Made by {@linkcode WorkQueue.issue}. */
-  constructor(queue: WorkQueue) {
+  /** @internal Made by a queue, which keeps it going. */
+  constructor(queue: Runner) {
     this.#queue = queue;
   }
 
@@ -47,6 +75,31 @@ export class Work<T = void> implements PromiseLike<T> {
     this.#queue.runSync(this);
     if (this.#state === "failed") throw this.#observe();
     return this.#value as T;
+  }
+
+  /**
+   * Waits at most `timeoutMs`, or until `signal` is aborted. The work itself goes on: other ranks count on it, so it can be
+   * waited for again, but not taken back.
+   *
+   * @throws {DOMException} `TimeoutError` when the time is over, or the signal's reason. @throws What the work failed with.
+   */
+  async wait(options: { readonly timeoutMs?: number; readonly signal?: AbortSignal } = {}): Promise<T> {
+    const signals = options.signal === undefined ? [] : [options.signal];
+    const timer = new AbortController();
+    const id = options.timeoutMs === undefined ? undefined : setTimeout(() => {
+      timer.abort(new DOMException(`The work was not done within ${options.timeoutMs} ms`, "TimeoutError"));
+    }, options.timeoutMs);
+    const signal = AbortSignal.any([...signals, timer.signal]);
+    const { promise, reject } = Promise.withResolvers<never>();
+    const stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop);
+    try {
+      return await Promise.race([promise, this.then()]);
+    } finally {
+      clearTimeout(id);
+      signal.removeEventListener("abort", stop);
+    }
   }
 
   /** Waits, leaving the event loop free. @throws What it failed with. */
@@ -86,11 +139,6 @@ export class Work<T = void> implements PromiseLike<T> {
   }
 }
 
-interface Pending {
-  readonly settled: boolean;
-  settle(state: "running" | "done" | "failed", result?: unknown): void;
-}
-
 interface Item {
   readonly work: Pending;
   readonly code: OperationCode;
@@ -100,16 +148,22 @@ interface Item {
 }
 
 /** The collectives of one communicator, in the order in which they were called; each begins when the one before is done. */
-export class WorkQueue {
+export class WorkQueue implements Runner {
   #x: Meeting;
   #items: Item[] = [];
+  #side: Side | undefined;
   #driving = false;
 
   constructor(meeting: Meeting) {
     this.#x = meeting;
   }
 
-  /** Whether nothing is under way. */
+  /** Keeps `side` going as well. */
+  attach(side: Side): void {
+    this.#side = side;
+  }
+
+  /** Whether no collective is under way. */
   get idle(): boolean {
     return this.#items.length === 0;
   }
@@ -119,15 +173,17 @@ export class WorkQueue {
     const work = new Work<T>(this);
     this.#items.push({ work, code, timeoutMs, start, steps: undefined });
     if (this.#items.length === 1) this.pump();
-    if (!this.idle && !this.#driving) {
-      this.#driving = true;
-      queueMicrotask(() => this.#drive());
-    }
+    if (!this.idle) this.#startDriving();
     return work;
   }
 
-  /** Goes on as far as possible without waiting. */
+  kick(): void {
+    this.pump();
+    if (this.#busy) this.#startDriving();
+  }
+
   pump(): void {
+    this.#side?.pump();
     for (let item = this.#items[0]; item !== undefined; item = this.#items[0]) {
       try {
         if (item.steps === undefined) {
@@ -145,45 +201,80 @@ export class WorkQueue {
     }
   }
 
-  /** Blocks until `work` is done or failed; all that came before it is then done too. */
   runSync(work: Pending): void {
     while (!work.settled) {
       this.pump();
       if (work.settled) return;
       try {
-        this.#x.waitSync();
+        // Without messages under way the barrier alone is waited for, which is faster.
+        if (!this.#side?.busy) this.#x.waitSync();
+        else if (!this.#look(work)) {
+          this.#x.nap(this.#ready);
+          this.#check();
+        }
       } catch (error) {
         this.#fail(error);
       }
     }
   }
 
-  /** Blocks until nothing is under way. */
+  /** Blocks until no collective is under way. */
   drainSync(): void {
     const last = this.#items.at(-1);
     if (last !== undefined) this.runSync(last.work);
   }
 
-  /** Looks for `work` to be done, for the short while that is cheaper than going to sleep. */
   spin(work: Pending): void {
     while (!work.settled) {
       this.pump();
-      if (work.settled || !this.#x.spin()) return;
+      if (work.settled) return;
+      if (this.#side?.busy) return void this.#look(work);
+      if (!this.#x.spin()) return;
     }
   }
 
-  /** Goes on from the event loop until nothing is under way. */
-  async #drive(): Promise<void> {
-    while (!this.idle) {
+  /** Looks for `work` to be done for a while, when that may depend on messages. */
+  #look(work: Pending): boolean {
+    for (const end = performance.now() + this.#x.spinMs; !work.settled && performance.now() < end;) {
       this.pump();
-      if (this.idle) break;
+      this.#x.relax();
+    }
+    return work.settled;
+  }
+
+  get #busy(): boolean {
+    return !this.idle || this.#side?.busy === true;
+  }
+
+  /** Whether there is something to do: asked by a sleeper after it has told that it is going to sleep. */
+  #ready = (): boolean => {
+    const moved = this.#side?.pump() ?? false;
+    return moved || (!this.idle && this.#x.passed());
+  };
+
+  #startDriving(): void {
+    if (this.#driving) return;
+    this.#driving = true;
+    queueMicrotask(() => this.#drive());
+  }
+
+  async #drive(): Promise<void> {
+    while (this.#busy) {
+      this.pump();
+      if (!this.#busy) break;
       try {
-        await this.#x.sleep();
+        await this.#x.sleep(this.#ready);
+        this.#check();
       } catch (error) {
         this.#fail(error);
       }
     }
     this.#driving = false;
+  }
+
+  #check(): void {
+    if (!this.idle && !this.#x.passed()) this.#x.check();
+    this.#side?.check();
   }
 
   /** All that is under way fails: after an error ranks are out of step. */
@@ -195,5 +286,6 @@ export class WorkQueue {
       this.#x.abort(new CommunicatorError("A collective failed in the middle", { cause: error }));
     }
     for (const item of items) item.work.settle("failed", error);
+    this.#side?.fail(error);
   }
 }

@@ -13,13 +13,14 @@ import type { HostTensor } from "../../core/host_tensor.ts";
 import { exportOnnx } from "../../formats/export_onnx.ts";
 import type { TensorType } from "../../graph/types.ts";
 import { planBuffers } from "../../program/memory_plan.ts";
-import type { Program, Segment, Source, Stored } from "../../program/program.ts";
+import type { Program, Source, Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
 import type { SymmetricArena } from "../comm/arena.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
 import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
 import { count, elementsOf, GrowingBuffer } from "./tensors.ts";
+import { type CarriedWiring, symbolsIn, wireCarried, wireSegment, type Wiring } from "./wiring.ts";
 import type { WeightFiles } from "./weight_files.ts";
 
 /** What the executor needs of a communicator. */
@@ -40,13 +41,22 @@ export interface CompileOptions {
 }
 
 interface CompiledSegment {
-  readonly segment: Segment;
   readonly session: EngineSession;
+  readonly wiring: Wiring;
   /** By bank. Objects that live on; entries are replaced when shapes change. */
   readonly feeds: readonly [Record<string, EngineTensor>, Record<string, EngineTensor>];
   readonly fetches: readonly [Record<string, EngineTensor | null>, Record<string, EngineTensor | null>];
   /** The shared values that this segment writes, if any. */
   readonly share: SegmentShare | undefined;
+}
+
+/** What a change of sizes has made anew. */
+interface Renewal {
+  /** What the previous segment shares: where its peers' values lie. */
+  readonly before: SegmentShare | undefined;
+  readonly moved: ReadonlySet<SegmentShare>;
+  readonly renewed: ReadonlySet<string>;
+  readonly affects: (symbols: ReadonlySet<string>) => boolean;
 }
 
 /** Time of one step, in milliseconds. */
@@ -66,21 +76,27 @@ export class CpuExecutor implements AsyncDisposable {
   readonly #buffers = new Map<number, GrowingBuffer>();
   readonly #private = new Map<string, EngineTensor>();
   /** Carried outputs go where the caller says. */
-  readonly #carriedOutputs: ReadonlySet<string>;
+  readonly #carried: readonly CarriedWiring[];
+  readonly #carriedNames: ReadonlySet<string>;
+  /** Symbols of the values that live in private buffers, and of sizes that are fed. */
+  readonly #symbols: ReadonlyMap<string, ReadonlySet<string>>;
   #bindings: Bindings = new Map();
   #tick = 0;
   #timing: StepTiming = { total: 0, waiting: 0 };
 
-  private constructor(program: Program, segments: readonly CompiledSegment[], options: CompileOptions) {
+  private constructor(
+    program: Program,
+    segments: readonly CompiledSegment[],
+    options: CompileOptions & { readonly carried: readonly CarriedWiring[] },
+  ) {
     this.program = program;
     this.#segments = segments;
     this.#engine = options.engine;
     this.#group = options.group;
     this.#slots = planBuffers(program);
-    const carried = new Set(program.carried.map((c) => c.output));
-    this.#carriedOutputs = new Set(
-      program.outputs.flatMap((o) => (carried.has(o.name) && o.value.kind === "value" ? [o.value.name] : [])),
-    );
+    this.#carried = options.carried;
+    this.#carriedNames = new Set(options.carried.map((c) => c.stored.name));
+    this.#symbols = new Map([...program.stored].map(([name, v]) => [name, symbolsIn(v.type.shape)]));
   }
 
   /** Makes the sessions. All ranks call it together, as weights that they share are written by one of them. */
@@ -106,9 +122,13 @@ export class CpuExecutor implements AsyncDisposable {
         arena: options.group.arena,
         tensor: (type, dims, bytes) => makeTensor(options.engine, type, { dims, bytes }),
       });
-      compiled.push({ segment, session, feeds: [{}, {}], fetches: [{}, {}], share });
+      const wiring = wireSegment(segment, program);
+      compiled.push({ session, wiring, feeds: [{}, {}], fetches: [{}, {}], share });
     }
-    return new CpuExecutor(program, compiled, options);
+    return new CpuExecutor(program, compiled, {
+      ...options,
+      carried: wireCarried(program, models.map((m) => m.segment)),
+    });
   }
 
   /** How the last step spent its time. */
@@ -143,18 +163,18 @@ export class CpuExecutor implements AsyncDisposable {
       }
       const bank = (this.#tick & 1) as Bank;
       const before = this.#segments[index - 1]?.share;
-      const { segment, session, feeds, fetches, share } = this.#segments[index++]!;
+      const { wiring, session, feeds, fetches, share } = this.#segments[index++]!;
       const feed = feeds[bank], fetch = fetches[bank];
-      for (const [name, source] of segment.inputs) {
-        if (source.kind === "input") feed[name] = given.get(source.name)!;
-        else if (source.kind === "value") feed[name] = produced.get(source.name) ?? feed[name]!;
-        else if (source.kind === "peer" && before!.dynamic) {
-          feed[name] = before!.peer(source.name, source.rank, other(bank));
-        }
+      for (const { name, source } of wiring.inputs) feed[name] = given.get(source.name)!;
+      if (produced.size > 0) {
+        for (const { name, source } of wiring.values) feed[name] = produced.get(source.name) ?? feed[name]!;
+      }
+      if (before?.dynamic) {
+        for (const { name, source } of wiring.peers) feed[name] = before.peer(source.name, source.rank, other(bank));
       }
       const running = session.run(feed, fetch);
       const results = running instanceof Promise ? await running : running;
-      for (const name of segment.outputs) if (fetch[name] === null) produced.set(name, results[name]!);
+      for (const { name } of wiring.outputs) if (fetch[name] === null) produced.set(name, results[name]!);
       if (share?.dynamic) share.publish(results, bank);
     }
     const outputs = new Map(
@@ -171,22 +191,32 @@ export class CpuExecutor implements AsyncDisposable {
       if (!tensor) throw new InputError(`Cannot run without input "${name}"`);
       return tensor.shape;
     });
-    const changed = this.#bindings.size !== bindings.size ||
-      [...bindings].some(([symbol, size]) => this.#bindings.get(symbol) !== size);
-    if (!changed) return;
+    const first = this.#bindings.size === 0;
+    const changed = new Set([...bindings].flatMap(([name, size]) => this.#bindings.get(name) === size ? [] : [name]));
+    if (!first && changed.size === 0) return;
     this.#bindings = bindings;
-    const first = this.#private.size === 0;
-    for (const { share } of this.#segments) share?.renew(bindings);
-    for (const stored of this.program.stored.values()) if (!stored.shared) this.#renewPrivate(stored);
-    this.#segments.forEach((compiled, i) => this.#connect(compiled, { first, before: this.#segments[i - 1]?.share }));
+    const affects = (symbols: ReadonlySet<string>) => first || !symbols.isDisjointFrom(changed);
+    const moved = new Set<SegmentShare>();
+    for (const { share } of this.#segments) {
+      if (!share || !affects(share.symbols)) continue;
+      share.renew(bindings);
+      moved.add(share);
+    }
+    const renewed = new Set<string>();
+    for (const stored of this.program.stored.values()) {
+      if (stored.shared || this.#carriedNames.has(stored.name) || !affects(this.#symbols.get(stored.name)!)) continue;
+      this.#renew(stored);
+      renewed.add(stored.name);
+    }
+    this.#segments.forEach((compiled, i) => {
+      this.#connect(compiled, { before: this.#segments[i - 1]?.share, moved, renewed, affects });
+    });
   }
 
-  #renewPrivate(stored: Stored): void {
-    if (this.#carriedOutputs.has(stored.name)) return;
+  /** Makes a private value's tensor anew; none while only data tells its size. */
+  #renew(stored: Stored): void {
     const dims = evalShape(stored.type.shape, this.#bindings);
     if (!dims || !stored.type.dtype) return void this.#private.delete(stored.name);
-    const known = this.#private.get(stored.name);
-    if (known && sameDims(known.dims, dims)) return;
     const slot = this.#slots.get(stored.name)!;
     const buffer = this.#buffers.get(slot) ?? new GrowingBuffer();
     this.#buffers.set(slot, buffer);
@@ -194,26 +224,27 @@ export class CpuExecutor implements AsyncDisposable {
     this.#private.set(stored.name, this.#tensor(stored.type, dims, bytes));
   }
 
-  /** Points feeds and fetches at the present tensors. `before` is what the previous segment shared: its peers' values. */
-  #connect(compiled: CompiledSegment, at: { first: boolean; before: SegmentShare | undefined }): void {
-    const { segment, share } = compiled;
+  /** Points feeds and fetches at the tensors that are new. */
+  #connect({ wiring, share, feeds, fetches }: CompiledSegment, to: Renewal): void {
+    const sizes = wiring.sizes.filter((l) => to.affects(l.symbols)).map((l) =>
+      [l.name, this.#sizes(l.source)] as const
+    );
     for (const bank of [0, 1] as const) {
-      const feed = compiled.feeds[bank], fetch = compiled.fetches[bank];
-      for (const [name, source] of segment.inputs) {
-        if (source.kind === "sizes") feed[name] = this.#sizes(source);
-        else if (source.kind === "peer") {
-          // Written one barrier before the segment that reads it: in the other bank.
-          if (!at.before!.dynamic) feed[name] = at.before!.peer(source.name, source.rank, other(bank));
-        } else if (source.kind === "value") {
-          const tensor = this.#private.get(source.name);
-          if (tensor) feed[name] = tensor;
-          else if (at.first) delete feed[name];
+      const feed = feeds[bank], fetch = fetches[bank];
+      for (const [name, tensor] of sizes) feed[name] = tensor;
+      if (to.before && to.moved.has(to.before) && !to.before.dynamic) {
+        // Written one barrier before the segment that reads it: in the other bank.
+        for (const { name, source } of wiring.peers) {
+          feed[name] = to.before.peer(source.name, source.rank, other(bank));
         }
       }
-      for (const name of segment.outputs) {
-        const { shared } = this.program.stored.get(name)!;
-        if (!shared) fetch[name] = this.#private.get(name) ?? null;
-        else fetch[name] = share!.dynamic ? null : share!.local(name, bank);
+      for (const { name, source } of wiring.values) {
+        const tensor = to.renewed.has(source.name) ? this.#private.get(source.name) : undefined;
+        if (tensor) feed[name] = tensor;
+      }
+      for (const { name, shared } of wiring.outputs) {
+        if (shared && to.moved.has(share!)) fetch[name] = share!.dynamic ? null : share!.local(name, bank);
+        else if (!shared && to.renewed.has(name)) fetch[name] = this.#private.get(name) ?? null;
       }
     }
   }
@@ -227,29 +258,20 @@ export class CpuExecutor implements AsyncDisposable {
     return this.#engine.tensor("i64", BigInt64Array.from(values), source.scalar ? [] : [values.length]);
   }
 
-  /** Carried outputs get their memory from the caller at every step. */
+  /** Carried outputs get their memory from the caller at every step; later segments may read them too. */
   #placeCarried(carriedBuffer: (output: string, bytes: number) => Uint8Array): void {
-    for (const { output } of this.program.carried) {
-      const { value } = this.program.outputs.find((o) => o.name === output)!;
-      if (value.kind !== "value") continue;
-      const stored = this.program.stored.get(value.name)!;
+    for (const { output, stored, readers } of this.#carried) {
       const dims = evalShape(stored.type.shape, this.#bindings);
-      const writer = this.#segments[stored.writtenBy]!;
+      const { fetches } = this.#segments[stored.writtenBy]!;
       const tensor = dims && stored.type.dtype
         ? this.#tensor(stored.type, dims, carriedBuffer(output, byteLength(stored.type.dtype, count(dims))))
         : null;
-      for (const bank of [0, 1] as const) writer.fetches[bank][value.name] = tensor;
-      if (tensor) this.#private.set(value.name, tensor);
-      if (stored.lastRead === Infinity && tensor) this.#feedLater(value.name, tensor);
-    }
-  }
-
-  /** A carried output may also be read by later segments. */
-  #feedLater(name: string, tensor: EngineTensor): void {
-    for (const { segment, feeds } of this.#segments) {
-      for (const [placeholder, source] of segment.inputs) {
-        if (source.kind !== "value" || source.name !== name) continue;
-        for (const bank of [0, 1] as const) feeds[bank][placeholder] = tensor;
+      fetches[0][stored.name] = fetches[1][stored.name] = tensor;
+      if (!tensor) continue;
+      this.#private.set(stored.name, tensor);
+      for (const { segment, placeholder } of readers) {
+        const { feeds } = this.#segments[segment]!;
+        feeds[0][placeholder] = feeds[1][placeholder] = tensor;
       }
     }
   }
@@ -280,10 +302,6 @@ function makeTensor(
 
 function other(bank: Bank): Bank {
   return bank === 0 ? 1 : 0;
-}
-
-function sameDims(a: readonly number[], b: readonly number[]): boolean {
-  return a.length === b.length && a.every((d, i) => d === b[i]);
 }
 
 function hostTensorOf(tensor: EngineTensor): HostTensor {

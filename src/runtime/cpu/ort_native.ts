@@ -50,6 +50,8 @@ function createSession(binding: Binding, model: Uint8Array, options: SessionOpti
     interOpNumThreads: 1,
     executionMode: "sequential",
     graphOptimizationLevel: "all",
+    // An arena for each of many sessions holds memory that none of them needs at a time.
+    enableCpuMemArena: Deno.env.get("ARENA") === "1",
     logSeverityLevel: 3,
     extra: {
       session: {

@@ -2,7 +2,7 @@
  * ONNX Runtime compiled to WebAssembly: where the native package cannot load. Slower, and outputs are copied into our
  * memory, as it does not write to pre-allocated tensors.
  */
-import { type DType, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
+import { dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { UnavailableError } from "../../core/errors.ts";
 import type { Engine, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
 

@@ -13,6 +13,7 @@ import { sharedLayout } from "../../program/memory_plan.ts";
 import type { Stored } from "../../program/program.ts";
 import type { SymmetricArena, SymmetricBuffer } from "../comm/arena.ts";
 import type { EngineTensor } from "./engine.ts";
+import { symbolsIn } from "./wiring.ts";
 import { evalShape } from "./shapes.ts";
 import { count } from "./tensors.ts";
 
@@ -35,9 +36,12 @@ export class SegmentShare {
   #dims = new Map<string, readonly (readonly number[])[]>();
   #offsets: ReadonlyMap<string, number> = new Map();
   #dynamic = false;
+  /** The symbols of the values' sizes. */
+  readonly symbols: ReadonlySet<string>;
 
   constructor(values: readonly Stored[], options: ShareOptions) {
     this.#values = values;
+    this.symbols = symbolsIn(values.flatMap((v) => v.type.shape ?? []));
     this.#o = options;
   }
 

@@ -51,7 +51,7 @@ export class WeightFiles implements Disposable {
     for (const node of options.graph.nodes) {
       if (node.kind !== "get_attr" || sizeOf(node.data) < INLINE_BELOW || this.#placed.has(node.data)) continue;
       if (options.graph.values.get(node.outputs[0])?.placement?.kind !== "R") continue;
-      this.#placed.set(node.data, this.#hostFile.append(sizeOf(node.data), () => node.data.bytes()));
+      this.#placed.set(node.data, this.#hostFile.append(sizeOf(node.data), node.data));
     }
   }
 
@@ -78,7 +78,7 @@ export class WeightFiles implements Disposable {
   #copy(node: GetAttr): ExternalReference {
     const known = this.#placed.get(node.data);
     if (known) return known;
-    const reference = this.#rankFile.append(sizeOf(node.data), () => node.data.bytes());
+    const reference = this.#rankFile.append(sizeOf(node.data), node.data);
     this.#placed.set(node.data, reference);
     return reference;
   }
@@ -101,14 +101,15 @@ class AppendFile implements Disposable {
     this.#writes = writes;
   }
 
-  append(length: number, bytes: () => Uint8Array): ExternalReference {
+  append(length: number, data: TensorData): ExternalReference {
     const offset = Math.ceil(this.#at / 64) * 64;
     this.#at = offset + length;
     if (this.#writes) {
       this.#file ??= Deno.openSync(this.#path, { write: true, createNew: true, mode: 0o600 });
       this.#file.seekSync(offset, Deno.SeekMode.Start);
-      const content = bytes();
-      for (let done = 0; done < content.length;) done += this.#file.writeSync(content.subarray(done));
+      for (const piece of data.chunks?.() ?? [data.bytes()]) {
+        for (let done = 0; done < piece.length;) done += this.#file.writeSync(piece.subarray(done));
+      }
     }
     return { location: this.#path.slice(this.#path.lastIndexOf("/") + 1), offset, length };
   }

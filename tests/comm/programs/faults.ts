@@ -57,6 +57,10 @@ async function call(comm: Communicator, verb: string): Promise<void> {
       return void await comm.objects.allGather({ a: 1 });
     case "split":
       return void await comm.split(0);
+    case "recv":
+      return void await comm.recv(data, comm.size - 1);
+    case "send":
+      return await comm.send(data, comm.size - 1);
     case "other":
       return await comm.allReduce(new Int32Array(7), "max");
     default:

@@ -1,0 +1,20 @@
+/** The documents print what the code prints. */
+import assert from "node:assert/strict";
+import { fillBlocks, printedDocuments } from "../tools/print_documents.ts";
+
+Deno.test("documents with printed blocks are up to date (else: deno run -A tools/print_documents.ts)", async () => {
+  for (const { path, blocks } of await printedDocuments()) {
+    const text = await Deno.readTextFile(path);
+    assert.equal(fillBlocks(text, blocks), text, path);
+  }
+});
+
+Deno.test("fillBlocks() complains about blocks that are missing or that nobody makes", () => {
+  const blocks = new Map([["a", "A\n"]]);
+  assert.equal(
+    fillBlocks("<!-- example: a -->\nold<!-- end -->", blocks),
+    "<!-- example: a -->\n\nA\n\n<!-- end -->",
+  );
+  assert.throws(() => fillBlocks("none", blocks), /no block a/);
+  assert.throws(() => fillBlocks("<!-- example: b -->\n<!-- end -->", blocks), /"b": nobody makes it/);
+});
