@@ -90,6 +90,8 @@ interface Cuts {
   readonly layouts: Layout[];
   /** Never cut: an atom, or a known size. */
   readonly closed: boolean;
+  /** Those that carry its layouts on. */
+  readonly tasks: Task[];
   fused?: Fused;
 }
 
@@ -123,6 +125,8 @@ interface Task {
   readonly knowledge: Knowledge;
   readonly cuts: readonly Cuts[];
   readonly done: number[];
+  /** Whether some dim may have candidates that have not been carried through. */
+  pending: boolean;
 }
 
 class Spread {
@@ -150,13 +154,10 @@ class Spread {
           known.set(component, knowledge = { carried: { structured: maps(), plain: maps() }, seeds: {} });
         }
         const cuts = groups.map((g) => this.#cutsOf(names[g.tensor]!, g.dim));
-        this.#tasks.push({
-          component,
-          outputsFrom: shape.inputs,
-          knowledge,
-          cuts,
-          done: groups.map(() => 0),
-        });
+        const done = groups.map(() => 0);
+        const task: Task = { component, outputsFrom: shape.inputs, knowledge, cuts, done, pending: false };
+        this.#tasks.push(task);
+        for (const c of cuts) c.tasks.push(task);
         groups.forEach((g, i) => isSimple(g) || this.#registerFused(component, g, cuts[i]!));
       }
     }
@@ -193,8 +194,8 @@ class Spread {
   #fixpoint(): void {
     for (;;) {
       this.#changed = false;
-      for (const task of this.#tasks) this.#carry(task);
-      for (const task of this.#tasks.toReversed()) this.#carry(task);
+      for (let i = 0; i < this.#tasks.length; i++) if (this.#tasks[i]!.pending) this.#carry(this.#tasks[i]!);
+      for (let i = this.#tasks.length - 1; i >= 0; i--) if (this.#tasks[i]!.pending) this.#carry(this.#tasks[i]!);
       for (const cuts of this.#fused) if (cuts.fused!.changed) this.#combine(cuts, cuts.fused!);
       if (!this.#changed) return;
     }
@@ -203,6 +204,7 @@ class Spread {
   /** Carries the new candidates of each dim of a component to its other dims. */
   #carry(task: Task): void {
     const { cuts, done, knowledge } = task;
+    task.pending = false;
     for (let g = 0; g < cuts.length; g++) {
       const list = cuts[g]!.layouts;
       while (done[g]! < list.length) {
@@ -259,7 +261,7 @@ class Spread {
         continue;
       }
       const held = cuts.fused?.pieces.get(piece);
-      if (!held || cuts.closed || held.layouts.length >= MOST || held.layouts.includes(layout)) continue;
+      if (!held || held.layouts.length >= MOST || held.layouts.includes(layout)) continue;
       held.layouts.push(layout);
       cuts.fused!.changed = true;
       this.#changed = true;
@@ -267,9 +269,10 @@ class Spread {
   }
 
   /** Adds a cut, unless it is there already or there is no room for it. */
-  #add({ closed, layouts }: Cuts, l: Layout): void {
+  #add({ closed, layouts, tasks }: Cuts, l: Layout): void {
     if (closed || layouts.length >= MOST || layouts.includes(l)) return;
     layouts.push(l);
+    for (const task of tasks) task.pending = true;
     this.#changed = true;
   }
 
@@ -280,12 +283,13 @@ class Spread {
       value,
       dim,
       layouts: [],
+      tasks: [],
       closed: this.#atoms.has(value, dim) || this.#graph.values.get(value)?.ints !== undefined,
     };
   }
 
   #registerFused(component: Component, group: Group, cuts: Cuts): void {
-    if (typeof group.size !== "number") return;
+    if (typeof group.size !== "number" || cuts.closed) return;
     if (!cuts.fused) {
       cuts.fused = { size: group.size, pieces: new Map(), changed: false };
       this.#fused.push(cuts);
