@@ -98,10 +98,9 @@ class Verifier {
       }
       case "call_function":
       case "call_module": {
-        const captures = new Set(node.captures ?? []);
         for (const inner of subgraphsOf(node.attributes)) {
           // Captures only: a read of anything else is found as one that does not exist.
-          new Verifier(inner, new Set([...captures, ...this.#outer])).run();
+          new Verifier(inner, new Set([...node.captures ?? [], ...this.#outer])).run();
         }
         return;
       }

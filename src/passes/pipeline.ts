@@ -50,8 +50,10 @@ export class PassPipeline<In extends Graph = Graph<"global">, Out extends Graph 
     let current: Graph = graph;
     for (const [i, pass] of this.#passes.entries()) {
       try {
-        current = pass.apply(current as never, ctx);
-        verify(current);
+        const next = pass.apply(current as never, ctx);
+        // A pass that found nothing to do gives back what it was given.
+        if (next !== current) verify(next);
+        current = next;
       } catch (cause) {
         throw this.#failure(graph, i, cause);
       }

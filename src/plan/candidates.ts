@@ -7,10 +7,11 @@
  * cut lies inside a unit (kv heads that are shared by q heads), the units that a rank needs in part become a candidate
  * too: kv heads are then held by several ranks.
  *
- * Seeds with structure (heads before plain features) go first, as the number of candidates a dim is bounded.
+ * Seeds with structure (heads before plain features) go first, as the number of candidates a dim is bounded. What a cut
+ * of one dim of a call means for its other dims is worked out once for all equal calls.
  */
 import { dependsOnData } from "../core/dim.ts";
-import { type Graph, valueOf } from "../graph/graph.ts";
+import type { Graph } from "../graph/graph.ts";
 import {
   balanced,
   concatLayouts,
@@ -22,12 +23,15 @@ import {
   window,
 } from "../graph/layout.ts";
 import { Atoms } from "./atoms.ts";
+import { Layouts } from "./layouts.ts";
 import {
   type Component,
   dimLayout,
   factorBlock,
   fitsDim,
   type Group,
+  isAllowed,
+  isSimple,
   placeLayout,
   type PlannedCall,
   windowOf,
@@ -36,182 +40,264 @@ import {
 /** Most candidates of one dim of one value. */
 const MOST = 8;
 
-/** Candidate layouts by value and dim. */
+/** Candidate layouts by value and dim. Equal lists are the same object. */
 export class Candidates {
-  readonly #layouts = new Map<string, Layout[][]>();
+  /** What makes equal layouts one object; those of the candidates are. */
+  readonly layouts: Layouts;
+  readonly #lists = new Map<string, (readonly Layout[])[]>();
+  readonly #ids = new Map<readonly Layout[], number>();
+  readonly #known = new Map<string, readonly Layout[]>();
+
+  constructor(layouts: Layouts) {
+    this.layouts = layouts;
+  }
 
   /** The cuts of dim `dim` of a value, in order of discovery. */
   of(value: string, dim: number): readonly Layout[] {
-    return this.#layouts.get(value)?.[dim] ?? [];
+    return this.#lists.get(value)?.[dim] ?? NONE;
   }
 
-  /** Adds a cut; false if it is there already, or there is no room for it. */
-  add(value: string, dim: number, l: Layout): boolean {
-    const dims = this.#layouts.get(value) ?? [];
-    this.#layouts.set(value, dims);
-    const list = dims[dim] ??= [];
-    if (list.length >= MOST || list.some((x) => x.key === l.key)) return false;
-    list.push(l);
-    return true;
+  /** A number for the list of a dim: equal lists have equal numbers. */
+  idOf(value: string, dim: number): number {
+    return this.#ids.get(this.of(value, dim)) ?? -1;
+  }
+
+  /** Sets the cuts of a dim. */
+  set(value: string, dim: number, list: readonly Layout[]): void {
+    const key = list.map((l) => l.key).join();
+    let known = this.#known.get(key);
+    if (!known) {
+      this.#known.set(key, known = list);
+      this.#ids.set(list, this.#ids.size);
+    }
+    let dims = this.#lists.get(value);
+    if (!dims) this.#lists.set(value, dims = []);
+    dims[dim] = known;
   }
 }
 
+const NONE: readonly Layout[] = [];
+
 /** All candidate layouts of a graph. */
-export function candidateLayouts(
-  graph: Graph,
-  calls: readonly PlannedCall[],
-  ranks: number,
-  isConstant: (value: string) => boolean,
-): Candidates {
-  return new Spread(graph, calls, ranks, isConstant).run();
+export function candidateLayouts(graph: Graph, calls: readonly PlannedCall[], ranks: number): Candidates {
+  return new Spread(graph, calls, ranks).run();
+}
+
+/** The cuts of one dim of one value, while they are being found. */
+interface Cuts {
+  readonly value: string;
+  readonly dim: number;
+  readonly layouts: Layout[];
+  /** Never cut: an atom, or a known size. */
+  readonly closed: boolean;
+  /** Those that carry its layouts on. */
+  readonly tasks: Task[];
+  fused?: Fused;
+}
+
+/** The pieces of a fused dim, by window. */
+interface Fused {
+  readonly size: number;
+  readonly pieces: Map<number, { readonly start: number; readonly end: number; readonly layouts: Layout[] }>;
+  changed: boolean;
+}
+
+/** A cut that follows from another one, or from a seed: of a whole dim, or of a piece of a fused one. */
+interface Put {
+  /** Index of the component's group. */
+  readonly group: number;
+  /** Key of the piece's window; undefined for the whole dim. */
+  readonly piece?: number;
+  readonly layout: Layout;
+}
+
+/** What is known of a component of equal calls. */
+interface Knowledge {
+  /** Before and after unstructured seeds: by group, what follows from each of its layouts. */
+  readonly carried: Record<"structured" | "plain", Map<Layout, readonly Put[]>[]>;
+  readonly seeds: { structured?: readonly Put[]; plain?: readonly Put[] };
 }
 
 /** One component of one call, and how many of each group's candidates have been carried through it. */
 interface Task {
   readonly component: Component;
   readonly outputsFrom: number;
-  /** Whether a cut may have parts that several ranks hold: not where activations meet in heavy work, done twice then. */
-  readonly shares: boolean;
+  readonly knowledge: Knowledge;
+  readonly cuts: readonly Cuts[];
   readonly done: number[];
-}
-
-/** The pieces of a fused dim, by window: `start-end`. */
-interface Fused {
-  readonly value: string;
-  readonly dim: number;
-  readonly size: number;
-  readonly pieces: Map<string, { readonly start: number; readonly end: number; readonly layouts: Layout[] }>;
-  changed: boolean;
+  /** Whether some dim may have candidates that have not been carried through. */
+  pending: boolean;
 }
 
 class Spread {
   readonly #graph: Graph;
   readonly #ranks: number;
   readonly #tasks: Task[] = [];
-  readonly #fused = new Map<string, Fused>();
-  readonly #candidates = new Candidates();
+  readonly #cuts = new Map<string, Cuts[]>();
+  readonly #fused: Cuts[] = [];
+  readonly #layouts = new Layouts();
   readonly #atoms: Atoms;
-  #structured = true;
+  #phase: "structured" | "plain" = "structured";
   #changed = false;
 
-  constructor(
-    graph: Graph,
-    calls: readonly PlannedCall[],
-    ranks: number,
-    isConstant: (value: string) => boolean,
-  ) {
+  constructor(graph: Graph, calls: readonly PlannedCall[], ranks: number) {
     this.#graph = graph;
     this.#ranks = ranks;
     this.#atoms = new Atoms(calls);
-    for (const { node, def, components } of calls) {
-      const outputsFrom = node.inputs.length;
-      for (const component of components) {
-        const shares = mayShare(component, { heavy: def?.flops !== undefined, outputsFrom, isConstant });
-        this.#tasks.push({ component, outputsFrom, shares, done: component.groups.map(() => 0) });
-        component.groups.filter((g) => !simple(g)).forEach((g) => this.#registerFused(component, g));
+    const known = new Map<Component, Knowledge>();
+    for (const { names, shape } of calls) {
+      for (const component of shape.components) {
+        const { groups } = component;
+        let knowledge = known.get(component);
+        if (!knowledge) {
+          const maps = () => groups.map(() => new Map<Layout, readonly Put[]>());
+          known.set(component, knowledge = { carried: { structured: maps(), plain: maps() }, seeds: {} });
+        }
+        const cuts = groups.map((g) => this.#cutsOf(names[g.tensor]!, g.dim));
+        const done = groups.map(() => 0);
+        const task: Task = { component, outputsFrom: shape.inputs, knowledge, cuts, done, pending: false };
+        this.#tasks.push(task);
+        for (const c of cuts) c.tasks.push(task);
+        groups.forEach((g, i) => isSimple(g) || this.#registerFused(component, g, cuts[i]!));
       }
     }
   }
 
   run(): Candidates {
-    if (this.#ranks === 1) return this.#candidates;
-    for (const structured of [true, false]) {
-      this.#structured = structured;
-      for (const task of this.#tasks) this.#seed(task);
+    const candidates = new Candidates(this.#layouts);
+    if (this.#ranks === 1) return candidates;
+    for (const phase of ["structured", "plain"] as const) {
+      this.#phase = phase;
+      for (const task of this.#tasks) {
+        this.#apply(task, task.knowledge.seeds[phase] ??= this.#seeds(task.component));
+      }
       this.#fixpoint();
     }
-    return this.#candidates;
+    for (const dims of this.#cuts.values()) {
+      for (const cuts of dims) {
+        if (cuts && cuts.layouts.length > 0) candidates.set(cuts.value, cuts.dim, cuts.layouts);
+      }
+    }
+    return candidates;
   }
 
-  #seed({ component }: Task): void {
-    component.factors.forEach((factor, index) => {
-      if (typeof factor.size !== "number" || factor.size <= 1) return;
+  #seeds(component: Component): Put[] {
+    return component.factors.flatMap((factor, index) => {
+      if (typeof factor.size !== "number" || factor.size <= 1) return [];
       const ats = [...factor.inputs, ...factor.outputs];
-      if (this.#structured && !ats.some((at) => at && at.inner > 1)) return;
+      if (this.#phase === "structured" && !ats.some((at) => at && at.inner > 1)) return [];
       const layouts = new Map([[index, balanced(factor.size, this.#ranks)]]);
-      for (const group of component.groups) this.#put(component, group, layouts);
+      return component.groups.flatMap((_, g) => this.#puts(component, g, layouts));
     });
   }
 
   #fixpoint(): void {
     for (;;) {
       this.#changed = false;
-      for (const task of this.#tasks) this.#carry(task);
-      for (const task of this.#tasks.toReversed()) this.#carry(task);
-      for (const fused of this.#fused.values()) if (fused.changed) this.#combine(fused);
+      for (let i = 0; i < this.#tasks.length; i++) if (this.#tasks[i]!.pending) this.#carry(this.#tasks[i]!);
+      for (let i = this.#tasks.length - 1; i >= 0; i--) if (this.#tasks[i]!.pending) this.#carry(this.#tasks[i]!);
+      for (const cuts of this.#fused) if (cuts.fused!.changed) this.#combine(cuts, cuts.fused!);
       if (!this.#changed) return;
     }
   }
 
   /** Carries the new candidates of each dim of a component to its other dims. */
-  #carry({ component, outputsFrom, shares, done }: Task): void {
-    component.groups.forEach((group, g) => {
-      const list = this.#candidates.of(group.value, group.dim);
-      if (done[g] === list.length) return;
+  #carry(task: Task): void {
+    const { cuts, done, knowledge } = task;
+    task.pending = false;
+    for (let g = 0; g < cuts.length; g++) {
+      const list = cuts[g]!.layouts;
       while (done[g]! < list.length) {
         const l = list[done[g]!++]!;
-        if (!shares && !isPartition(l)) continue;
-        const exact = new Map<number, Layout>(), covering = new Map<number, Layout>();
-        for (const { factor, at } of group.members) {
-          const block = factorBlock(l, at, component.factors[factor]!.size);
-          const layout = block && unscale(block, at.inner);
-          // A fused dim that is cut with no regard to its pieces leaves some ranks without part of a piece.
-          if (layout && !simple(group) && idle(layout) && !idle(l)) continue;
-          if (layout) exact.set(factor, layout);
-          else if (block && this.#structured && group.tensor >= outputsFrom && isPartition(block)) {
-            const cover = unscaleCovering(block, at.inner);
-            if (cover) covering.set(factor, cover);
-          }
-        }
-        for (const other of component.groups) {
-          if (other !== group && exact.size > 0) this.#put(component, other, exact);
-          if (other.tensor < outputsFrom && covering.size > 0) this.#put(component, other, covering);
-        }
+        const known = knowledge.carried[this.#phase][g]!;
+        let puts = known.get(l);
+        if (!puts) known.set(l, puts = this.#follow(task, g, l));
+        this.#apply(task, puts);
       }
+    }
+  }
+
+  /** What a layout of one dim of a component means for the others. */
+  #follow({ component, outputsFrom }: Task, index: number, l: Layout): Put[] {
+    if (!isAllowed(component, l)) return [];
+    const group = component.groups[index]!;
+    const exact = new Map<number, Layout>(), covering = new Map<number, Layout>();
+    for (const { factor, at } of group.members) {
+      const block = factorBlock(l, at, component.factors[factor]!.size);
+      const layout = block && unscale(block, at.inner);
+      // A fused dim that is cut with no regard to its pieces leaves some ranks without part of a piece.
+      if (layout && !isSimple(group) && idle(layout) && !idle(l)) continue;
+      if (layout) exact.set(factor, layout);
+      else if (block && this.#phase === "structured" && group.tensor >= outputsFrom && isPartition(block)) {
+        const cover = unscaleCovering(block, at.inner);
+        if (cover) covering.set(factor, cover);
+      }
+    }
+    return component.groups.flatMap((other, o) => [
+      ...(o !== index && exact.size > 0 ? this.#puts(component, o, exact) : []),
+      ...(other.tensor < outputsFrom && covering.size > 0 ? this.#puts(component, o, covering) : []),
+    ]);
+  }
+
+  /** Factor layouts as a cut of a dim: of all of it where they fill it, else of its pieces. */
+  #puts(component: Component, index: number, layouts: ReadonlyMap<number, Layout>): Put[] {
+    const group = component.groups[index]!;
+    if (isSimple(group)) {
+      const l = dimLayout(group, layouts);
+      return l && isCandidate(l) && fitsDim(l, group.size) ? [{ group: index, layout: this.#layouts.of(l) }] : [];
+    }
+    return group.members.flatMap(({ factor, at }): Put[] => {
+      const l = layouts.get(factor), w = windowOf(at, component.factors[factor]!.size);
+      if (!l || !w || l.outer !== 1) return [];
+      return [{ group: index, piece: pieceKey(w), layout: this.#layouts.of(placeLayout(l, at)) }];
     });
   }
 
-  /** Puts factor layouts on a dim: at once where they fill it, else as pieces to be combined. */
-  #put(component: Component, group: Group, layouts: ReadonlyMap<number, Layout>): void {
-    if (simple(group)) {
-      const l = dimLayout(group, layouts);
-      if (l) this.#add(group.value, group.dim, l);
-      return;
-    }
-    const fused = this.#fused.get(`${group.value}:${group.dim}`);
-    for (const { factor, at } of group.members) {
-      const l = layouts.get(factor), w = windowOf(at, component.factors[factor]!.size);
-      const piece = w && fused?.pieces.get(`${w[0]}-${w[1]}`);
-      if (!l || !piece || l.outer !== 1) continue;
-      const placed = placeLayout(l, at);
-      if (piece.layouts.length >= MOST || piece.layouts.some((x) => x.key === placed.key)) continue;
-      piece.layouts.push(placed);
-      fused!.changed = true;
+  #apply(task: Task, puts: readonly Put[]): void {
+    for (const { group, piece, layout } of puts) {
+      const cuts = task.cuts[group]!;
+      if (piece === undefined) {
+        this.#add(cuts, layout);
+        continue;
+      }
+      const held = cuts.fused?.pieces.get(piece);
+      if (!held || held.layouts.length >= MOST || held.layouts.includes(layout)) continue;
+      held.layouts.push(layout);
+      cuts.fused!.changed = true;
       this.#changed = true;
     }
   }
 
-  #add(value: string, dim: number, l: Layout): void {
-    const { ints, type } = valueOf(this.#graph, value);
-    // A cut that repeats a constant number of times (head_dim within heads·head_dim) is never worth its many pieces.
-    if (this.#atoms.has(value, dim)) return;
-    // How often such a cut repeats is not known before the run, so no rank could say the size of its part.
-    if (dependsOnData(l.outer)) return;
-    if (ints || typeof l.outer === "number" && l.outer > 1 || isWhole(l) || !fitsDim(l, type.shape![dim]!)) return;
-    if (this.#candidates.add(value, dim, l)) this.#changed = true;
+  /** Adds a cut, unless it is there already or there is no room for it. */
+  #add({ closed, layouts, tasks }: Cuts, l: Layout): void {
+    if (closed || layouts.length >= MOST || layouts.includes(l)) return;
+    layouts.push(l);
+    for (const task of tasks) task.pending = true;
+    this.#changed = true;
   }
 
-  #registerFused(component: Component, group: Group): void {
-    if (typeof group.size !== "number") return;
-    const key = `${group.value}:${group.dim}`;
-    const fused = this.#fused.get(key) ??
-      { value: group.value, dim: group.dim, size: group.size, pieces: new Map(), changed: false };
-    this.#fused.set(key, fused);
+  #cutsOf(value: string, dim: number): Cuts {
+    let dims = this.#cuts.get(value);
+    if (!dims) this.#cuts.set(value, dims = []);
+    return dims[dim] ??= {
+      value,
+      dim,
+      layouts: [],
+      tasks: [],
+      closed: this.#atoms.has(value, dim) || this.#graph.values.get(value)?.ints !== undefined,
+    };
+  }
+
+  #registerFused(component: Component, group: Group, cuts: Cuts): void {
+    if (typeof group.size !== "number" || cuts.closed) return;
+    if (!cuts.fused) {
+      cuts.fused = { size: group.size, pieces: new Map(), changed: false };
+      this.#fused.push(cuts);
+    }
     for (const { factor, at } of group.members) {
       const w = windowOf(at, component.factors[factor]!.size);
-      if (!w || w[1] > fused.size) continue;
-      const piece = `${w[0]}-${w[1]}`;
-      if (!fused.pieces.has(piece)) fused.pieces.set(piece, { start: w[0], end: w[1], layouts: [] });
+      if (!w || w[1] > group.size || cuts.fused.pieces.has(pieceKey(w))) continue;
+      cuts.fused.pieces.set(pieceKey(w), { start: w[0], end: w[1], layouts: [] });
     }
   }
 
@@ -219,7 +305,7 @@ class Spread {
    * Combines the cuts of a fused dim's pieces. Pieces of one size are cut alike where they can be; sizes that differ
    * (q against k and v) give combinations, the earliest candidates first.
    */
-  #combine(fused: Fused): void {
+  #combine(cuts: Cuts, fused: Fused): void {
     fused.changed = false;
     const pieces = [...fused.pieces.values()];
     const borders = [...new Set([0, fused.size, ...pieces.flatMap((p) => [p.start, p.end])])].toSorted((a, b) => a - b);
@@ -230,7 +316,7 @@ class Spread {
       const layouts = uniqueLayouts(
         around.flatMap((p) => p.layouts.map((l) => window(l, start - p.start, end - p.start))),
       );
-      if (layouts.length === 0 && (this.#structured && around.length > 0)) return;
+      if (layouts.length === 0 && (this.#phase === "structured" && around.length > 0)) return;
       intervals.push({ size: end - start, layouts: layouts.length ? layouts : [balanced(end - start, this.#ranks)] });
     }
     const sizes = [...new Set(intervals.map((i) => i.size))];
@@ -242,17 +328,9 @@ class Spread {
     for (const pick of combinations(choices.map((c) => c.length), MOST)) {
       const chosen = new Map(sizes.map((size, i) => [size, choices[i]![pick[i]!]]));
       const l = concatLayouts(intervals.map((i) => chosen.get(i.size) ?? i.layouts[0]!));
-      this.#add(fused.value, fused.dim, l);
+      if (isCandidate(l)) this.#add(cuts, this.#layouts.of(l));
     }
   }
-}
-
-/** Whether parts of a component's layout may be held by several ranks: not where activations meet in heavy work. */
-export function mayShare(
-  component: Component,
-  call: { readonly heavy: boolean; readonly outputsFrom: number; readonly isConstant: (value: string) => boolean },
-): boolean {
-  return !call.heavy || component.groups.every((g) => g.tensor >= call.outputsFrom || call.isConstant(g.value));
 }
 
 /** Whether some rank holds nothing. */
@@ -260,9 +338,17 @@ function idle(l: Layout): boolean {
   return l.parts.some((p) => p.length === 0);
 }
 
-/** Whether the dim follows from one factor. */
-function simple(group: Group): boolean {
-  return group.full && group.members.length === 1;
+/**
+ * Whether a cut is worth considering. One that repeats a constant number of times (head_dim within heads·head_dim) is never
+ * worth its many pieces; one that repeats as often as only data says has parts whose sizes no rank could tell.
+ */
+function isCandidate(l: Layout): boolean {
+  return !(typeof l.outer === "number" && l.outer > 1) && !dependsOnData(l.outer) && !isWhole(l);
+}
+
+/** An identity for windows of dims of less than 2^26 elements. */
+function pieceKey([start, end]: readonly [number, number]): number {
+  return start * 2 ** 26 + end;
 }
 
 function uniqueLayouts(layouts: readonly Layout[]): Layout[] {

@@ -5,8 +5,7 @@ import { plannedCalls } from "./places.ts";
 import { TestGraph, testOpDef } from "./test_support.ts";
 
 function keys(graph: Graph, ranks: number, value: string, dim: number): string[] {
-  const constant = (name: string) => graph.nodes.some((n) => n.kind === "get_attr" && n.outputs[0] === name);
-  return candidateLayouts(graph, plannedCalls(graph, testOpDef), ranks, constant).of(value, dim).map((l) => l.key);
+  return candidateLayouts(graph, plannedCalls(graph, testOpDef), ranks).of(value, dim).map((l) => l.key);
 }
 
 Deno.test("candidateLayouts() carries a cut of heads to the weight that makes them", () => {

@@ -86,8 +86,13 @@ export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, num
     for (const s of symbolsOf(valueOf(graph, node.name).type.shape?.[0] ?? 0)) set(s, 1);
   }
   const length = graph.carried.length > 0 ? 1 : NOMINAL_LENGTH;
+  const seen = new Set<string>();
   for (const value of graph.values.values()) {
-    for (const d of value.type.shape ?? []) for (const s of symbolsOf(d)) set(s, length);
+    for (const d of value.type.shape ?? []) {
+      if (typeof d === "number" || seen.has(d.toString())) continue;
+      seen.add(d.toString());
+      for (const s of symbolsOf(d)) set(s, length);
+    }
   }
   return sizes;
 }

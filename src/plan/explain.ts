@@ -94,12 +94,13 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanR
   const collectives = collectivesOf(graph, plan, problem, tokens);
   const layerCalls = problem.calls.filter((c) => isLayer(c, c.weights));
   const owners = ownersOf(plan, problem, new Set(layerCalls.map((c) => c.node.name)));
+  const steps = new Map(problem.sources.flatMap((s, i) => (s.kind === "call" ? [[s.call, i] as const] : [])));
   const layers = layerCalls.map((call): LayerReport => {
     const { node } = call;
     const weights = call.weights.map((i) =>
       weightReport(graph, node.inputs[i]!, plan.strategies.get(node.name)!.inputs[i]!, plan.ranks)
     );
-    const index = problem.sources.findIndex((s) => s.kind === "call" && s.call === call);
+    const index = steps.get(call)!;
     const chosen = call.candidates[solution.decisions[index]!.alternative]!;
     const kind = layerKind(chosen, call.weights[0]);
     const isReplicated = (i: number) => layerKind(call.candidates[i]!, call.weights[0]) === "replicated";

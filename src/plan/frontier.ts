@@ -9,6 +9,7 @@
  * and a transition is computed once: in a model of equal blocks the frontier soon repeats itself, and every further
  * block is a look-up.
  */
+import { Memo } from "./memo.ts";
 import type { SlotClass, Way } from "./slot.ts";
 
 /** One choice at a step. */
@@ -79,6 +80,10 @@ export class FrontierSearch {
   readonly #frontiers = new Map<string, Frontier>();
   readonly #transitions = new Map<string, Transition | undefined>();
   readonly #stepIds = new Map<string, number>();
+  /** The texts of lists of alternatives; equal calls share a list. */
+  readonly #choices = new Memo((alternatives: readonly Alternative[]) =>
+    alternatives.map((a) => `${a.cost}:${a.wants.map((w) => w.join("+")).join()}:${a.outputs.join()}`).join("|")
+  );
   readonly #start: Frontier;
   #path: { readonly frontiers: Frontier[]; readonly transitions: Transition[]; readonly slots: string[][] } | undefined;
   #most = 0;
@@ -244,10 +249,7 @@ export class FrontierSearch {
     const fate = (name: string) => (step.dies.has(name) ? "x" : "");
     const inputs = step.inputs.map(fate).join();
     const outputs = step.outputs.map((o) => `${o.cls.id}${fate(o.value)}`).join();
-    const choices = step.alternatives.map((a) =>
-      `${a.cost}:${a.wants.map((w) => w.join("+")).join()}:${a.outputs.join()}`
-    );
-    const key = `${inputs};${outputs};${choices.join("|")}`;
+    const key = `${inputs};${outputs};${this.#choices.of(step.alternatives)}`;
     const known = this.#stepIds.get(key);
     if (known !== undefined) return known;
     this.#stepIds.set(key, this.#stepIds.size);

@@ -1,6 +1,5 @@
 /** Which calls are layers, and what a strategy makes of one: column-, row-, vocabulary-parallel or replicated. */
-import { type Graph, valueOf } from "../graph/graph.ts";
-import type { PlannedCall } from "./places.ts";
+import type { CallShape } from "./places.ts";
 import type { Candidate } from "./strategies.ts";
 
 /**
@@ -14,14 +13,11 @@ export type LayerKind = "column" | "row" | "vocab" | "replicated" | "data" | "pa
 const LEAST_ELEMENTS = 2;
 
 /** Positions of the inputs that are constant data of more than an element, the largest first. */
-export function weightInputs(graph: Graph, call: PlannedCall, isConstant: (value: string) => boolean): number[] {
+export function weightInputs({ context, constant, known }: CallShape): number[] {
   const elements = (i: number) =>
-    (valueOf(graph, call.node.inputs[i]!).type.shape ?? []).reduce<number>(
-      (n, d) => n * (typeof d === "number" ? d : 1),
-      1,
-    );
-  return call.node.inputs
-    .flatMap((name, i) => (name !== "" && isConstant(name) && !valueOf(graph, name).ints ? [i] : []))
+    (context.inputs[i]!.shape ?? []).reduce<number>((n, d) => n * (typeof d === "number" ? d : 1), 1);
+  return context.inputs
+    .flatMap((type, i) => (type && constant[i] && !known[i] ? [i] : []))
     .filter((i) => elements(i) >= LEAST_ELEMENTS)
     .toSorted((a, b) => elements(b) - elements(a) || a - b);
 }

@@ -1,10 +1,14 @@
 /**
  * Where the factors of one call sit, as the planner needs it: factors that share a dim by windows are one component,
  * and layouts translate between a factor and the dims in which it sits.
+ *
+ * A model of equal blocks calls the same few things again and again. What follows from a call's op, attributes and types
+ * is its {@linkcode CallShape}, one object for all equal calls, so that whatever is found out about it is found once.
  */
-import { type Dim, dimDivide, dimEquals, dimKey, dimMul, symbolsOf } from "../core/dim.ts";
-import { type Call, type Graph, isCall, valueOf } from "../graph/graph.ts";
-import { concatLayouts, type Layout, layout, scale, unscale, window } from "../graph/layout.ts";
+import { dependsOnData, type Dim, dimDivide, dimEquals, dimKey, dimMul } from "../core/dim.ts";
+import { type Attributes, type Call, type Graph, isCall, opKey, type Value, valueOf } from "../graph/graph.ts";
+import { concatLayouts, isPartition, type Layout, layout, scale, unscale, window } from "../graph/layout.ts";
+import { printType } from "../graph/types.ts";
 import type { OpDef, TypedContext } from "../ops/def.ts";
 import { type At, type Factor, type FactorRule, NO_FACTORS } from "../ops/factors.ts";
 
@@ -19,8 +23,6 @@ export interface Member {
 export interface Group {
   /** Inputs by position, then outputs. */
   readonly tensor: number;
-  /** Name of the value. */
-  readonly value: string;
   readonly dim: number;
   readonly size: Dim;
   /** In ascending order of their windows. */
@@ -33,36 +35,90 @@ export interface Group {
 export interface Component {
   readonly factors: readonly Factor[];
   readonly groups: readonly Group[];
+  /** Whether a layout may have parts that several ranks hold: not where activations meet in heavy work, done twice then. */
+  readonly shares: boolean;
+}
+
+/** What equal calls have in common; calls of equal shapes have the same object. */
+export interface CallShape {
+  readonly id: number;
+  readonly def: OpDef | undefined;
+  readonly rule: FactorRule;
+  readonly components: readonly Component[];
+  /** Of the first such call. */
+  readonly context: TypedContext;
+  /** How many inputs there are; tensors are inputs, then outputs. */
+  readonly inputs: number;
+  /** By tensor: whether it is constant data. */
+  readonly constant: readonly boolean[];
+  /** By tensor: whether its content is a known size, so that no rank computes it. */
+  readonly known: readonly boolean[];
 }
 
 /** A call as the planner sees it. */
 export interface PlannedCall {
   readonly node: Call;
-  readonly def: OpDef | undefined;
-  readonly rule: FactorRule;
-  readonly components: readonly Component[];
-  readonly context: TypedContext;
+  /** Names of the values by tensor: inputs, then outputs. */
+  readonly names: readonly string[];
+  readonly shape: CallShape;
 }
 
 /** Looks up the definition of a call's op. */
 export type OpLookup = (node: Call) => OpDef | undefined;
 
+/** All calls that compute tensors, with their factors. A call with a tensor of unknown shape has none. */
+export function plannedCalls(graph: Graph, opDef: OpLookup): PlannedCall[] {
+  const shapes = new CallShapes(graph, opDef);
+  return graph.nodes.filter(isCall).filter((node) => !isSizeCall(graph, node)).map((node) => ({
+    node,
+    names: [...node.inputs, ...node.outputs],
+    shape: shapes.of(node),
+  }));
+}
+
 /**
  * Whether every output of a call is a known size, so that no rank computes it: nothing to plan. A size that only data
  * determines (a symbol with `#`) is computed like any other tensor.
  */
-export function isSizeCall(graph: Graph, node: Call): boolean {
+function isSizeCall(graph: Graph, node: Call): boolean {
   const outputs = node.outputs.filter((name) => name !== "");
   return outputs.length > 0 && outputs.every((name) => {
     const { ints } = valueOf(graph, name);
-    return ints?.elements.every((e) => ![...symbolsOf(e)].some((s) => s.includes("#")));
+    return ints !== undefined && !ints.elements.some(dependsOnData);
   });
 }
 
-/** All calls that compute tensors, with their factors. A call with a tensor of unknown shape has none. */
-export function plannedCalls(graph: Graph, opDef: OpLookup): PlannedCall[] {
-  return graph.nodes.filter(isCall).filter((node) => !isSizeCall(graph, node)).map((node) => {
-    const def = opDef(node);
+/** Finds the shape of each call. */
+class CallShapes {
+  readonly #graph: Graph;
+  readonly #opDef: OpLookup;
+  readonly #constants: ReadonlySet<string>;
+  readonly #known = new Map<string, CallShape>();
+  /** Numbers of what matters of a value, and of attributes that are no plain data. */
+  readonly #kinds = new Map<string, number>();
+  readonly #values = new Map<string, number>();
+  readonly #objects = new Map<object, number>();
+
+  constructor(graph: Graph, opDef: OpLookup) {
+    this.#graph = graph;
+    this.#opDef = opDef;
+    this.#constants = new Set(graph.nodes.flatMap((n) => (n.kind === "get_attr" ? n.outputs : [])));
+  }
+
+  of(node: Call): CallShape {
+    const values = (names: readonly string[]) => names.map((name) => this.#valueKind(name)).join();
+    // What a subgraph captures is read like an input, but has no place in the factors: such calls are each their own.
+    const own = node.captures?.length ? node.name : "";
+    const key = `${opKey(node)};${values(node.inputs)};${values(node.outputs)};${own};${
+      this.#attributes(node.attributes)
+    }`;
+    let shape = this.#known.get(key);
+    if (!shape) this.#known.set(key, shape = this.#make(node));
+    return shape;
+  }
+
+  #make(node: Call): CallShape {
+    const graph = this.#graph, def = this.#opDef(node);
     const value = (name: string) => (name === "" ? undefined : valueOf(graph, name));
     const context: TypedContext = {
       node,
@@ -74,13 +130,55 @@ export function plannedCalls(graph: Graph, opDef: OpLookup): PlannedCall[] {
     };
     const typed = [...context.inputs, ...context.outputs].every((t) => t === undefined || t.shape !== undefined);
     const rule = typed && def?.factors && !node.captures?.length ? def.factors(context) : NO_FACTORS;
-    return { node, def, rule, context, components: componentsOf(graph, node, rule) };
-  });
+    const names = [...node.inputs, ...node.outputs];
+    const constant = names.map((name) => this.#constants.has(name));
+    const mayShare = (groups: readonly Group[]) =>
+      def?.flops === undefined || groups.every((g) => g.tensor >= node.inputs.length || constant[g.tensor]);
+    return {
+      id: this.#known.size,
+      def,
+      rule,
+      context,
+      inputs: node.inputs.length,
+      constant,
+      known: names.map((name) => value(name)?.ints !== undefined),
+      components: componentsOf(names.map((name) => value(name)), rule).map((c) => ({
+        ...c,
+        shares: mayShare(c.groups),
+      })),
+    };
+  }
+
+  /** A number for everything of a value that a call's shape depends on; -1 for a value that is left out. */
+  #valueKind(name: string): number {
+    if (name === "") return -1;
+    let kind = this.#values.get(name);
+    if (kind === undefined) {
+      const { type, ints } = valueOf(this.#graph, name);
+      const content = ints ? `=[${ints.dims}](${ints.elements.map(dimKey).join()})` : "";
+      const text = `${this.#constants.has(name) ? "const " : ""}${printType(type)}${content}`;
+      kind = this.#kinds.get(text) ?? this.#kinds.size;
+      this.#kinds.set(text, kind);
+      this.#values.set(name, kind);
+    }
+    return kind;
+  }
+
+  #attributes(attributes: Attributes): string {
+    let text = "";
+    for (const [name, { kind, value }] of Object.entries(attributes)) {
+      if (kind === "tensor" || kind === "graph") {
+        const id = this.#objects.get(value) ?? this.#objects.size;
+        this.#objects.set(value, id);
+        text += `${name}=${kind}#${id};`;
+      } else text += `${name}=${kind}:${JSON.stringify(value)};`;
+    }
+    return text;
+  }
 }
 
 /** Groups the factors of a rule into components. */
-function componentsOf(graph: Graph, node: Call, rule: FactorRule): Component[] {
-  const names = [...node.inputs, ...node.outputs];
+function componentsOf(values: readonly (Value | undefined)[], rule: FactorRule): Omit<Component, "shares">[] {
   const places = rule.factors.map((f) => [...f.inputs, ...f.outputs]);
   const root = rule.factors.map((_, i) => i);
   const find = (i: number): number => (root[i] === i ? i : (root[i] = find(root[i]!)));
@@ -100,7 +198,7 @@ function componentsOf(graph: Graph, node: Call, rule: FactorRule): Component[] {
     const groups = new Map<string, { tensor: number; dim: number; members: Member[] }>();
     indices.forEach((i, factor) =>
       places[i]!.forEach((at, tensor) => {
-        if (!at || names[tensor] === "" || names[tensor] === undefined) return;
+        if (!at || !values[tensor]) return;
         const key = `${tensor}:${at.dim}`;
         const group = groups.get(key) ?? { tensor, dim: at.dim, members: [] };
         group.members.push({ factor, at });
@@ -110,13 +208,22 @@ function componentsOf(graph: Graph, node: Call, rule: FactorRule): Component[] {
     return {
       factors,
       groups: [...groups.values()].map(({ tensor, dim, members }) => {
-        const value = names[tensor]!;
-        const size = valueOf(graph, value).type.shape![dim]!;
+        const size = values[tensor]!.type.shape![dim]!;
         members.sort((a, b) => a.at.offset - b.at.offset);
-        return { tensor, value, dim, size, members, full: fills(members, factors, size) };
+        return { tensor, dim, size, members, full: fills(members, factors, size) };
       }),
     };
   });
+}
+
+/** Whether a layout may be chosen for the factors of a component. */
+export function isAllowed(component: Component, l: Layout): boolean {
+  return component.shares || isPartition(l);
+}
+
+/** Whether the dim follows from one factor. */
+export function isSimple(group: Group): boolean {
+  return group.full && group.members.length === 1;
 }
 
 /** The half-open window of a factor in its dim, where both ends are numbers. */

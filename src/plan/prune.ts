@@ -5,96 +5,129 @@
  * constant, does not. A deferred sum is worth something when it meets another one in an addition, which saves a
  * collective. Graphs without weights are left as they are.
  */
-import { placementKey } from "../graph/placement.ts";
-import type { PlannedCall } from "./places.ts";
+import type { Layout } from "../graph/layout.ts";
+import { type Cell, join, rootOf } from "./cells.ts";
+import type { CallShape, PlannedCall } from "./places.ts";
 import type { Candidate } from "./strategies.ts";
 
-/** A call with its strategies. */
+/** A call with its strategies. Equal lists of candidates are the same object. */
 export interface Choices {
   readonly call: PlannedCall;
   readonly candidates: readonly Candidate[];
 }
 
-/** The strategies that are kept for each call, the replicated one always. */
-export function pruneStrategies(
-  all: readonly Choices[],
-  isConstant: (value: string) => boolean,
-): (readonly Candidate[])[] {
-  const deferred = usefulSums(all, isConstant);
-  const sharded = usefulShards(all, isConstant);
-  return all.map((choices) => choices.candidates.filter((c) => deferred(choices, c) && sharded(choices, c)));
-}
-
-/** Which linear strategies lead to an addition of sums of different origin. */
-function usefulSums(all: readonly Choices[], isConstant: (value: string) => boolean) {
-  const origins = new Map<string, ReadonlySet<number>>();
-  all.forEach(({ call, candidates }, id) => {
-    for (const c of candidates) {
-      const from = partials(call, c, isConstant);
-      const own = c.factors.length > 0 ? [id] : from.flatMap((v) => [...origins.get(v) ?? []]);
-      c.outputs.forEach((p, o) => {
-        if (p.kind !== "P" || p.reduction !== "sum") return;
-        const name = call.node.outputs[o]!;
-        // A few origins are as good as many.
-        origins.set(name, new Set([...origins.get(name) ?? [], ...own].slice(0, 4)));
-      });
-    }
+/** The strategies that are kept for each call, the replicated one always. Equal lists are the same object. */
+export function pruneStrategies(all: readonly Choices[]): (readonly Candidate[])[] {
+  const facts = new Map<readonly Candidate[], Facts[]>();
+  const rows = all.map(({ call, candidates }): Row => {
+    let list = facts.get(candidates);
+    if (!list) facts.set(candidates, list = candidates.map((c) => factsOf(call.shape, c)));
+    return { call, candidates, facts: list };
   });
-  const useful = new Set<string>(), kept = new Set<Candidate>();
-  for (const { call, candidates } of all.toReversed()) {
-    for (const c of candidates) {
-      if (!isLinear(c)) continue;
-      const from = partials(call, c, isConstant);
-      const sources = from.map((v) => origins.get(v) ?? new Set<number>());
+  const deferred = usefulSums(rows), sharded = usefulShards(rows);
+  const known = new Map<readonly Candidate[], Map<string, readonly Candidate[]>>();
+  return rows.map(({ candidates }, id) => {
+    const keep = candidates.map((_, i) => deferred[id]![i]! && sharded[id]![i]!);
+    const key = keep.map(Number).join("");
+    let lists = known.get(candidates);
+    if (!lists) known.set(candidates, lists = new Map());
+    let list = lists.get(key);
+    if (!list) lists.set(key, list = candidates.filter((_, i) => keep[i]));
+    return list;
+  });
+}
+
+/** What matters here of a strategy, the same for all equal calls. Tensors are inputs, then outputs. */
+interface Facts {
+  readonly linear: boolean;
+  /** Inputs that are partial and no constants. */
+  readonly partialInputs: readonly number[];
+  readonly sumOutputs: readonly number[];
+  readonly shards: readonly { readonly tensor: number; readonly dim: number; readonly layout: Layout }[];
+  /** Whether the strategy spares a rank a part of a weight by itself. */
+  readonly worthwhile: boolean;
+}
+
+interface Row extends Choices {
+  readonly facts: readonly Facts[];
+}
+
+function factsOf({ inputs, constant, def }: CallShape, c: Candidate): Facts {
+  const heavy = def?.flops !== undefined && c.inputs.some((p, i) => p.kind === "S" && constant[i]);
+  return {
+    linear: c.factors.length === 0 && c.outputs.some((p) => p.kind === "P"),
+    partialInputs: c.inputs.flatMap((p, i) => (p.kind === "P" && !constant[i] ? [i] : [])),
+    sumOutputs: c.outputs.flatMap((p, i) => (p.kind === "P" && p.reduction === "sum" ? [inputs + i] : [])),
+    shards: [...c.inputs, ...c.outputs].flatMap((p, tensor) =>
+      p.kind === "S" ? [{ tensor, dim: p.dim, layout: p.layout }] : []
+    ),
+    worthwhile: heavy || c.factors.some((f) => f.selected || f.internal),
+  };
+}
+
+/** By call and strategy, whether it is none that passes sums on, or leads to an addition of sums of different origin. */
+function usefulSums(rows: readonly Row[]): boolean[][] {
+  const origins = new Map<string, readonly number[]>();
+  rows.forEach(({ call: { names }, candidates, facts }, id) => {
+    facts.forEach(({ partialInputs, sumOutputs }, i) => {
+      if (sumOutputs.length === 0) return;
+      const own = candidates[i]!.factors.length > 0
+        ? [id]
+        : [...new Set(partialInputs.map((t) => names[t]!))].flatMap((v) => [...origins.get(v) ?? []]);
+      for (const t of sumOutputs) {
+        // A few origins are as good as many.
+        origins.set(names[t]!, [...new Set([...origins.get(names[t]!) ?? [], ...own].slice(0, 4))]);
+      }
+    });
+  });
+  const useful = new Set<string>();
+  const keep = rows.map(({ facts }) => facts.map((f) => !f.linear));
+  for (let id = rows.length - 1; id >= 0; id--) {
+    const { call: { names, node, shape }, facts } = rows[id]!;
+    facts.forEach(({ linear, partialInputs }, i) => {
+      if (!linear) return;
+      const from = [...new Set(partialInputs.map((t) => names[t]!))];
+      const sources = from.map((v) => origins.get(v) ?? []);
       // Both halves of a rotation come from one product: nothing is saved by adding them before the sum.
-      const meets = sources.some((a, i) => sources.slice(0, i).some((b) => ![...a].some((x) => b.has(x))));
-      if (!meets && !call.node.outputs.some((o) => useful.has(o))) continue;
-      if (call.def?.flops || sources.some((s) => s.size === 0)) continue;
-      kept.add(c);
+      const meets = sources.some((a, k) => sources.slice(0, k).some((b) => !a.some((x) => b.includes(x))));
+      if (!meets && !node.outputs.some((o) => useful.has(o))) return;
+      if (shape.def?.flops || sources.some((s) => s.length === 0)) return;
+      keep[id]![i] = true;
       from.forEach((v) => useful.add(v));
-    }
+    });
   }
-  return (_: Choices, c: Candidate) => !isLinear(c) || kept.has(c);
+  return keep;
 }
 
-/** Which shards are, by way of any strategies, those of a weight. */
-function usefulShards(all: readonly Choices[], isConstant: (value: string) => boolean) {
-  const parent = new Map<string, string>();
-  const find = (x: string): string => {
-    let root = x;
-    while (parent.get(root) !== undefined && parent.get(root) !== root) root = parent.get(root)!;
-    parent.set(x, root);
-    return root;
+/** A shard of a value, in a set with those that strategies connect. */
+interface ShardCell extends Cell<ShardCell> {
+  useful: boolean;
+}
+
+/** By call and strategy, whether it has no shards, or such as are, by way of any strategies, those of a weight. */
+function usefulShards(rows: readonly Row[]): boolean[][] {
+  const cells = new Map<string, Map<Layout, ShardCell>[]>();
+  const cellOf = (value: string, dim: number, layout: Layout): ShardCell => {
+    let dims = cells.get(value);
+    if (!dims) cells.set(value, dims = []);
+    const layouts = dims[dim] ??= new Map();
+    let cell = layouts.get(layout);
+    if (!cell) layouts.set(layout, cell = { up: undefined, useful: false });
+    return cell;
   };
-  const marks: string[] = [];
-  for (const { call, candidates } of all) {
-    for (const c of candidates) {
-      const keys = shardKeys(call, c);
-      for (const k of keys) parent.set(find(k), find(keys[0]!));
-      const heavy = call.def?.flops !== undefined &&
-        c.inputs.some((p, i) => p.kind === "S" && isConstant(call.node.inputs[i]!));
-      if (keys.length > 0 && (heavy || c.factors.some((f) => f.selected || f.internal))) marks.push(keys[0]!);
-    }
-  }
-  const useful = new Set(marks.map(find));
-  return ({ call }: Choices, c: Candidate) => {
-    const keys = shardKeys(call, c);
-    return useful.size === 0 || keys.length === 0 || useful.has(find(keys[0]!));
-  };
-}
-
-/** The shards of a strategy. Constants are cut anew by each reader, so they connect nothing. */
-function shardKeys(call: PlannedCall, c: Candidate): string[] {
-  const names = [...call.node.inputs, ...call.node.outputs];
-  return [...c.inputs, ...c.outputs].flatMap((p, i) => (p.kind === "S" ? [`${names[i]}\n${placementKey(p)}`] : []));
-}
-
-function isLinear(c: Candidate): boolean {
-  return c.factors.length === 0 && c.outputs.some((p) => p.kind === "P");
-}
-
-/** The inputs that are partial and no constants. */
-function partials(call: PlannedCall, c: Candidate, isConstant: (value: string) => boolean): string[] {
-  const names = call.node.inputs.filter((_, i) => c.inputs[i]!.kind === "P");
-  return [...new Set(names.filter((name) => !isConstant(name)))];
+  const marks: ShardCell[] = [];
+  const firsts = rows.map(({ call: { names }, facts }) =>
+    facts.map(({ shards, worthwhile }) => {
+      let first: ShardCell | undefined;
+      for (const { tensor, dim, layout } of shards) {
+        const cell = cellOf(names[tensor]!, dim, layout);
+        if (first) join(cell, first);
+        else first = cell;
+      }
+      if (first && worthwhile) marks.push(first);
+      return first;
+    })
+  );
+  for (const cell of marks) rootOf(cell).useful = true;
+  return firsts.map((list) => list.map((first) => marks.length === 0 || !first || rootOf(first).useful));
 }

@@ -39,6 +39,8 @@ export class SlotClass {
 
   /** The index of a placement. */
   indexOf(p: Placement): number {
+    const at = this.placements.indexOf(p);
+    if (at >= 0) return at;
     const key = placementKey(p);
     return this.placements.findIndex((x) => placementKey(x) === key);
   }

@@ -4,12 +4,12 @@
  * Nothing here knows an op. Column-parallel and row-parallel matrix products, sharded heads, vocabulary-parallel tables
  * and deferred sums all follow from the factors.
  */
-import type { Graph } from "../graph/graph.ts";
+import { dependsOnData } from "../core/dim.ts";
 import { isPartition, isWhole, type Layout, maxLocalSize } from "../graph/layout.ts";
-import { PARTIAL_SUM, type Placement, placementKey, REPLICATE, shard } from "../graph/placement.ts";
+import { PARTIAL_SUM, type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import type { Factor } from "../ops/factors.ts";
-import { type Candidates, mayShare } from "./candidates.ts";
-import { type Component, dimLayout, factorLayout, type Group, type PlannedCall } from "./places.ts";
+import type { Candidates } from "./candidates.ts";
+import { type Component, dimLayout, factorLayout, type Group, isAllowed, type PlannedCall } from "./places.ts";
 import type { Strategy } from "./plan.ts";
 
 /** A strategy with what the cost model and explanations need of it. */
@@ -23,18 +23,24 @@ export interface Candidate extends Strategy {
 /** Name of the strategies that pass partial sums on. */
 export const LINEAR = "linear";
 
-/**
- * All strategies of a call: replicated first, then by factor and layout, then the linear ones; no two alike.
- *
- * `isConstant` tells which inputs are constant data, which any placement is free for.
- */
-export function strategiesOf(
-  graph: Graph,
-  call: PlannedCall,
-  candidates: Candidates,
-  isConstant: (value: string) => boolean,
-): Candidate[] {
-  const { node, rule, components } = call;
+/** The strategies of every call. Calls of equal shapes whose dims have equal candidates get the same list. */
+export function strategiesOfAll(calls: readonly PlannedCall[], candidates: Candidates): (readonly Candidate[])[] {
+  const known = new Map<string, readonly Candidate[]>();
+  return calls.map((call) => {
+    const { shape, names } = call;
+    let key = String(shape.id);
+    for (const { groups } of shape.components) {
+      for (const g of groups) key += `,${candidates.idOf(names[g.tensor]!, g.dim)}`;
+    }
+    let list = known.get(key);
+    if (!list) known.set(key, list = strategiesOf(call, candidates));
+    return list;
+  });
+}
+
+/** All strategies of a call: replicated first, then by factor and layout, then the linear ones; no two alike. */
+export function strategiesOf(call: PlannedCall, candidates: Candidates): Candidate[] {
+  const { node, names, shape } = call;
   const all = [replicated(call)];
   const seen = new Set([keyOf(all[0]!)]);
   const push = (c: Candidate | undefined) => {
@@ -42,22 +48,18 @@ export function strategiesOf(
     seen.add(keyOf(c));
     all.push(c);
   };
-  for (const component of components) {
-    const shares = mayShare(component, {
-      heavy: call.def?.flops !== undefined,
-      outputsFrom: node.inputs.length,
-      isConstant,
-    });
+  for (const component of shape.components) {
     for (const driver of component.groups) {
       if (new Set(driver.members.map((m) => m.factor)).size < component.factors.length) continue;
-      for (const l of candidates.of(driver.value, driver.dim)) {
-        if (shares || isPartition(l)) push(sharded(graph, call, { component, driver, layout: l, candidates }));
+      for (const l of candidates.of(names[driver.tensor]!, driver.dim)) {
+        if (isAllowed(component, l)) push(sharded(call, { component, driver, layout: l, candidates }));
       }
     }
   }
-  for (const set of rule.linear ?? []) {
+  for (const set of shape.rule.linear ?? []) {
     const reads = set.filter((i) => node.inputs[i] !== undefined && node.inputs[i] !== "");
-    if (reads.length < set.length || !reads.some((i) => !isConstant(node.inputs[i]!))) continue;
+    // Any placement of constant data is free.
+    if (reads.length < set.length || !reads.some((i) => !shape.constant[i])) continue;
     push({
       name: LINEAR,
       inputs: node.inputs.map((_, i) => (set.includes(i) ? PARTIAL_SUM : REPLICATE)),
@@ -94,7 +96,7 @@ interface Choice {
 }
 
 /** The strategy that shards a component as a layout of one dim says, or undefined where that is not possible. */
-function sharded(graph: Graph, call: PlannedCall, choice: Choice): Candidate | undefined {
+function sharded(call: PlannedCall, choice: Choice): Candidate | undefined {
   const { component, driver } = choice;
   const layouts = new Map<number, Layout>();
   for (const { factor, at } of driver.members) {
@@ -103,20 +105,19 @@ function sharded(graph: Graph, call: PlannedCall, choice: Choice): Candidate | u
     layouts.set(factor, l);
   }
   if ([...layouts.values()].every(isWhole)) return undefined;
-  const { node } = call;
-  const count = node.inputs.length;
+  const { names, shape } = call;
+  const count = shape.inputs;
   const placements: Placement[] = [];
-  for (let tensor = 0; tensor < count + node.outputs.length; tensor++) {
+  for (let tensor = 0; tensor < names.length; tensor++) {
     const groups = component.groups.filter((g) => g.tensor === tensor);
-    const name = tensor < count ? node.inputs[tensor]! : node.outputs[tensor - count]!;
     let placement: Placement | undefined;
     if (groups.length > 1) return undefined;
-    if (groups.length === 1) placement = onDim(groups[0]!, choice, layouts);
-    else if (name === "") placement = REPLICATE;
+    if (groups.length === 1) placement = onDim(call, groups[0]!, choice, layouts);
+    else if (names[tensor] === "") placement = REPLICATE;
     else if (tensor < count) {
       placement = component.factors.some((f) => f.addends?.includes(tensor)) ? PARTIAL_SUM : REPLICATE;
-    } else placement = reduced(component, layouts);
-    if (!placement || (placement.kind === "S" && graph.values.get(name)?.ints)) return undefined;
+    } else placement = reduced(choice, layouts);
+    if (!placement || (placement.kind === "S" && shape.known[tensor])) return undefined;
     placements.push(placement);
   }
   return {
@@ -129,18 +130,30 @@ function sharded(graph: Graph, call: PlannedCall, choice: Choice): Candidate | u
 }
 
 /** The placement of a tensor in whose dim the factors sit. */
-function onDim(group: Group, choice: Choice, layouts: ReadonlyMap<number, Layout>): Placement | undefined {
+function onDim(
+  call: PlannedCall,
+  group: Group,
+  choice: Choice,
+  layouts: ReadonlyMap<number, Layout>,
+): Placement | undefined {
   const l = group === choice.driver
     ? choice.layout
     : group.full
     ? dimLayout(group, layouts)
-    : matching(group, choice, layouts);
-  return l && (isWhole(l) ? REPLICATE : shard(group.dim, l));
+    : matching(call, group, choice, layouts);
+  // Of a dim that repeats as often as only data says, no rank could tell the size of its part.
+  if (!l || dependsOnData(l.outer)) return undefined;
+  return isWhole(l) ? REPLICATE : choice.candidates.layouts.shard(group.dim, l);
 }
 
 /** A candidate of a dim of which the factors fill only windows. */
-function matching(group: Group, choice: Choice, layouts: ReadonlyMap<number, Layout>): Layout | undefined {
-  return choice.candidates.of(group.value, group.dim).find((l) =>
+function matching(
+  { names }: PlannedCall,
+  group: Group,
+  choice: Choice,
+  layouts: ReadonlyMap<number, Layout>,
+): Layout | undefined {
+  return choice.candidates.of(names[group.tensor]!, group.dim).find((l) =>
     group.members.every(({ factor, at }) => {
       const part = factorLayout(l, at, choice.component.factors[factor]!.size);
       return part?.key === layouts.get(factor)!.key;
@@ -149,11 +162,11 @@ function matching(group: Group, choice: Choice, layouts: ReadonlyMap<number, Lay
 }
 
 /** The placement of an output in which no factor of the component sits. */
-function reduced(component: Component, layouts: ReadonlyMap<number, Layout>): Placement | undefined {
+function reduced({ component, candidates }: Choice, layouts: ReadonlyMap<number, Layout>): Placement | undefined {
   if (component.factors.some((f) => f.internal)) return REPLICATE;
   const reductions = new Set(component.factors.map((f) => f.reduce ?? (f.selected ? "sum" : undefined)));
   const [reduction] = reductions;
   if (reductions.size !== 1 || reduction === undefined) return undefined;
   if (reduction === "sum" && ![...layouts.values()].every(isPartition)) return undefined;
-  return { kind: "P", reduction };
+  return candidates.layouts.partial(reduction);
 }

@@ -129,9 +129,8 @@ async function sweep(def: OpDef, engine: Awaited<ReturnType<typeof openNativeEng
     for (const ranks of [2, 3]) {
       const calls = plannedCalls(graph, opDef);
       if (calls.length === 0) continue;
-      const isConstant = (name: string) => !feeds.has(name);
       for (
-        const strategy of strategiesOf(graph, calls[0]!, candidateLayouts(graph, calls, ranks, isConstant), isConstant)
+        const strategy of strategiesOf(calls[0]!, candidateLayouts(graph, calls, ranks))
       ) {
         const where = `${label} on ${ranks} ranks, ${strategy.name}`;
         const sharded = placed(graph, call, strategy);

@@ -1,0 +1,303 @@
+/**
+ * A graph as a sequence of steps with priced alternatives: what the frontier search solves.
+ *
+ * Beside the calls there are steps for what enters and leaves the graph. They stand where they matter, not at its ends,
+ * so that few values are live at once: an input enters in front of its first reader, and a result is demanded behind
+ * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
+ */
+import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
+import { type Placement, REPLICATE } from "../graph/placement.ts";
+import type { TensorType } from "../graph/types.ts";
+import { printType } from "../graph/types.ts";
+import type { Pricing } from "./cost.ts";
+import type { Alternative, Step } from "./frontier.ts";
+import { Memo } from "./memo.ts";
+import { narrow, type Touches } from "./narrow.ts";
+import type { PlannedCall } from "./places.ts";
+import { directStep } from "./redistribute.ts";
+import { type SlotClass, SlotClasses, type SlotKind } from "./slot.ts";
+import type { Candidate } from "./strategies.ts";
+
+/** A call with its strategies and their prices in picoseconds. Lists of equal calls are the same objects. */
+export interface PricedCall extends PlannedCall {
+  readonly candidates: readonly Candidate[];
+  readonly compute: readonly number[];
+  /** Price of the memory of weights, without those that several calls read. */
+  readonly memory: readonly number[];
+  /** Positions of weights, the largest first. */
+  readonly weights: readonly number[];
+}
+
+/** What a step stands for. */
+export type StepSource =
+  | { readonly kind: "call"; readonly call: PricedCall }
+  | { readonly kind: "enter"; readonly value: string }
+  | { readonly kind: "result"; readonly value: string };
+
+/** The problem of one graph. */
+export interface Problem {
+  readonly graph: Graph;
+  readonly calls: readonly PricedCall[];
+  readonly steps: readonly Step[];
+  /** By step. */
+  readonly sources: readonly StepSource[];
+  /** Classes of the values that the search follows; all others are replicated wherever they are used. */
+  readonly classes: ReadonlyMap<string, SlotClass>;
+  readonly pricing: Pricing;
+  readonly isConstant: (value: string) => boolean;
+}
+
+/** A step before it is known which of its values are followed. */
+interface Item extends Touches {
+  readonly source: StepSource;
+  readonly options: Options;
+}
+
+/** The choices at a step, with values by their position in `reads` and `writes`: the same object for equal steps. */
+interface Options {
+  readonly choices: readonly {
+    readonly cost: number;
+    /** By read: the placements needed, each once. */
+    readonly wants: readonly (readonly Placement[])[];
+    /** By write: the placement given. */
+    readonly gives: readonly Placement[];
+  }[];
+  /** By read, then by write: all placements, each once, in order of the choices. */
+  readonly universes: readonly (readonly Placement[])[];
+  /** Alternatives by the classes of the values that are followed. */
+  readonly alternatives: Map<string, readonly Alternative[]>;
+}
+
+function optionsOf(choices: Options["choices"]): Options {
+  const [{ wants, gives }] = choices as readonly [Options["choices"][number]];
+  const universes = [
+    ...wants.map((_, r) => [...new Set(choices.flatMap((c) => c.wants[r]!))]),
+    ...gives.map((_, w) => [...new Set(choices.map((c) => c.gives[w]!))]),
+  ];
+  return { choices, universes, alternatives: new Map() };
+}
+
+/** Orders calls, entries and results, and finds out which values have to be followed. */
+export class Sequence {
+  readonly #graph: Graph;
+  readonly #calls: readonly PricedCall[];
+  readonly #pricing: Pricing;
+  readonly #isConstant: (value: string) => boolean;
+  readonly #shared: (value: string) => boolean;
+  /** For each carried placeholder, the value that it becomes. */
+  readonly #carried = new Map<string, string>();
+  readonly #callOptions = new Memo((_: readonly Candidate[]) =>
+    new Memo((_: readonly number[]) => new Map<string, Options>())
+  );
+  readonly #slots = new SlotClasses();
+  readonly #classes = new Map<string, SlotClass>();
+
+  constructor(
+    graph: Graph,
+    calls: readonly PricedCall[],
+    pricing: Pricing,
+    isConstant: (value: string) => boolean,
+    shared: (value: string) => boolean,
+  ) {
+    this.#graph = graph;
+    this.#calls = calls;
+    this.#pricing = pricing;
+    this.#isConstant = isConstant;
+    this.#shared = shared;
+    for (const { input, output } of graph.carried) this.#carried.set(input, outputOf(graph).inputs[output]!);
+  }
+
+  /** The steps of the graph. */
+  problem(): Problem {
+    const calls = this.#calls.map((call) => this.#callItem(call));
+    const universes = this.#universes(calls);
+    const weight = new Memo((v: string) => (this.#followed(v) ? Math.log(universes.get(v)?.length ?? 1) : 0));
+    const withResults = this.#insertResults(narrow(calls, (value) => weight.of(value)), universes);
+    const reads = new Set(withResults.flatMap((item) => item.reads));
+    for (const [value, universe] of universes) {
+      if (universe.length > 1 && reads.has(value) && this.#followed(value)) {
+        this.#classes.set(value, this.#class(value, universe));
+      }
+    }
+    const items = this.#insertEntries(withResults);
+    const last = new Map<string, number>();
+    items.forEach((item, i) => item.reads.forEach((v) => last.set(v, i)));
+    return {
+      graph: this.#graph,
+      calls: this.#calls,
+      steps: items.map((item, i) => this.#step(item, i, last)),
+      sources: items.map((item) => item.source),
+      classes: this.#classes,
+      pricing: this.#pricing,
+      isConstant: this.#isConstant,
+    };
+  }
+
+  #callItem(call: PricedCall): Item {
+    const { node, candidates, compute, memory, shape } = call;
+    // Sizes are known to every rank; captures may be sizes, and are always replicated.
+    const inputs = node.inputs.map((name, k) => (name === "" || shape.known[k] ? "" : name));
+    const captures = (node.captures ?? []).filter((name) => this.#planned(name));
+    const reads = [...new Set([...inputs, ...captures])].filter((name) => name !== "");
+    const outputs = node.outputs.map((name, k) => (name === "" || shape.known[shape.inputs + k] ? "" : name));
+    const writes = outputs.filter((name) => name !== "");
+    // Calls of one shape may still differ in which of their inputs are the same value.
+    const at = inputs.map((name) => reads.indexOf(name));
+    const key = captures.length > 0 ? node.name : at.join();
+    const known = this.#callOptions.of(candidates).of(memory);
+    let options = known.get(key);
+    if (!options) {
+      const choices = candidates.map((c, i) => ({
+        cost: compute[i]! + memory[i]!,
+        wants: reads.map((name, r) => [
+          ...new Set([
+            ...at.flatMap((x, k) => (x === r ? [c.inputs[k]!] : [])),
+            ...(captures.includes(name) ? [REPLICATE] : []),
+          ]),
+        ]),
+        gives: outputs.flatMap((name, k) => (name === "" ? [] : [c.outputs[k]!])),
+      }));
+      known.set(key, options = optionsOf(choices));
+    }
+    return { source: { kind: "call", call }, reads, writes, options };
+  }
+
+  /** Sizes are known to every rank. */
+  #planned(value: string): boolean {
+    return value !== "" && !valueOf(this.#graph, value).ints;
+  }
+
+  /** Constants are loaded as wanted, and not followed but where several calls share one. */
+  #followed(value: string): boolean {
+    return !this.#isConstant(value) || this.#shared(value);
+  }
+
+  /** All placements in which a value may be produced or wanted, replicated first. */
+  #universes(items: readonly Item[]): Map<string, Placement[]> {
+    const out = new Map<string, Placement[]>();
+    const add = (value: string, placements: readonly Placement[]) => {
+      let list = out.get(value);
+      if (!list) out.set(value, list = [REPLICATE]);
+      for (const p of placements) if (!list.includes(p)) list.push(p);
+    };
+    for (const { reads, writes, options: { universes } } of items) {
+      reads.forEach((v, r) => add(v, universes[r]!));
+      writes.forEach((v, w) => add(v, universes[reads.length + w]!));
+    }
+    for (const [input, output] of this.#carried) {
+      const states = (out.get(input) ?? [REPLICATE]).filter((p) => p.kind !== "P");
+      out.set(input, this.#isConstant(output) || !this.#planned(output) ? [REPLICATE] : states);
+      add(output, out.get(input)!);
+    }
+    return out;
+  }
+
+  /** The items, with demands of the graph's results, each behind the last call that has to do with it. */
+  #insertResults(items: readonly Item[], universes: ReadonlyMap<string, readonly Placement[]>): Item[] {
+    const last = new Map<string, number>();
+    items.forEach(({ reads, writes }, i) => {
+      for (const v of reads) last.set(v, i);
+      for (const v of writes) last.set(v, i);
+    });
+    const behind = new Map<number, Item[]>();
+    const put = (value: string, reads: readonly string[], options: Options) => {
+      const at = last.get(value) ?? items.length - 1;
+      behind.set(at, [...(behind.get(at) ?? []), { source: { kind: "result", value }, reads, writes: [], options }]);
+    };
+    const { inputs } = outputOf(this.#graph);
+    const carriedOutputs = new Set(this.#graph.carried.map((c) => c.output));
+    const ids: Memo<Placement, number> = new Memo(() => ids.size);
+    const same = new Map<string, Options>();
+    for (const [input, output] of this.#carried) {
+      if (output === input) continue;
+      const universe = universes.get(input) ?? [REPLICATE], key = universe.map((p) => ids.of(p)).join();
+      let options = same.get(key);
+      if (!options) {
+        same.set(key, options = optionsOf(universe.map((p) => ({ cost: 0, wants: [[p], [p]], gives: [] }))));
+      }
+      put(output, [input, output], options);
+    }
+    const replicated = optionsOf([{ cost: 0, wants: [[REPLICATE]], gives: [] }]);
+    inputs.forEach((value, i) => {
+      if (!carriedOutputs.has(i) && this.#planned(value) && !this.#isConstant(value)) put(value, [value], replicated);
+    });
+    return [...items.flatMap((item, i) => [item, ...(behind.get(i) ?? [])]), ...(behind.get(-1) ?? [])];
+  }
+
+  /** The items, with entries of inputs and shared constants, each in front of its first reader. */
+  #insertEntries(items: readonly Item[]): Item[] {
+    const entered = new Set<string>(this.#calls.flatMap((c) => c.node.outputs));
+    const options = new Memo((cls: SlotClass) =>
+      optionsOf((cls.kind === "fixed" ? cls.placements : [REPLICATE]).map((p) => ({ cost: 0, wants: [], gives: [p] })))
+    );
+    return items.flatMap((item) => {
+      const fresh = item.reads.filter((v) => this.#classes.has(v) && !entered.has(v));
+      if (fresh.length === 0) return [item];
+      fresh.forEach((v) => entered.add(v));
+      const entries = fresh.map((value): Item => ({
+        source: { kind: "enter", value },
+        reads: [],
+        writes: [value],
+        options: options.of(this.#classes.get(value)!),
+      }));
+      return [...entries, item];
+    });
+  }
+
+  readonly #known = new Map<string, SlotClass>();
+  readonly #placementIds: Memo<Placement, number> = new Memo(() => this.#placementIds.size);
+
+  #class(value: string, placements: readonly Placement[]): SlotClass {
+    const { type } = valueOf(this.#graph, value);
+    const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
+    const key = `${kind} ${printType(type)} ${placements.map((p) => this.#placementIds.of(p)).join()}`;
+    let known = this.#known.get(key);
+    if (!known) this.#known.set(key, known = this.#slots.of(kind, placements, this.#moves(kind, type, placements)));
+    return known;
+  }
+
+  /** Prices of moves between placements; for constants, of loading each. */
+  #moves(kind: SlotKind, type: TensorType, placements: readonly Placement[]): number[][] {
+    if (kind === "constant") return [placements.map((p) => this.#pricing.memory(type, p))];
+    const bytes = this.#pricing.bytes(type);
+    return placements.map((from) =>
+      placements.map((to) => {
+        const step = directStep(from, to);
+        return step ? this.#pricing.step(step, bytes, to.kind === "S" ? to : from) : Infinity;
+      })
+    );
+  }
+
+  #step({ reads, writes, options }: Item, index: number, last: ReadonlyMap<string, number>): Step {
+    let key = "";
+    const inputs: string[] = [], outputs: { value: string; cls: SlotClass }[] = [], dies = new Set<string>();
+    const follow = (value: string) => {
+      const cls = this.#classes.get(value);
+      key += `${cls?.id ?? ""},`;
+      if (cls && (last.get(value) ?? -1) <= index) dies.add(value);
+      return cls;
+    };
+    for (const value of reads) if (follow(value)) inputs.push(value);
+    for (const value of writes) {
+      const cls = follow(value);
+      if (cls) outputs.push({ value, cls });
+    }
+    let alternatives = options.alternatives.get(key);
+    if (!alternatives) options.alternatives.set(key, alternatives = this.#alternatives(reads, writes, options));
+    return { inputs, outputs, dies, alternatives };
+  }
+
+  #alternatives(reads: readonly string[], writes: readonly string[], { choices }: Options): Alternative[] {
+    return choices.map(({ cost, wants, gives }) => ({
+      cost,
+      wants: reads.flatMap((v, r) => {
+        const cls = this.#classes.get(v);
+        return cls ? [wants[r]!.map((p) => cls.indexOf(p))] : [];
+      }),
+      outputs: writes.flatMap((v, w) => {
+        const cls = this.#classes.get(v);
+        return cls ? [cls.kind === "constant" ? 0 : cls.setOf([cls.indexOf(gives[w]!)])] : [];
+      }),
+    }));
+  }
+}
