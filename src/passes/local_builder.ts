@@ -4,7 +4,14 @@ import { type DType, dtypeInfo } from "../core/dtype.ts";
 import { fromNumbers } from "../core/host_tensor.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
-import { type Attributes, type Call, type CollectiveKind, type TensorData, type Value } from "../graph/graph.ts";
+import {
+  type Attributes,
+  type Call,
+  type CollectiveKind,
+  type Graph,
+  type TensorData,
+  type Value,
+} from "../graph/graph.ts";
 import { type Layout, localSize } from "../graph/layout.ts";
 import { type Placement, type Reduction, REPLICATE } from "../graph/placement.ts";
 import { renameCaptures } from "../graph/subgraphs.ts";
@@ -20,12 +27,15 @@ export class LocalBuilder {
   readonly #graph: GraphBuilder<"local">;
   readonly #opsets: ReadonlyMap<string, number>;
   readonly #rank: number;
+  readonly #reserved: ReadonlyMap<string, unknown>;
   readonly #shared = new Map<string, string>();
 
-  constructor(name: string, rank: number, opsets: ReadonlyMap<string, number>) {
+  /** `source` is the graph that is made local: no new value takes the name of one of its values. */
+  constructor(source: Graph<"sharded">, rank: number) {
     this.#rank = rank;
-    this.#graph = new GraphBuilder("local", name, opsets);
-    this.#opsets = opsets;
+    this.#graph = new GraphBuilder("local", source.name, source.opsets);
+    this.#opsets = source.opsets;
+    this.#reserved = source.values;
   }
 
   /** The level of the calls that are appended from now on; see `Call.level`. */
@@ -74,7 +84,7 @@ export class LocalBuilder {
       const domain = options.domain ?? "";
       if (domain !== "") this.#graph.requireDomain(domain, 1);
       const outputs: string[] = [];
-      for (let i = 0; i < options.outputs; i++) outputs.push(this.#graph.freshValue(`${stem}.${op}${i || ""}`));
+      for (let i = 0; i < options.outputs; i++) outputs.push(this.#fresh(`${stem}.${op}${i || ""}`));
       const call: Call = {
         kind: "call_function",
         name: `${stem}.${op}`,
@@ -107,7 +117,7 @@ export class LocalBuilder {
     const key = `sizes ${scalar} ${elements.map(dimKey).join(",")}`;
     return this.#share(key, () => {
       const ints: KnownInts = { dims: scalar ? [] : [elements.length], elements };
-      const name = this.#graph.freshValue("sizes");
+      const name = this.#fresh("sizes");
       const constant = elements.every((e) => typeof e === "number");
       const type: TensorType = { dtype: "i64", shape: ints.dims };
       if (constant) {
@@ -127,7 +137,7 @@ export class LocalBuilder {
   /** A scalar constant, shared among equals. */
   scalar(dtype: DType, value: number): string {
     return this.#share(`scalar ${dtype} ${Object.is(value, -0) ? "-0" : value}`, () => {
-      const name = this.#graph.freshValue("scalar");
+      const name = this.#fresh("scalar");
       this.#graph.getAttr(name, inlineData(dtype, [], fromNumbers(dtype, [], [value]).data), { placement: REPLICATE });
       return name;
     });
@@ -139,6 +149,13 @@ export class LocalBuilder {
     if (!Ctor) throw new GraphError(`Cannot make zeros of dtype ${dtype}`);
     const value = inlineData(dtype, [1], new Ctor(1));
     return this.emitter("zeros").op("ConstantOfShape", [this.sizes(shape)], { value: { kind: "tensor", value } });
+  }
+
+  /** A name for a value that the source graph does not have, now or later. */
+  #fresh(stem: string): string {
+    let name = this.#graph.freshValue(stem);
+    while (this.#reserved.has(name)) name = this.#graph.freshValue(stem += "_");
+    return name;
   }
 
   #share(key: string, make: () => string): string {
@@ -153,7 +170,7 @@ export class LocalBuilder {
     details: { shard?: { dim: number; layout: Layout }; from?: Layout; reduction?: Reduction },
   ): string {
     const { type } = this.#graph.value(input)!;
-    const output = this.#graph.freshValue(`${input}.${kind}`);
+    const output = this.#fresh(`${input}.${kind}`);
     const placement: Placement = kind === "reduce_scatter" && details.shard
       ? { kind: "S", ...details.shard }
       : REPLICATE;

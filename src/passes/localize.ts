@@ -21,7 +21,7 @@ import { localData } from "./local_data.ts";
 
 /** Rank `rank`'s part of `graph`. */
 export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
-  const builder = new LocalBuilder(graph.name, rank, graph.opsets);
+  const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
   const names = new Map<string, string>();
