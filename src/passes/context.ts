@@ -17,8 +17,6 @@ export interface Config {
   readonly nominal?: Nominal;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
-  /** Whether decomposed attention and norms are rewritten to fused ops; true by default. */
-  readonly fuse?: boolean;
   /** Whether the graph after each pass is kept as text, in {@linkcode ParallelExecutionCtx.dumps}; false by default. */
   readonly dump?: boolean;
 }
