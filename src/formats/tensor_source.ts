@@ -16,9 +16,13 @@ export type IndexRanges = readonly (readonly [start: number, end: number])[];
 
 /** A tensor that can be read lazily. */
 export interface TensorSource {
+  /** As the file calls it. */
   readonly name: string;
+  /** Of the elements. */
   readonly dtype: DType;
+  /** Sizes, outermost first. */
   readonly shape: readonly number[];
+  /** Where its bytes lie. */
   readonly location: TensorLocation;
   /** The elements of a tensor of strings, in UTF-8; such a tensor cannot be read as bytes. */
   readonly strings?: readonly Uint8Array[];

@@ -61,6 +61,7 @@ interface Renewal {
 
 /** Time of one step, in milliseconds. */
 export interface StepTiming {
+  /** Of the whole step. */
   readonly total: number;
   /** Spent in barriers: the skew between the ranks. */
   readonly waiting: number;
