@@ -33,13 +33,3 @@ export function printType(type: TensorType): string {
 export function numel(shape: Shape): Dim {
   return dimProduct(shape);
 }
-
-/** Whether two types are equal, open parts included. */
-export function sameType(a: TensorType, b: TensorType): boolean {
-  return printType(a) === printType(b);
-}
-
-/** The shape when all its sizes are numbers. */
-export function constantShape(shape: Shape | undefined): readonly number[] | undefined {
-  return shape?.every((d) => typeof d === "number") ? shape as readonly number[] : undefined;
-}
