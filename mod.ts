@@ -136,7 +136,34 @@ export { ParallelLayerAnnotatePass } from "./src/passes/parallel_layer_annotate_
 export { ParallelLayerReplacePass } from "./src/passes/parallel_layer_replace_pass.ts";
 export { InitializeOrLoadWeightsPass } from "./src/passes/initialize_or_load_weights_pass.ts";
 
-// Layers: the parallel layers of src/layers belong here.
+// Layers: models written in TypeScript.
+export { compileModule, type CompileModuleOptions, runModule, type RunModuleOptions } from "./src/module_session.ts";
+export { type LoadOptions, Module, Sequential } from "./src/layers/module.ts";
+export { Parameter, type ParameterOptions, type StateTensor } from "./src/layers/parameter.ts";
+export { type Initializer, linearInitializer, ONES, ZEROS } from "./src/layers/initializers.ts";
+export { type CallOptions, Trace, type TraceOptions } from "./src/layers/trace.ts";
+export { Linear, LinearModule, type LinearOptions } from "./src/layers/linear.ts";
+export { ColumnParallelLinear, type ColumnParallelLinearOptions } from "./src/layers/column_parallel_linear.ts";
+export { RowParallelLinear, type RowParallelLinearOptions } from "./src/layers/row_parallel_linear.ts";
+export { Embedding, EmbeddingModule, type EmbeddingOptions, VocabParallelEmbedding } from "./src/layers/embedding.ts";
+export {
+  CrossEntropyLoss,
+  type CrossEntropyOptions,
+  LossModule,
+  VocabParallelCrossEntropyLoss,
+} from "./src/layers/cross_entropy_loss.ts";
+export { LayerNorm, type LayerNormOptions, RMSNorm, type RMSNormOptions } from "./src/layers/norms.ts";
+export {
+  type Activation,
+  gelu,
+  geluTanh,
+  Lambda,
+  relu,
+  sigmoid,
+  silu,
+  softmax,
+  tanh,
+} from "./src/layers/activations.ts";
 
 // Plans.
 export type { Plan, PlanCost, Reshard, Strategy } from "./src/plan/plan.ts";

@@ -105,7 +105,9 @@ function report(): void {
     printTable(memoryTable(sides), options.markdown),
     "",
     `${describeMachine()}; ${new Date().toISOString().slice(0, 10)}.`,
-    `${rounds.length} interleaved rounds, medians of the rounds' medians (least–largest); a round: ${workload.repeats} prompts a length, ` +
+    `${
+      count(rounds.length, "interleaved round")
+    }, medians of the rounds' medians (least–largest); a round: ${workload.repeats} prompts a length, ` +
     `${workload.tokens} single tokens around a past length, in new processes.`,
     `Logits of both sides: at most ${difference.toExponential(1)} apart where the largest is ${
       scale.toPrecision(3)
@@ -132,18 +134,18 @@ function row(name: string, peer: Spread, ours: Spread): string[] {
 }
 
 function memoryTable(sides: readonly string[]): Table {
-  const kinds: readonly (readonly [string, keyof Memory])[] = [
-    ["private", "private"],
-    ["of which anonymous", "anonymous"],
-    ["shared", "shared"],
-    ["proportional", "proportional"],
-    ["peak", "peak"],
+  const kinds: readonly (readonly [string, "loaded" | "memory", keyof Memory])[] = [
+    ["private, loaded", "loaded", "private"],
+    ["private, at the end", "memory", "private"],
+    ["  of which anonymous", "memory", "anonymous"],
+    ["shared with others", "memory", "shared"],
+    ["proportional", "memory", "proportional"],
+    ["peak resident", "memory", "peak"],
   ];
-  const largest = (kind: keyof Memory) => rounds.map((r) => Math.max(...r.ranks.map((rank) => rank.memory[kind])));
-  const rows = kinds.map(([name, kind]) => [
+  const rows = kinds.map(([name, when, kind]) => [
     name,
-    mebibytes(median(rounds.map((r) => r.peer.memory[kind]))),
-    mebibytes(median(largest(kind))),
+    mebibytes(median(rounds.map((r) => r.peer[when][kind]))),
+    mebibytes(median(rounds.map((r) => Math.max(...r.ranks.map((rank) => rank[when][kind]))))),
   ]);
   const weights = Math.max(...rounds[0]!.ranks.map((rank) => rank.weightBytes));
   return {

@@ -1,10 +1,11 @@
 /** From a module written in TypeScript to a running model: trace, shard, load, compile. */
 import { InputError } from "./core/errors.ts";
 import type { HostTensor } from "./core/host_tensor.ts";
-import { type Graph, isCall, type TensorData, valueOf } from "./graph/graph.ts";
+import { type Graph, isCall, valueOf } from "./graph/graph.ts";
 import { REPLICATE } from "./graph/placement.ts";
 import type { TensorType } from "./graph/types.ts";
 import type { Module } from "./layers/module.ts";
+import type { StateTensor } from "./layers/parameter.ts";
 import { localize } from "./passes/localize.ts";
 import type { Plan } from "./plan/plan.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
@@ -17,7 +18,7 @@ export interface RunModuleOptions {
   /** The ranks that share the module, from `init()`. */
   readonly comm: Communicator;
   /** The parameters by name, whole, or lazy as a file gives them; absent if the module has its data already. */
-  readonly state?: ReadonlyMap<string, TensorData | HostTensor>;
+  readonly state?: ReadonlyMap<string, StateTensor>;
   /** Threads of each of this rank's sessions; the host's cores shared out among its ranks by default. */
   readonly threads?: number;
   /** ONNX Runtime's native package, or its WebAssembly one; the first that loads by default. */

@@ -6,6 +6,7 @@
  */
 import { InferenceSession } from "onnxruntime-node";
 import type { Decoder } from "./decoder.ts";
+import { ownMemory } from "./memory.ts";
 import { PeerRunner } from "./peer_runner.ts";
 import {
   check,
@@ -27,6 +28,8 @@ export interface PeerTask {
   readonly threads: number;
 }
 
+type Loaded = Pick<Measured, "loadMs" | "loaded">;
+
 if (import.meta.main) {
   const task = JSON.parse(Deno.readTextFileSync(Deno.args[0]!)) as PeerTask;
   const began = performance.now();
@@ -36,20 +39,20 @@ if (import.meta.main) {
     executionMode: "sequential",
     graphOptimizationLevel: "all",
   });
-  const loadMs = performance.now() - began;
+  const load = { loadMs: performance.now() - began, loaded: ownMemory() };
   const capacity = longestSequence(task.workload);
   const sides = {
     "new outputs": new PeerRunner(session, task.decoder, { capacity, preallocate: false }),
     "pre-allocated outputs": new PeerRunner(session, task.decoder, { capacity, preallocate: true }),
   };
   const logits = await check(sides["new outputs"], task.workload);
-  const measured = await measureBest(sides, task.workload, loadMs);
+  const measured = await measureBest(sides, task.workload, load);
   Deno.writeFileSync(`${task.folder}/peer.logits`, new Uint8Array(logits.buffer));
   Deno.writeTextFileSync(`${task.folder}/peer.json`, JSON.stringify(measured));
 }
 
 /** Every case on the side that is faster in a short trial. */
-async function measureBest(sides: Record<string, Runner>, workload: Workload, loadMs: number): Promise<Measured> {
+async function measureBest(sides: Record<string, Runner>, workload: Workload, load: Loaded): Promise<Measured> {
   const trial: Workload = { ...workload, repeats: 2, tokens: Math.min(workload.tokens, 8) };
   let found: Measured | undefined;
   const notes: string[] = [];
@@ -57,7 +60,7 @@ async function measureBest(sides: Record<string, Runner>, workload: Workload, lo
     const medians: [number, string][] = [];
     for (const [side, runner] of Object.entries(sides)) medians.push([median(await time(runner)), side]);
     const [, best] = medians.sort(([a], [b]) => a - b)[0]!;
-    const part = await measure(sides[best]!, { ...workload, prefill: [], decode: [], ...only }, loadMs);
+    const part = await measure(sides[best]!, { ...workload, prefill: [], decode: [], ...only }, load);
     found = { ...part, times: { ...found?.times, ...part.times } };
     notes.push(`${name}: ${best}`);
   };

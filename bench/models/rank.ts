@@ -7,6 +7,7 @@ import { init } from "../../src/runtime/comm/init.ts";
 import { CausalFeeds } from "../../src/generate/feeds.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
+import { ownMemory } from "./memory.ts";
 import { check, longestSequence, measure, type Measured, type Runner, type Workload } from "./workload.ts";
 
 /** What a rank is asked to do. */
@@ -33,12 +34,12 @@ if (import.meta.main) {
   await using comm = await init();
   const joinMs = performance.now() - began;
   await using model = await parallelizeModel(task.model, { comm, threads: task.threads });
-  const loadMs = performance.now() - began;
+  const load = { loadMs: performance.now() - began, loaded: ownMemory() };
   const waits: number[] = [];
   const runner = makeRunner(model, longestSequence(task.workload), waits);
   const logits = await check(runner, task.workload);
   waits.length = 0;
-  const found = await measure(runner, task.workload, loadMs);
+  const found = await measure(runner, task.workload, load);
   const measured: RankMeasured = {
     ...found,
     joinMs,

@@ -31,6 +31,8 @@ export interface Measured {
   readonly loadMs: number;
   /** By case: `prefill 16`, `decode 128`; every single time, in ms. */
   readonly times: Readonly<Record<string, readonly number[]>>;
+  /** When the model had been loaded, and at the end. */
+  readonly loaded: Memory;
   readonly memory: Memory;
   /** How it is set up, for the reader. */
   readonly notes: readonly string[];
@@ -47,11 +49,15 @@ export function caseNames({ prefill, decode }: Workload): string[] {
 }
 
 /** Runs all cases on `runner`, each after a warm-up. */
-export async function measure(runner: Runner, workload: Workload, loadMs: number): Promise<Measured> {
+export async function measure(
+  runner: Runner,
+  workload: Workload,
+  load: Pick<Measured, "loadMs" | "loaded">,
+): Promise<Measured> {
   const times: Record<string, number[]> = {};
   for (const past of workload.decode) times[`decode ${past}`] = await measureDecode(runner, workload, past);
   for (const length of workload.prefill) times[`prefill ${length}`] = await measurePrefill(runner, workload, length);
-  return { loadMs, times, memory: ownMemory(), notes: [] };
+  return { ...load, times, memory: ownMemory(), notes: [] };
 }
 
 /** Times of `repeats` prompts of `length` tokens. */

@@ -25,7 +25,7 @@ import {
   type ValueInfoProto,
 } from "./onnx_schema.ts";
 import { scopeOf } from "./onnx_scope.ts";
-import type { TensorSource } from "./tensor_source.ts";
+import { tensorData } from "./tensor_data.ts";
 
 /**
  * The main graph of an opened model. Its constants read from `file`, which must stay open as long as they are used.
@@ -172,19 +172,6 @@ function kindOf(a: AttributeProto): Kind {
   if (a.strings.length > 0) return Kind.STRINGS;
   if (a.f !== 0) return Kind.FLOAT;
   return a.i !== 0n ? Kind.INT : Kind.INTS;
-}
-
-function tensorData(source: TensorSource): TensorData {
-  const { dtype, shape, location } = source;
-  return {
-    dtype,
-    shape,
-    location: location.kind === "file"
-      ? { file: location.path, offset: location.offset, length: location.length }
-      : undefined,
-    bytes: () => source.bytes(),
-    slice: (dim, ranges) => source.slice(dim, ranges),
-  };
 }
 
 /** Dtype and sizes of a declared tensor; undefined for a size that is left open. */

@@ -16,11 +16,11 @@ export type IndexRanges = readonly (readonly [start: number, end: number])[];
 
 /** A tensor that can be read lazily. */
 export interface TensorSource {
-  /** As the file calls it. */
+  /** As the file has it. */
   readonly name: string;
-  /** Of the elements. */
+  /** Of its elements. */
   readonly dtype: DType;
-  /** Sizes, outermost first. */
+  /** Outermost dim first. */
   readonly shape: readonly number[];
   /** Where its bytes lie. */
   readonly location: TensorLocation;

@@ -49,11 +49,13 @@ export function softmax(trace: Trace, x: Value): Value {
 export class Lambda extends Module {
   readonly #apply: Activation;
 
+  /** The module that applies a function. */
   constructor(apply: Activation) {
     super();
     this.#apply = apply;
   }
 
+  /** The function's result. */
   override forward(trace: Trace, x: Value): Value {
     return this.#apply(trace, x);
   }

@@ -38,13 +38,16 @@ export interface ColumnParallelLinearOptions extends LinearOptions {
  * ```
  */
 export class ColumnParallelLinear extends LinearModule {
+  /** Whether the result is made whole. */
   readonly gatherOutput: boolean;
 
+  /** Declares the parameters. */
   constructor(options: ColumnParallelLinearOptions) {
     super(options);
     this.gatherOutput = options.gatherOutput ?? true;
   }
 
+  /** `x [*, inFeatures]`, made whole if it is cut, to `[*, outFeatures]`. */
   override forward(trace: Trace, x: Value): Value {
     const rows = trace.cut(0, this.outFeatures);
     const inputs = [

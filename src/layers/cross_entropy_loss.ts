@@ -32,6 +32,7 @@ export interface CrossEntropyOptions {
 export abstract class LossModule extends Module {
   readonly #options: CrossEntropyOptions;
 
+  /** Nothing is computed before {@linkcode Module.trace}. */
   constructor(options: CrossEntropyOptions = {}) {
     super();
     this.#options = options;

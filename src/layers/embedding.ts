@@ -10,6 +10,7 @@ import type { Trace } from "./trace.ts";
 export interface EmbeddingOptions {
   /** Rows of the table: the vocabulary. */
   readonly numEmbeddings: number;
+  /** Size of a row. */
   readonly embeddingDim: number;
   /** An id whose row starts as zeros, as in PyTorch; a negative one counts from the end. */
   readonly paddingIdx?: number;
@@ -19,14 +20,16 @@ export interface EmbeddingOptions {
 
 /** The parameter, which both tables share. */
 export abstract class EmbeddingModule extends Module {
+  /** Rows of the table. */
   readonly numEmbeddings: number;
+  /** Size of a row. */
   readonly embeddingDim: number;
   /** Within `[0, numEmbeddings)`. */
   readonly paddingIdx: number | undefined;
   /** `[numEmbeddings, embeddingDim]`. */
   readonly weight: Parameter;
 
-  /** @throws {RangeError} If `paddingIdx` is no row of the table. */
+  /** Declares the table. @throws {RangeError} If `paddingIdx` is no row of the table. */
   constructor(options: EmbeddingOptions) {
     super();
     const { numEmbeddings, embeddingDim, paddingIdx, dtype } = options;
@@ -47,6 +50,7 @@ export abstract class EmbeddingModule extends Module {
 
 /** The rows of `weight [numEmbeddings, embeddingDim]` that `ids [*]` select: `[*, embeddingDim]`. */
 export class Embedding extends EmbeddingModule {
+  /** `ids [*]`, each in `[-numEmbeddings, numEmbeddings)`, to `[*, embeddingDim]`. */
   override forward(trace: Trace, ids: Value): Value {
     return trace.call("Embedding", [trace.parameter(this.weight), ids], { domain: "shardwise" });
   }
@@ -75,6 +79,7 @@ export class Embedding extends EmbeddingModule {
  * ```
  */
 export class VocabParallelEmbedding extends EmbeddingModule {
+  /** `ids [*]`, each in `[-numEmbeddings, numEmbeddings)`, to `[*, embeddingDim]`. */
   override forward(trace: Trace, ids: Value): Value {
     const table = trace.parameter(this.weight, trace.cut(0, this.numEmbeddings));
     const rows = trace.call("VocabParallelEmbedding", [table, trace.redistribute(ids, REPLICATE)], {

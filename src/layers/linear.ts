@@ -9,7 +9,9 @@ import type { Trace } from "./trace.ts";
 
 /** What linear layers are declared by. */
 export interface LinearOptions {
+  /** Size of the last dim of the input. */
   readonly inFeatures: number;
+  /** Size of the last dim of the result. */
   readonly outFeatures: number;
   /** Whether a bias is added; true by default. */
   readonly bias?: boolean;
@@ -24,13 +26,16 @@ export const OUT_IN = { transB: int(1) } as const;
 
 /** Parameters and their declaration, which all linear layers share. */
 export abstract class LinearModule extends Module {
+  /** Size of the last dim of the input. */
   readonly inFeatures: number;
+  /** Size of the last dim of the result. */
   readonly outFeatures: number;
   /** `[outFeatures, inFeatures]`. */
   readonly weight: Parameter;
   /** `[outFeatures]`. */
   readonly bias: Parameter | undefined;
 
+  /** Declares the parameters. */
   constructor(options: LinearOptions) {
     super();
     const { inFeatures, outFeatures, dtype } = options;
@@ -61,6 +66,7 @@ export abstract class LinearModule extends Module {
  * ```
  */
 export class Linear extends LinearModule {
+  /** `x [*, inFeatures]` to `[*, outFeatures]`. */
   override forward(trace: Trace, x: Value): Value {
     const inputs = [x, trace.parameter(this.weight), this.bias && trace.parameter(this.bias)];
     return trace.call("Linear", inputs, { domain: "shardwise", attributes: OUT_IN });

@@ -1,11 +1,10 @@
 /** Modules: parameters with names, and what is computed with them. */
 import { GraphError } from "../core/errors.ts";
-import type { HostTensor } from "../core/host_tensor.ts";
 import { didYouMean } from "../core/suggest.ts";
-import type { Graph, TensorData, Value } from "../graph/graph.ts";
+import type { Graph, Value } from "../graph/graph.ts";
 import type { TensorType } from "../graph/types.ts";
 import { verify } from "../graph/verify.ts";
-import { Parameter, type ParameterOptions } from "./parameter.ts";
+import { Parameter, type ParameterOptions, type StateTensor } from "./parameter.ts";
 import { Trace } from "./trace.ts";
 
 /** How a state is loaded. */
@@ -108,7 +107,7 @@ export abstract class Module {
    * @throws {GraphError} If a parameter is missing, or (`strict`) a name of the state is unknown.
    * @throws {ShapeError} If a tensor's dtype or shape is another.
    */
-  load(state: ReadonlyMap<string, TensorData | HostTensor>, options: LoadOptions = {}): void {
+  load(state: ReadonlyMap<string, StateTensor>, options: LoadOptions = {}): void {
     const { prefix = "", strict = true } = options;
     const known = new Map([...this.#walk("")].map(([name, parameter]) => [`${prefix}${name}`, parameter]));
     const missing = new Map([...this.parameters()].map(([name, parameter]) => [parameter, `${prefix}${name}`]));
@@ -157,6 +156,7 @@ function resultsOf(results: Value | readonly Value[]): readonly Value[] {
 
 /** Modules one after the other: each takes the result of the one before. Parts are called `0`, `1`, …. */
 export class Sequential extends Module {
+  /** The parts, in order. */
   constructor(...modules: readonly Module[]) {
     super();
     modules.forEach((module, i) => this.child(String(i), module));

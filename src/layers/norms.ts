@@ -23,12 +23,16 @@ export interface LayerNormOptions {
 
 /** `(x − mean) / √(variance + eps) · weight + bias` over the last dim, the variance that of all `features` elements. */
 export class LayerNorm extends Module {
+  /** Added to the variance. */
   readonly eps: number;
+  /** `[features]`. */
   readonly weight: Parameter | undefined;
+  /** `[features]`. */
   readonly bias: Parameter | undefined;
   readonly #features: number;
   readonly #dtype: DType;
 
+  /** Declares the parameters. */
   constructor(options: LayerNormOptions) {
     super();
     const { features, dtype = "f32", affine = true } = options;
@@ -41,6 +45,7 @@ export class LayerNorm extends Module {
     }
   }
 
+  /** `x [*, features]`, made whole in the last dim, to the same shape. */
   override forward(trace: Trace, x: Value): Value {
     // ONNX's scale is not optional.
     const scale = this.weight ? trace.parameter(this.weight) : trace.constant(
@@ -65,15 +70,19 @@ export interface RMSNormOptions {
 
 /** `x / √(mean x² + eps) · weight` over the last dim. Source: Zhang and Sennrich, arXiv 1910.07467. */
 export class RMSNorm extends Module {
+  /** Added to the mean square. */
   readonly eps: number;
+  /** `[features]`. */
   readonly weight: Parameter;
 
+  /** Declares the weight. */
   constructor({ features, eps = 1e-6, dtype }: RMSNormOptions) {
     super();
     this.eps = eps;
     this.weight = this.parameter("weight", { shape: [features], initializer: ONES, dtype });
   }
 
+  /** `x [*, features]`, made whole in the last dim, to the same shape. */
   override forward(trace: Trace, x: Value): Value {
     return trace.call("SimplifiedLayerNormalization", [x, trace.parameter(this.weight)], {
       attributes: { axis: int(-1), epsilon: float(this.eps) },

@@ -2,9 +2,14 @@
 import type { DType } from "../core/dtype.ts";
 import { GraphError, ShapeError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
+import { tensorData } from "../formats/tensor_data.ts";
+import type { TensorSource } from "../formats/tensor_source.ts";
 import { inlineData } from "../graph/builder.ts";
 import type { TensorData } from "../graph/graph.ts";
 import { initialData, type Initializer } from "./initializers.ts";
+
+/** What a parameter can take as data: a tensor of a file, of a graph, or of memory. */
+export type StateTensor = TensorSource | TensorData | HostTensor;
 
 /** How a parameter is declared. */
 export interface ParameterOptions {
@@ -18,11 +23,15 @@ export interface ParameterOptions {
 
 /** A tensor of a module, whole, with data that may come later: from a file, from memory, or drawn at random. */
 export class Parameter {
+  /** Of the whole tensor. */
   readonly shape: readonly number[];
+  /** Of its elements. */
   readonly dtype: DType;
+  /** What {@linkcode initialize} draws from. */
   readonly initializer: Initializer;
   #data: TensorData | undefined;
 
+  /** Without data yet. */
   constructor(options: ParameterOptions) {
     this.shape = options.shape;
     this.dtype = options.dtype ?? "f32";
@@ -47,13 +56,14 @@ export class Parameter {
    *
    * @throws {ShapeError} If dtype or shape is another.
    */
-  set(name: string, tensor: TensorData | HostTensor): void {
+  set(name: string, tensor: StateTensor): void {
     if (tensor.dtype !== this.dtype || tensor.shape.join() !== this.shape.join()) {
       throw new ShapeError(
         `Cannot load "${name}": expected ${this.dtype}[${this.shape}], found ${tensor.dtype}[${tensor.shape}]`,
       );
     }
-    this.#data = "bytes" in tensor ? tensor : inlineData(tensor.dtype, tensor.shape, tensor.data);
+    if ("data" in tensor) this.#data = inlineData(tensor.dtype, tensor.shape, tensor.data);
+    else this.#data = "name" in tensor ? tensorData(tensor) : tensor;
   }
 
   /** Draws the data that `seed` gives to a parameter called `name`; see {@linkcode initialData}. */

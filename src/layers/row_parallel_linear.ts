@@ -40,14 +40,16 @@ export interface RowParallelLinearOptions extends LinearOptions {
  * ```
  */
 export class RowParallelLinear extends LinearModule {
+  /** Whether the input must be cut already. */
   readonly inputIsParallel: boolean;
 
+  /** Declares the parameters. */
   constructor(options: RowParallelLinearOptions) {
     super(options);
     this.inputIsParallel = options.inputIsParallel ?? false;
   }
 
-  /** @throws {ShapeError} If `inputIsParallel`, but the input is whole, or cut in another way than the weight. */
+  /** `x [*, inFeatures]` to `[*, outFeatures]`, whole. @throws {ShapeError} If `inputIsParallel`, but the input is whole, or cut in another way than the weight. */
   override forward(trace: Trace, x: Value): Value {
     const dims = x.type.shape?.length;
     if (dims === undefined) {

@@ -23,11 +23,22 @@ const OPSETS: ReadonlyMap<string, number> = new Map([["", 21], ["shardwise", 1]]
 
 /** What a traced call may say beside its inputs. */
 export interface CallOptions {
+  /** None by default. */
   readonly attributes?: Attributes;
   /** ai.onnx by default; `shardwise` for layers. */
   readonly domain?: string;
   /** Number of outputs; 1 by default. */
   readonly outputs?: number;
+}
+
+/** What a trace is begun with. */
+export interface TraceOptions {
+  /** Of the graph. */
+  readonly name: string;
+  /** How many ranks share the model. */
+  readonly ranks: number;
+  /** The names of all parameters; see `Module.parameters()`. */
+  readonly parameters: ReadonlyMap<string, Parameter>;
 }
 
 /** A graph under construction by modules. */
@@ -43,12 +54,8 @@ export class Trace {
   readonly #owners = new Map<string, string>();
   #fresh = 0;
 
-  constructor(options: {
-    readonly name: string;
-    readonly ranks: number;
-    /** The names of all parameters; see `Module.parameters()`. */
-    readonly parameters: ReadonlyMap<string, Parameter>;
-  }) {
+  /** An empty graph. @throws {RangeError} If the number of ranks is none. */
+  constructor(options: TraceOptions) {
     if (!Number.isInteger(options.ranks) || options.ranks < 1) {
       throw new RangeError(`Cannot trace for ${options.ranks} ranks: expected at least 1`);
     }

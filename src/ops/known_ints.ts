@@ -17,7 +17,7 @@ import {
   symbolsOf,
 } from "../core/dim.ts";
 import type { DType } from "../core/dtype.ts";
-import type { KnownInts } from "../graph/types.ts";
+import type { KnownInts, Shape } from "../graph/types.ts";
 
 /** Contents with more elements are not followed. */
 export const MAX_KNOWN = 128;
@@ -51,6 +51,11 @@ export function isIntegral(dtype: DType | undefined): boolean {
 /** Whether a size depends on data (a symbol with `#`), so that it may stand for any integer. */
 export function isDataDependent(d: Dim): boolean {
   return typeof d !== "number" && [...symbolsOf(d)].some((s) => s.includes("#"));
+}
+
+/** A Reshape target in which the one size that data decides, if there is one, is left to Reshape to infer. */
+export function inferredTarget(target: Shape): Shape {
+  return target.filter(isDataDependent).length === 1 ? target.map((d) => (isDataDependent(d) ? -1 : d)) : target;
 }
 
 /** Applies `f` element by element with broadcasting; undefined where an element is, or where shapes do not fit. */

@@ -31,7 +31,8 @@ export function emitLocalIndices(
   const zero = emit.scalar(options.dtype, 0);
   for (const [start, end] of options.ranges) {
     const inside = emit.op("And", [
-      emit.op("GreaterOrEqual", [ids, emit.scalar(options.dtype, start)]),
+      // GreaterOrEqual came with opset 12.
+      emit.op("Greater", [ids, emit.scalar(options.dtype, start - 1)]),
       emit.op("Less", [ids, emit.scalar(options.dtype, end)]),
     ]);
     const shift = start - before;

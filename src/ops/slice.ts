@@ -64,6 +64,8 @@ function bound(b: Dim | undefined, size: Dim): Dim | undefined {
     return typeof size === "number" ? Math.min(b, size) : b === 0 ? 0 : dimMin(b, size);
   }
   if (dimEquals(b, size)) return size;
+  // Every term is negative: `x[-seq:]` counts from the end, whatever the symbols are.
+  if (b.terms.every((t) => t.coefficient < 0)) return dimMaxZero(dimAdd(size, b));
   // A difference such as `past + seq - 1024` may be negative and then counts from the end; as a size it never is.
   return b;
 }

@@ -14,6 +14,7 @@ import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
 import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
+import { inferredTarget } from "../ops/known_ints.ts";
 import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
 import { localData } from "./local_data.ts";
@@ -167,10 +168,11 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     // A merged dim [outer · block]: open it, cut the block, merge again.
     const block = from ? localSize(from, rank) : layout.size;
     const before = cut.shape.slice(0, dim), after = cut.shape.slice(dim + 1);
-    const opened = emit.op("Reshape", [input, emit.sizes([...before, layout.outer, block, ...after])]);
+    const target = inferredTarget([...before, layout.outer, block, ...after]);
+    const opened = emit.op("Reshape", [input, emit.sizes(target)]);
     const kept = pieces(opened, dim + 1, ranges);
     const merged: Dim = dimMul(layout.outer, localSize(layout, rank));
-    return emit.op("Reshape", [kept, emit.sizes([...before, merged, ...after])]);
+    return emit.op("Reshape", [kept, emit.sizes(inferredTarget([...before, merged, ...after]))]);
   }
 
   function pieces(input: string, dim: number, ranges: readonly Range[]): string {

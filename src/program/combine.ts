@@ -6,6 +6,7 @@ import { type GraphBuilder, inlineData } from "../graph/builder.ts";
 import type { Attributes, Collective, Stage, Value } from "../graph/graph.ts";
 import { assemble, flatten, type Layout, localSize, type Range } from "../graph/layout.ts";
 import type { Shape, TensorType } from "../graph/types.ts";
+import { inferredTarget } from "../ops/known_ints.ts";
 
 /** What a collective is combined from. */
 export interface Combination {
@@ -63,12 +64,13 @@ function gather(emit: Emitter, shard: { dim: number; layout: Layout }, to: Combi
   }
   // A merged dim [outer · block]: opened on every rank, the blocks put together inside, and merged again.
   const shape = to.value.type.shape!;
-  const opened = to.peers.map((peer, r) =>
-    emit.reshape(peer, openTarget(shape, dim, { outer: layout.outer, block: localSize(layout, r) }))
-  );
-  const parts = pieces.map((p) => take(opened[p.rank]!, dim + 1, p));
+  const opened = new Map([...new Set(pieces.map((p) => p.rank))].map((r) => {
+    const target = openTarget(shape, dim, { outer: layout.outer, block: localSize(layout, r) });
+    return [r, emit.reshape(to.peers[r]!, target)] as const;
+  }));
+  const parts = pieces.map((p) => take(opened.get(p.rank)!, dim + 1, p));
   const joined = parts.length === 1 ? parts[0]! : emit.op("Concat", parts, { axis: int(dim + 1) });
-  emit.last("Reshape", [joined, to.sizes(shape)]);
+  emit.last("Reshape", [joined, to.sizes(inferredTarget(shape))]);
 }
 
 /** The shape in which dim `dim` is opened into [outer, block]. */
@@ -107,7 +109,7 @@ function emitter<S extends Stage>(builder: GraphBuilder<S>, to: Combination): Em
       const parts = list.map(([a, b]) => emit.op("Slice", [input, emit.ints([a]), emit.ints([b]), emit.ints([dim])]));
       return parts.length === 1 ? parts[0]! : emit.op("Concat", parts, { axis: int(dim) });
     },
-    reshape: (input, target) => emit.op("Reshape", [input, to.sizes(target)]),
+    reshape: (input, target) => emit.op("Reshape", [input, to.sizes(inferredTarget(target))]),
   };
   return emit;
 }

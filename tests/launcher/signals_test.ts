@@ -78,6 +78,19 @@ Deno.test("where setpriv is missing the shim becomes the program, and the kernel
   assert.match(new TextDecoder().decode(missing.stderr), /Cannot start \/no\/such/);
 });
 
+Deno.test("children of ranks that outlived a killed launcher are ended by the next one on the host", async () => {
+  const job = start(["--nproc", "2", "--exec", "sh", "-c", "setsid sleep 60 & echo is up; wait"]);
+  await job.said("is up", 2);
+  job.kill("SIGKILL");
+  // Children hold the launcher's pipes no longer than themselves, so its end is awaited last.
+  await new Promise((done) => setTimeout(done, 200));
+  assert.equal(alive(job.mark).length, 2, "this test needs children that outlive their rank");
+  await run(["--nproc", "1", "--exec", "true"]);
+  await gone(job.mark, 1000);
+  await job.done;
+  await assertNothingLeft(job);
+});
+
 Deno.test("cleaning up after dead jobs leaves a live job's shared memory alone", async () => {
   const job = start(["--nproc", "2", FAULT, "leave-shm", "99"]);
   await job.said("is up", 2);

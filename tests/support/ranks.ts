@@ -23,7 +23,7 @@ export interface RankJob {
 export interface RanksOptions {
   readonly args?: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
-  /** Default 60 s. */
+  /** Default 150 s, which only a very busy machine needs. */
   readonly timeoutMs?: number;
 }
 
@@ -49,7 +49,7 @@ export function startRanks(size: number, program: string | URL, options: RanksOp
       stdout: "piped",
       stderr: "piped",
     }).spawn());
-  return { runId, children, results: collect(children, options.timeoutMs ?? 60_000) };
+  return { runId, children, results: collect(children, options.timeoutMs ?? 150_000) };
 }
 
 /** Runs `size` ranks of `program` to their end; all must exit 0. @throws {Error} With their output, if one does not. */

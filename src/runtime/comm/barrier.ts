@@ -23,7 +23,7 @@ export type OnSlice = () => void;
 /** Longest sleep before `OnSlice` is called again, in milliseconds. */
 export const SLICE_MS = 100;
 
-const MAX_SPIN_US = 1000, MIN_SPIN_US = 20;
+const MAX_SPIN_US = 1000, MIN_SPIN_US = 200;
 /** Looks between two readings of the clock, which cost more than a look. */
 const LOOKS_PER_READING = 64;
 /** Readings after which other processes are let run between looks. */

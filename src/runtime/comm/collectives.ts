@@ -14,7 +14,7 @@ import type { Reducer } from "./reduce_js.ts";
 /** A collective under way. */
 export type Steps<T = void> = Generator<void, T, void>;
 
-/** Below this many bytes every rank reduces everything: one barrier instead of two. */
+/** Up to this many bytes every rank reduces everything, from staging: one barrier instead of two or three. */
 export const SMALL_BYTES = 16 * 1024;
 
 /** All have arrived. */
@@ -43,7 +43,9 @@ export function* reduce(
   x: Meeting,
   o: { send: View; recv: View | undefined; root?: number; reducer: Reducer },
 ): Steps {
-  if (o.root === undefined && o.send.symmetric !== undefined) return yield* reduceSymmetric(x, { ...o, recv: o.recv! });
+  if (o.root === undefined && o.send.symmetric !== undefined && o.send.bytes.length > SMALL_BYTES) {
+    return yield* reduceSymmetric(x, { ...o, recv: o.recv! });
+  }
   const { send, recv, root, reducer } = o;
   const wanted = recv !== undefined && (root === undefined || root === x.rank);
   const n = send.bytes.length;
@@ -83,15 +85,6 @@ function* reduceSymmetric(x: Meeting, o: { send: View; recv: View; reducer: Redu
     Array.from({ length: x.size }, (_, r) => send.symmetric!.peer(r).subarray(start, end));
   x.arrive();
   while (!x.passed()) yield;
-  if (n <= SMALL_BYTES) {
-    const result = x.mine.subarray(0, n);
-    reducer(result, peers(0, n));
-    x.arrive();
-    while (!x.passed()) yield;
-    recv.bytes.set(result);
-    x.flip();
-    return;
-  }
   const target = recv.symmetric;
   if (target === undefined) {
     for (let start = 0; start < n; start += SLOT_BYTES) {

@@ -99,8 +99,11 @@ export function makeWasmReducer(memory: WebAssembly.Memory, dtype: CommDType, op
     table = new Uint32Array(buffer, TABLE, MAX_WASM_SOURCES);
   return (destination, sources) => {
     const count = sources.length;
-    if (count > MAX_WASM_SOURCES || sources.some((s) => s.buffer !== buffer)) return fallback(destination, sources);
-    for (let s = 0; s < count; s++) table[s] = sources[s]!.byteOffset;
+    if (count > MAX_WASM_SOURCES) return fallback(destination, sources);
+    for (let s = 0; s < count; s++) {
+      if (sources[s]!.buffer !== buffer) return fallback(destination, sources);
+      table[s] = sources[s]!.byteOffset;
+    }
     const end = TABLE + 4 * count, factor = 1 / count, length = destination.length;
     if (destination.buffer === buffer) {
       const whole = length - length % block;

@@ -1,10 +1,12 @@
 /**
  * All-reduce of a few numbers: a step's loss, a flag, a norm. Here the machinery around the reduction costs more than the
- * barrier, so there is none: no work, no generator, no views; typed arrays over staging that are made once, and a loop.
+ * barrier, so there is none: no work, no generator, no views; typed arrays over staging that are made once, and a loop. For
+ * a few kilobytes the loop is the usual one, without the rest.
  */
-import type { CommDType, ReduceOp } from "./buffers.ts";
+import type { CommDType, ReduceOp, View } from "./buffers.ts";
 import { encodeOperation, type OperationCode } from "./control_block.ts";
 import type { Meeting } from "./meeting.ts";
+import type { Reducer } from "./reduce_js.ts";
 
 /** Most elements that go this way. */
 const MAX_COUNT = 32;
@@ -32,6 +34,7 @@ interface Lane {
 export class TinyAllReduce {
   #x: Meeting;
   #lanes = new Map<unknown, Lane>();
+  #sources: [Uint8Array[], Uint8Array[]] | undefined;
 
   constructor(meeting: Meeting) {
     this.#x = meeting;
@@ -58,25 +61,48 @@ export class TinyAllReduce {
     return true;
   }
 
-  #makeLane(data: Numbers): Lane {
+  /**
+   * Reduces up to a slot of bytes in place, blocking: more than a few numbers, but too few to share the work.
+   *
+   * @throws {CommunicatorError}
+   */
+  runSmall(
+    view: View,
+    o: { readonly code: OperationCode; readonly reducer: Reducer; readonly timeoutMs: number },
+  ): void {
     const x = this.#x;
+    const sources = (this.#sources ??= this.#makeSources())[x.parity];
+    x.begin(o.code, o.timeoutMs);
+    sources[x.rank]!.set(view.bytes);
+    x.arrive();
+    x.waitSync();
+    o.reducer(view.bytes, sources); // as many bytes of them as there are of the destination
+    x.flip();
+  }
+
+  #makeSources(): [Uint8Array[], Uint8Array[]] {
+    const all = () => Array.from({ length: this.#x.size }, (_, r) => this.#x.slot(r));
+    const now = all();
+    this.#x.flip();
+    const other = all();
+    this.#x.flip();
+    return this.#x.parity === 0 ? [now, other] : [other, now];
+  }
+
+  #makeLane(data: Numbers): Lane {
     const [dtype, array] = data instanceof Float32Array
       ? ["f32", Float32Array] as const
       : data instanceof Float64Array
       ? ["f64", Float64Array] as const
       : ["i32", Int32Array] as const;
     const view = (bytes: Uint8Array) => new array(bytes.buffer as ArrayBuffer, bytes.byteOffset, MAX_COUNT);
-    const all = () => Array.from({ length: x.size }, (_, r) => view(x.slot(r)));
-    const now = all();
-    x.flip();
-    const other = all();
-    x.flip();
+    const [even, odd] = this.#sources ??= this.#makeSources();
     const codes = Array.from({ length: MAX_COUNT + 1 }, (_, count) =>
       new Map(["sum", "max", "min"].map((reduceOp) => [
         reduceOp,
         encodeOperation({ verb: "allReduce", dtype, reduceOp, root: -1, count }),
       ])));
-    const lane: Lane = { dtype, slots: x.parity === 0 ? [now, other] : [other, now], codes };
+    const lane: Lane = { dtype, slots: [even.map(view), odd.map(view)], codes };
     this.#lanes.set(data.constructor, lane);
     return lane;
   }

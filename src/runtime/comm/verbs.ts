@@ -112,7 +112,11 @@ export abstract class MeetingCommunicator implements Communicator {
   allReduceSync(buf: Buf, op: ReduceOp = "sum", options?: OpOptions): void {
     if (!this.#queue.idle) this.#queue.drainSync();
     this.requireOpen();
-    if (!this.#tiny.run(buf, op, options?.timeoutMs ?? this.timeoutMs)) this.allReduce(buf, op, options).waitSync();
+    const timeoutMs = options?.timeoutMs ?? this.timeoutMs;
+    if (this.#tiny.run(buf, op, timeoutMs)) return;
+    const view = viewOf(buf, "the input"), reducer = this.#reducer(view.dtype, op);
+    if (view.bytes.length > steps.SMALL_BYTES) return this.allReduce(buf, op, options).waitSync();
+    this.#tiny.runSmall(view, { code: this.#code("allReduce", view, { op }), reducer, timeoutMs });
   }
 
   reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
