@@ -32,26 +32,33 @@ export {
   parallelizeModel,
   type ParallelizeOptions,
 } from "./src/session.ts";
+export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
+export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
 export { ModelState } from "./src/runtime/model_state.ts";
 
 // The ranks of the job.
+export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
 export type {
   Communicator,
   CountOptions,
   GroupOptions,
+  MessageOptions,
   ObjectCollectives,
   OpOptions,
+  ReceiveOptions,
   RecvOptions,
 } from "./src/runtime/comm/communicator.ts";
 export {
   type Buf,
   type CommDType,
   type ReduceOp,
+  type SymmetricTensor,
   symmetricView,
   type TypedBuffer,
 } from "./src/runtime/comm/buffers.ts";
+export type { Received } from "./src/runtime/comm/mailbox.ts";
 export type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./src/runtime/comm/arena.ts";
 export type { Work, WorkState } from "./src/runtime/comm/work.ts";
 
@@ -64,11 +71,20 @@ export {
   hostTensorFromBytes,
   toNumbers,
 } from "./src/core/host_tensor.ts";
-export { type DType, type DTypeInfo, dtypeInfo, DTYPES, type TypedArray } from "./src/core/dtype.ts";
+export {
+  type DType,
+  type DTypeInfo,
+  dtypeInfo,
+  DTYPES,
+  type TypedArray,
+  type TypedArrayConstructor,
+} from "./src/core/dtype.ts";
 export { readTensors, writeTensors } from "./src/formats/tensor_file.ts";
 
 // ONNX models.
 export { type OnnxFile, readOnnx, type ReadOnnxOptions } from "./src/formats/onnx_file.ts";
+export type { ByteSource, OpenSource } from "./src/formats/mapped_file.ts";
+export type { IndexRanges, TensorLocation, TensorSource } from "./src/formats/tensor_source.ts";
 export { importOnnx } from "./src/formats/import_onnx.ts";
 export { exportOnnx, type ExportOptions, type ExternalReference } from "./src/formats/export_onnx.ts";
 
@@ -94,7 +110,7 @@ export { printGraph, type PrintOptions } from "./src/graph/text.ts";
 export { parseGraph, type ParseOptions } from "./src/graph/text_parser.ts";
 export { verify } from "./src/graph/verify.ts";
 export { type KnownInts, printType, type Shape, type TensorType } from "./src/graph/types.ts";
-export { type Dim, symbol, SymDim } from "./src/core/dim.ts";
+export { type Atom, type Dim, type DimFunction, symbol, SymDim, type Term } from "./src/core/dim.ts";
 
 // Placements.
 export {
@@ -124,8 +140,6 @@ export { InitializeOrLoadWeightsPass } from "./src/passes/initialize_or_load_wei
 export { compileModule, type CompileModuleOptions, runModule, type RunModuleOptions } from "./src/module_session.ts";
 export { type LoadOptions, Module, Sequential } from "./src/layers/module.ts";
 export { Parameter, type ParameterOptions, type StateTensor } from "./src/layers/parameter.ts";
-export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
-export type { IndexRanges, TensorLocation, TensorSource } from "./src/formats/tensor_source.ts";
 export { type Initializer, linearInitializer, ONES, ZEROS } from "./src/layers/initializers.ts";
 export { type CallOptions, Trace, type TraceOptions } from "./src/layers/trace.ts";
 export { Linear, LinearModule, type LinearOptions } from "./src/layers/linear.ts";
@@ -176,6 +190,7 @@ export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/prog
 
 // Text generation.
 export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";
+export type { FeedInput } from "./src/generate/feeds.ts";
 export { Sampler, type SamplingOptions } from "./src/generate/sampler.ts";
 
 // Errors.

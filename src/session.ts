@@ -77,6 +77,7 @@ export interface ExplainOptions {
 
 /** What {@linkcode explainModel} gives. */
 export interface ExplainedModel {
+  /** Every placement and reshard. */
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;

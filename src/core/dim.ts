@@ -22,7 +22,9 @@ export type Atom = { readonly kind: "symbol"; readonly name: string } | {
   readonly b: Dim;
 };
 
-interface Term {
+/** A product: a coefficient and its factors; none for a constant. */
+export interface Term {
+  /** Never 0. */
   readonly coefficient: number;
   /** Sorted by their printed form. */
   readonly atoms: readonly Atom[];
@@ -30,6 +32,7 @@ interface Term {
 
 /** A size that is no constant: a sum of terms, sorted, with no zero coefficient. */
 export class SymDim {
+  /** In canonical order. */
   readonly terms: readonly Term[];
   readonly #text: string;
 
@@ -39,6 +42,7 @@ export class SymDim {
     this.#text = printTerms(terms);
   }
 
+  /** As graph text prints it: `2*batch+1`. */
   toString(): string {
     return this.#text;
   }

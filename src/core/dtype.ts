@@ -73,10 +73,36 @@ const TABLE = {
   f8e8m0: { bits: 8,  onnx: 24,                  safetensors: "F8_E8M0",             float: true,  array: Uint8Array },
   u2:     { bits: 2,  onnx: 25,                                                      float: false, array: Uint8Array },
   i2:     { bits: 2,  onnx: 26,                                                      float: false, array: Uint8Array },
-} as const satisfies Record<string, DTypeInfo>;
+} as const satisfies Record<DType, DTypeInfo>;
 
 /** The name of an element type, as graph text prints it: `f32[4,8]`. */
-export type DType = keyof typeof TABLE;
+export type DType =
+  | "f32"
+  | "u8"
+  | "i8"
+  | "u16"
+  | "i16"
+  | "i32"
+  | "i64"
+  | "string"
+  | "bool"
+  | "f16"
+  | "f64"
+  | "u32"
+  | "u64"
+  | "c64"
+  | "c128"
+  | "bf16"
+  | "f8e4m3fn"
+  | "f8e4m3fnuz"
+  | "f8e5m2"
+  | "f8e5m2fnuz"
+  | "u4"
+  | "i4"
+  | "f4e2m1"
+  | "f8e8m0"
+  | "u2"
+  | "i2";
 
 /** All names, in ONNX's order of codes. */
 export const DTYPES: readonly DType[] = Object.keys(TABLE) as DType[];

@@ -18,6 +18,7 @@ export class ShardwiseError extends Error {
   /** What the reader can do now. */
   readonly hint: string | undefined;
 
+  /** An error that says what was attempted and what was found. */
   constructor(message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.name = new.target.name;

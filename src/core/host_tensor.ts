@@ -10,8 +10,11 @@ import { bf16ArrayToF32, f16ArrayToF32, f32ToBf16, f32ToF16 } from "./half.ts";
 
 /** A tensor whose data lies in `data`; see the table of {@linkcode dtypeInfo} for the array of each dtype. */
 export interface HostTensor {
+  /** Of the elements. */
   readonly dtype: DType;
+  /** Sizes, outermost first; empty for a scalar. */
   readonly shape: readonly number[];
+  /** All elements. */
   readonly data: TypedArray;
 }
 

@@ -24,8 +24,11 @@ import type { TensorType } from "../graph/types.ts";
 
 /** Where the bytes of a tensor lie: `length` bytes from `offset` of the file `location`, relative to the model. */
 export interface ExternalReference {
+  /** The file, relative to the model's folder. */
   readonly location: string;
+  /** First byte. */
   readonly offset: number;
+  /** Bytes. */
   readonly length: number;
 }
 

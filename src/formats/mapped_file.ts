@@ -10,7 +10,9 @@ import { nearest } from "../core/suggest.ts";
 
 /** A file's bytes. Offsets and lengths are in bytes. */
 export interface ByteSource extends Disposable {
+  /** Bytes. */
   readonly size: number;
+  /** Of the file; for messages. */
   readonly path: string;
   /**
    * The bytes at `[offset, offset + length)`: a view of a mapping, or a fresh copy. Not to be written to.

@@ -22,18 +22,31 @@ export interface ReadOnnxOptions {
 
 /** A decoded model and its tensors. Keep it until nothing reads its tensors any more. */
 export interface OnnxFile extends Disposable {
+  /** Of the model, as it was given. */
   readonly path: string;
   /** The folder of the model, in which its external data lies. */
   readonly directory: string;
-  /** Functions are inlined, and every graph's nodes are in order. */
+  /**
+   * Functions are inlined, and every graph's nodes are in order.
+   *
+   * @internal
+   */
   readonly model: ModelProto;
-  /** The main graph of `model`. */
+  /**
+   * The main graph of `model`.
+   *
+   * @internal
+   */
   readonly graph: GraphProto;
   /** Version by domain; the default domain is `""`. */
   readonly opsets: ReadonlyMap<string, number>;
   /** The initializers of the main graph, by name. */
   readonly initializers: ReadonlyMap<string, TensorSource>;
-  /** The source of any tensor of `model`: of an initializer, an attribute, or of a subgraph. */
+  /**
+   * The source of any tensor of `model`: of an initializer, an attribute, or of a subgraph.
+   *
+   * @internal
+   */
   tensor(proto: TensorProto): TensorSource;
 }
 

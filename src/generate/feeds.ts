@@ -9,7 +9,9 @@ import type { HostTensor } from "../core/host_tensor.ts";
 
 /** An input of the model that is not carried from step to step. */
 export interface FeedInput {
+  /** As the model calls it. */
   readonly name: string;
+  /** Its dtype decides that of the array. */
   readonly type: { readonly dtype: DType | undefined };
 }
 

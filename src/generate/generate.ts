@@ -8,18 +8,25 @@ import type { Sampler } from "./sampler.ts";
 
 /** What the loop needs of a model; a parallel model fits. `S` is the state that it carries from step to step. */
 export interface CausalModel<S> {
+  /** All inputs, carried ones included. */
   readonly inputs: readonly FeedInput[];
+  /** Must include `logits`. */
   readonly outputs: readonly { readonly name: string; readonly type?: { readonly shape: Shape | undefined } }[];
   /** The carried inputs (the KV cache) and the outputs that become them; empty for a model without a cache. */
   readonly carried: readonly { readonly input: string; readonly output: string }[];
+  /** Runs once on all inputs. */
   readonly run: (inputs: Record<string, HostTensor>) => Promise<Record<string, HostTensor>>;
+  /** An empty state for `batch` sequences. */
   readonly start: (batch: number) => S;
+  /** Runs on the inputs that are not carried, and moves `state` on. */
   readonly step: (inputs: Record<string, HostTensor>, state: S) => Promise<Record<string, HostTensor>>;
 }
 
 /** How to go on, and when to stop. */
 export interface GenerateOptions {
+  /** Picks a token from logits. */
   readonly sampler: Sampler;
+  /** The text ends here at the latest. */
   readonly maxNewTokens: number;
   /** Ids that end the text; such an id is given, and is the last one. Default none. */
   readonly endIds?: readonly number[] | undefined;

@@ -28,7 +28,7 @@ export class Sampler {
   #weights = new Float64Array(0);
   #order = new Uint32Array(0);
 
-  /** @throws {InputError} If an option is out of range. */
+  /** Greedy without options. @throws {InputError} If an option is out of range. */
   constructor(options: SamplingOptions = {}) {
     const { temperature = 0, topK = 0, topP = 1, seed = 0 } = options;
     require(temperature >= 0 && temperature < Infinity, "temperature", temperature, "at least 0");

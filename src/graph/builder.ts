@@ -26,6 +26,7 @@ export class GraphBuilder<S extends Stage> {
   readonly #counters = new Map<string, number>();
   readonly #opsets: Map<string, number>;
 
+  /** An empty graph; `opsets` are the versions of the ONNX domains that its nodes follow. */
   constructor(stage: S, name: string, opsets: ReadonlyMap<string, number>) {
     this.#stage = stage;
     this.#name = name;
@@ -73,6 +74,7 @@ export class GraphBuilder<S extends Stage> {
     }
   }
 
+  /** Appends a graph input. */
   placeholder(value: Value): Placeholder {
     const node: Placeholder = { kind: "placeholder", name: this.freshNode(value.name), outputs: [value.name] };
     this.append(node, [value]);
@@ -86,12 +88,14 @@ export class GraphBuilder<S extends Stage> {
     return node;
   }
 
+  /** Appends a call of an op or layer. Its name is made unique. */
   call(node: Omit<Call, "name"> & { name?: string }, values: readonly Value[]): Call {
     const full: Call = { ...node, name: this.freshNode(node.name ?? node.op) };
     this.append(full, values);
     return full;
   }
 
+  /** Appends a change of placement. Its name is made unique. */
   collective(node: Omit<Collective, "kind" | "name">, value: Value): Collective {
     const full: Collective = { kind: "collective", name: this.freshNode(node.collective), ...node };
     this.append(full, [value]);

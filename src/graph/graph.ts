@@ -19,7 +19,9 @@ export type Stage = "global" | "annotated" | "sharded" | "local";
 
 /** A value: the output of one node. */
 export interface Value {
+  /** Unique within the graph. */
   readonly name: string;
+  /** Of the whole tensor; in a local graph, of the part. */
   readonly type: TensorType;
   /** The content, where it is a small integer tensor that shape arithmetic determines. */
   readonly ints?: KnownInts;
@@ -29,7 +31,9 @@ export interface Value {
 
 /** Constant data: a weight of the file, or a tensor made by a pass. Read lazily, by slices. */
 export interface TensorData {
+  /** Of the elements. */
   readonly dtype: DType;
+  /** Sizes, outermost first. */
   readonly shape: readonly number[];
   /** Where the bytes lie in a file, little-endian and row-major, if they do. */
   readonly location?: { readonly file: string; readonly offset: number; readonly length: number } | undefined;
@@ -57,26 +61,35 @@ export type Attributes = Readonly<Record<string, Attribute>>;
 
 /** A graph input. */
 export interface Placeholder {
+  /** What the node is. */
   readonly kind: "placeholder";
+  /** Unique within the graph. */
   readonly name: string;
+  /** The name of the value. */
   readonly outputs: readonly [string];
 }
 
 /** Constant data as a value. */
 export interface GetAttr {
+  /** What the node is. */
   readonly kind: "get_attr";
+  /** Unique within the graph. */
   readonly name: string;
+  /** The name of the value. */
   readonly outputs: readonly [string];
+  /** The content. */
   readonly data: TensorData;
 }
 
 /** A call of an op (`call_function`) or of a layer (`call_module`: Linear, Embedding, and their parallel counterparts). */
 export interface Call {
+  /** An op, or a layer. */
   readonly kind: "call_function" | "call_module";
   /** Unique within the graph. */
   readonly name: string;
   /** ONNX's domain: "" for ai.onnx; `shardwise` for our own ops and layers. */
   readonly domain: string;
+  /** As the domain calls it. */
   readonly op: string;
   /** Names of values; "" for an optional input that is left out. */
   readonly inputs: readonly string[];
@@ -84,6 +97,7 @@ export interface Call {
   readonly outputs: readonly string[];
   /** Values of enclosing scope that subgraph attributes read (If, Loop); always replicated. */
   readonly captures?: readonly string[];
+  /** ONNX's, by name. */
   readonly attributes: Attributes;
   /**
    * In a local graph: how many collectives come before the node on the longest way, on any rank. Where a rank's part needs
@@ -96,15 +110,21 @@ export interface Call {
 
 /** A change of placement: the collective, or the local move, between two placements of one tensor. */
 export interface Collective {
+  /** What the node is. */
   readonly kind: "collective";
+  /** Unique within the graph. */
   readonly name: string;
+  /** Which change of placement. */
   readonly collective: CollectiveKind;
+  /** The name of the value that changes. */
   readonly inputs: readonly [string];
+  /** The name of the value in its new placement. */
   readonly outputs: readonly [string];
   /** The sharded dim and its cut: of the input for `all_gather`, of the output for `reduce_scatter` and `slice`. */
   readonly shard?: { readonly dim: number; readonly layout: Layout };
   /** For `slice` of a tensor that is sharded already: the cut that it has. */
   readonly from?: Layout;
+  /** How partial results are combined, where they are. */
   readonly reduction?: Reduction;
 }
 
@@ -116,14 +136,19 @@ export type CollectiveKind = "all_reduce" | "reduce_scatter" | "all_gather" | "s
 
 /** The graph's results. */
 export interface Output {
+  /** What the node is. */
   readonly kind: "output";
+  /** Fixed. */
   readonly name: "output";
+  /** Names of the values that are the results, in order. */
   readonly inputs: readonly string[];
+  /** None. */
   readonly outputs: readonly [];
   /** The names under which callers know the results, in order: ONNX's. */
   readonly names: readonly string[];
 }
 
+/** A node of a graph, told apart by `kind`. */
 export type Node = Placeholder | GetAttr | Call | Collective | Output;
 
 /** A state that a caller carries from one step to the next: KV caches. Both ends keep one placement. */
@@ -134,14 +159,19 @@ export interface Carried {
   readonly output: number;
 }
 
+/** A model, or what a stage has made of it. */
 export interface Graph<S extends Stage = Stage> {
+  /** What has been done to it. */
   readonly stage: S;
+  /** For texts and messages. */
   readonly name: string;
   /** In topological order; placeholders first, the output node last. */
   readonly nodes: readonly Node[];
+  /** By name; one for every output of a node. */
   readonly values: ReadonlyMap<string, Value>;
   /** Version of each ONNX domain that the nodes follow. */
   readonly opsets: ReadonlyMap<string, number>;
+  /** States from step to step. */
   readonly carried: readonly Carried[];
 }
 

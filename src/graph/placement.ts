@@ -7,19 +7,25 @@ export type Reduction = "sum" | "max" | "min";
 
 /** Every rank holds the whole tensor. */
 export interface Replicate {
+  /** Tells placements apart. */
   readonly kind: "R";
 }
 
 /** Every rank holds ranges of one dim. */
 export interface Shard {
+  /** Tells placements apart. */
   readonly kind: "S";
+  /** Which dim is cut. */
   readonly dim: number;
+  /** How it is cut. */
   readonly layout: Layout;
 }
 
 /** Every rank holds a tensor of the full shape; the tensor is their sum (or maximum, minimum). */
 export interface Partial {
+  /** Tells placements apart. */
   readonly kind: "P";
+  /** How the ranks' tensors combine. */
   readonly reduction: Reduction;
 }
 

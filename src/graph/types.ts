@@ -7,7 +7,9 @@ export type Shape = readonly Dim[];
 
 /** What is known of a tensor. An op that nobody described leaves dtype or shape open: it still runs, replicated. */
 export interface TensorType {
+  /** Of the elements; undefined where nobody knows. */
   readonly dtype: DType | undefined;
+  /** Undefined where not even the number of dims is known. */
   readonly shape: Shape | undefined;
 }
 
@@ -16,7 +18,9 @@ export interface TensorType {
  * 0 or 1. Elements are row-major; `dims` is the tensor's own shape.
  */
 export interface KnownInts {
+  /** The tensor's own shape. */
   readonly dims: readonly number[];
+  /** The content, row-major. */
   readonly elements: readonly Dim[];
 }
 
@@ -28,14 +32,4 @@ export function printType(type: TensorType): string {
 /** Element count. */
 export function numel(shape: Shape): Dim {
   return dimProduct(shape);
-}
-
-/** Whether two types are equal, open parts included. */
-export function sameType(a: TensorType, b: TensorType): boolean {
-  return printType(a) === printType(b);
-}
-
-/** The shape when all its sizes are numbers. */
-export function constantShape(shape: Shape | undefined): readonly number[] | undefined {
-  return shape?.every((d) => typeof d === "number") ? shape as readonly number[] : undefined;
 }

@@ -23,7 +23,9 @@ export interface Config {
 
 /** The text of a graph after a pass. */
 export interface Dump {
+  /** Name of the pass. */
   readonly pass: string;
+  /** The graph that it gave, as `printGraph` prints it. */
   readonly text: string;
 }
 
@@ -33,6 +35,7 @@ export class ParallelExecutionCtx {
   readonly ranks: number;
   /** This rank. */
   readonly rank: number;
+  /** What the user asked for. */
   readonly config: Config;
   /** Set by the solver pass. */
   plan: Plan | undefined;
@@ -43,7 +46,7 @@ export class ParallelExecutionCtx {
   /** Graphs after each pass, in order, where `config.dump` asks for them. */
   readonly dumps: Dump[] = [];
 
-  /** @throws {RangeError} If `rank` is none of `ranks`. */
+  /** The state of rank `rank` of `ranks`. @throws {RangeError} If `rank` is none of `ranks`. */
   constructor(
     { ranks, rank, config = {} }: { readonly ranks: number; readonly rank: number; readonly config?: Config },
   ) {

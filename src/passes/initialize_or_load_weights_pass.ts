@@ -11,6 +11,7 @@ import type { Pass } from "./pass.ts";
 export class InitializeOrLoadWeightsPass implements Pass<Graph<"sharded">, Graph<"local">> {
   readonly name = "initialize_or_load_weights";
 
+  /** The rank's graph. @throws {GraphError} If a local type contradicts its placement. */
   readonly apply = (graph: Graph<"sharded">, ctx: ParallelExecutionCtx): Graph<"local"> =>
     localize(graph, ctx.rank, ctx.ranks);
 }

@@ -3,7 +3,7 @@ import { byteLength, dtypeInfo } from "../core/dtype.ts";
 import { GraphError } from "../core/errors.ts";
 import { sliceBytes } from "../graph/builder.ts";
 import type { TensorData } from "../graph/graph.ts";
-import { isWhole, type Layout, localSize, type Range } from "../graph/layout.ts";
+import { isWhole, type Layout, type Range } from "../graph/layout.ts";
 import type { Placement } from "../graph/placement.ts";
 
 /**
@@ -81,11 +81,4 @@ function zeros(data: TensorData): TensorData {
     bytes: () => make(data.shape),
     slice: (dim, ranges) => make(data.shape.with(dim, ranges.reduce((n, [a, b]) => n + b - a, 0))),
   };
-}
-
-/** Bytes of a rank's part, without reading it. */
-export function localBytes(data: TensorData, placement: Placement, rank: number): number {
-  const whole = byteLength(data.dtype, data.shape.reduce((a, b) => a * b, 1));
-  if (placement.kind !== "S") return whole;
-  return Math.ceil((whole * localSize(placement.layout, rank)) / placement.layout.size);
 }

@@ -107,7 +107,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
   for (const node of graph.nodes) {
     builder.level = Math.max(0, ...readsOf(node).map((name) => levels.get(name) ?? 0));
     if (node.kind === "placeholder") {
-      const value = valueOf(graph, node.name === node.outputs[0] ? node.name : node.outputs[0]);
+      const value = valueOf(graph, node.outputs[0]);
       const shape = tensor(value.name)!.localShape;
       builder.placeholder({ ...value, type: { dtype: value.type.dtype, shape } });
     } else if (node.kind === "get_attr") {

@@ -30,6 +30,7 @@ export function planOptions(config: Config, ranks: number): PlanOptions {
 export class ParallelAxisSolverPass implements Pass<Graph<"global">, Graph<"annotated">> {
   readonly name = "parallel_axis_solver";
 
+  /** The graph with placements; sets `ctx.plan`. @throws {PlanError} If the overrides cannot be met. */
   readonly apply = (graph: Graph<"global">, ctx: ParallelExecutionCtx): Graph<"annotated"> => {
     ctx.plan ??= search(graph, planOptions(ctx.config, ctx.ranks));
     const { placements } = ctx.plan;

@@ -21,6 +21,7 @@ import type { Pass } from "./pass.ts";
 export class ParallelLayerAnnotatePass implements Pass<Graph<"annotated">> {
   readonly name = "parallel_layer_annotate";
 
+  /** The graph with annotated layers. @throws {PlanError} If there is no plan yet. */
   readonly apply = (graph: Graph<"annotated">, ctx: ParallelExecutionCtx): Graph<"annotated"> => {
     const plan = ctx.requirePlan();
     return { ...graph, nodes: graph.nodes.map((n) => (isCall(n) && n.kind === "call_module" ? annotate(n, plan) : n)) };

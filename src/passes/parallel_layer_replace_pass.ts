@@ -25,6 +25,7 @@ import { insertReshards } from "./reshard.ts";
 export class ParallelLayerReplacePass implements Pass<Graph<"annotated">, Graph<"sharded">> {
   readonly name = "parallel_layer_replace";
 
+  /** The sharded graph. @throws {PlanError} If there is no plan yet, or it is of another graph. */
   readonly apply = (graph: Graph<"annotated">, ctx: ParallelExecutionCtx): Graph<"sharded"> => {
     const sharded = insertReshards(graph, ctx.requirePlan());
     return { ...sharded, nodes: sharded.nodes.map((n) => (isCall(n) && n.kind === "call_module" ? replace(n) : n)) };

@@ -10,6 +10,7 @@ import type { ParallelExecutionCtx } from "./context.ts";
 export interface Pass<In extends Graph = Graph<"global">, Out extends Graph = In> {
   /** For reports: `lift_layers`. */
   readonly name: string;
+  /** The new graph; `graph` stays as it is. */
   readonly apply: (graph: In, ctx: ParallelExecutionCtx) => Out;
 }
 

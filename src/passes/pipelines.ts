@@ -14,7 +14,7 @@ import { PassPipeline } from "./pipeline.ts";
 type Global = Graph<"global">;
 
 /** Cleans an imported graph: aliases, types, shape arithmetic, layers. What planning starts from. */
-export function cleanPipeline(): PassPipeline<Global> {
+export function cleanPipeline(): PassPipeline<Graph<"global">> {
   return new PassPipeline<Global>()
     .append(pass("fold_constants", (g: Global) => foldConstants(g)))
     .append(pass("infer_types", (g: Global) => inferTypes(g)))
@@ -24,7 +24,7 @@ export function cleanPipeline(): PassPipeline<Global> {
 }
 
 /** Plans a clean graph and shards it: the same on every rank. */
-export function shardPipeline(): PassPipeline<Global, Graph<"sharded">> {
+export function shardPipeline(): PassPipeline<Graph<"global">, Graph<"sharded">> {
   return new PassPipeline<Global>()
     .append(new ParallelAxisSolverPass())
     .append(new ParallelLayerAnnotatePass())

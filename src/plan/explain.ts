@@ -18,9 +18,11 @@ import { type SolvedPlan, solvePlan } from "./search.ts";
 
 /** A weight of a layer. */
 export interface WeightReport {
+  /** The value's name. */
   readonly name: string;
   /** As DTensor prints it: `S(1)`. */
   readonly placement: string;
+  /** Of the whole weight. */
   readonly bytes: number;
   /** On the rank with the most. */
   readonly bytesPerRank: number;
@@ -28,23 +30,33 @@ export interface WeightReport {
 
 /** A collective of a plan. */
 export interface CollectiveReport {
+  /** What it does. */
   readonly kind: CollectiveKind;
+  /** The tensor that it moves. */
   readonly value: string;
   /** In front of this node. */
   readonly before: string;
   /** Of the whole tensor, at the nominal sizes. */
   readonly bytes: number;
+  /** `bytes`, shared out among the tokens of a step. */
   readonly bytesPerToken: number;
 }
 
 /** What became of one layer. */
 export interface LayerReport {
+  /** Name of the node. */
   readonly name: string;
+  /** The module that it came from. */
   readonly scope?: string;
+  /** Domain and op. */
   readonly op: string;
+  /** What became of it. */
   readonly kind: LayerKind;
+  /** In the order of the inputs. */
   readonly weights: readonly WeightReport[];
+  /** Of all its weights. */
   readonly bytes: number;
+  /** Of all its weights, on the rank with the most. */
   readonly bytesPerRank: number;
   /** Collectives on its inputs that belong to no other layer. */
   readonly before: readonly CollectiveReport[];
@@ -58,11 +70,17 @@ export interface LayerReport {
 
 /** An explained plan. */
 export interface PlanReport {
+  /** The graph's name. */
   readonly graph: string;
+  /** Ranks that share the model. */
   readonly ranks: number;
+  /** In order of execution. */
   readonly layers: readonly LayerReport[];
+  /** In order of execution. */
   readonly collectives: readonly CollectiveReport[];
+  /** The plan's. */
   readonly cost: PlanCost;
+  /** The plan's: 0 where the search was exact. */
   readonly gap: number;
   /** Bytes of all weights. */
   readonly weightBytes: number;

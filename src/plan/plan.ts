@@ -19,8 +19,11 @@ export interface Strategy {
 export interface Reshard {
   /** Name of the node in front of which it happens. */
   readonly before: string;
+  /** Name of the value that moves. */
   readonly value: string;
+  /** A placement in which it exists before. */
   readonly from: Placement;
+  /** The placement that is wanted. */
   readonly to: Placement;
 }
 
@@ -38,6 +41,7 @@ export interface PlanCost {
 
 /** The decision for a whole graph on one mesh axis. */
 export interface Plan {
+  /** Ranks of the mesh axis. */
   readonly ranks: number;
   /** Placement that each value is produced in, by value name; constants (get_attr) are loaded as each use wants them. */
   readonly placements: ReadonlyMap<string, Placement>;
@@ -45,6 +49,7 @@ export interface Plan {
   readonly strategies: ReadonlyMap<string, Strategy>;
   /** In order of execution. */
   readonly reshards: readonly Reshard[];
+  /** What the search minimised, in parts. */
   readonly cost: PlanCost;
   /** Seconds by which the total may exceed the optimum: 0 unless the search met its limit of states. */
   readonly gap: number;

@@ -23,7 +23,9 @@ export type Source =
 
 /** Local compute between two cuts. */
 export interface Segment {
+  /** Tells steps apart. */
   readonly kind: "segment";
+  /** Among the segments, from 0. */
   readonly index: number;
   /** Placeholders are the inputs; the output node's names are the values that are kept. */
   readonly graph: Graph<"local">;
@@ -35,15 +37,18 @@ export interface Segment {
 
 /** All ranks wait for each other; what they wrote to shared values before is then visible to all. */
 export interface Barrier {
+  /** Tells steps apart. */
   readonly kind: "barrier";
   /** The collectives that this barrier stands for, for texts and traces. */
   readonly collectives: readonly { readonly kind: string; readonly value: string; readonly type: TensorType }[];
 }
 
+/** One step of a program. */
 export type Step = Segment | Barrier;
 
 /** A value that crosses a cut or leaves the program. */
 export interface Stored {
+  /** Unique within the program. */
   readonly name: string;
   /** Local type. */
   readonly type: TensorType;
@@ -53,13 +58,19 @@ export interface Stored {
   readonly peers?: readonly TensorType[];
   /** Index of the segment that writes it, and of the last that reads it (∞ for outputs of the program). */
   readonly writtenBy: number;
+  /** Index of the last segment that reads it; ∞ for outputs of the program. */
   readonly lastRead: number;
 }
 
+/** All that one rank does for one run. */
 export interface Program {
+  /** Whose program it is. */
   readonly rank: number;
+  /** How many ranks run one like it. */
   readonly ranks: number;
+  /** Segments, and a barrier wherever shared values are written. */
   readonly steps: readonly Step[];
+  /** Values that cross a cut or leave the program, by name. */
   readonly stored: ReadonlyMap<string, Stored>;
   /** Graph inputs: local types by name. */
   readonly inputs: ReadonlyMap<string, TensorType>;

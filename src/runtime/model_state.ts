@@ -14,6 +14,7 @@ interface Cell {
 
 /** Carried tensors of one sequence (or batch of sequences). Made by `ParallelModel.start()`. */
 export class ModelState {
+  /** Sequences that the state holds. */
   readonly batch: number;
   readonly #cells = new Map<string, Cell>();
 

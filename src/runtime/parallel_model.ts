@@ -13,16 +13,31 @@ import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard
 
 /** An input or output of a model: its ONNX name and the type of the whole tensor. */
 export interface TensorInfo {
+  /** As the ONNX model calls it. */
   readonly name: string;
+  /** Of the whole tensor, over the symbols of the inputs. */
   readonly type: TensorType;
 }
 
 /** What a model is made of. */
 export interface ParallelModelParts {
+  /** The graph of all ranks. */
   readonly sharded: Graph<"sharded">;
+  /** This rank's graph. */
   readonly local: Graph<"local">;
+  /** What the solver chose. */
   readonly plan: Plan;
+  /**
+   * Runs the program of `local`.
+   *
+   * @internal
+   */
   readonly executor: CpuExecutor;
+  /**
+   * The ranks, where whole outputs are gathered.
+   *
+   * @internal
+   */
   readonly group: GatherGroup;
   /** Why the engine is not the best one; said aloud by whoever shows it. */
   readonly notice: string | undefined;
@@ -41,13 +56,17 @@ export interface ParallelModelParts {
  * ```
  */
 export class ParallelModel implements AsyncDisposable {
+  /** In the order of the ONNX model. */
   readonly inputs: readonly TensorInfo[];
+  /** In the order of the ONNX model. */
   readonly outputs: readonly TensorInfo[];
   /** States that {@linkcode step} carries: KV caches. */
   readonly carried: readonly { readonly input: string; readonly output: string }[];
+  /** Where every tensor lives. */
   readonly plan: Plan;
   /** The graph with its parallel layers and collectives. */
   readonly graph: Graph<"sharded">;
+  /** Why the engine is not the best one; undefined where it is. */
   readonly notice: string | undefined;
   readonly #executor: CpuExecutor;
   readonly #group: GatherGroup;
@@ -58,6 +77,7 @@ export class ParallelModel implements AsyncDisposable {
   /** The carried input of each carried output. */
   readonly #inputOf: ReadonlyMap<string, string>;
 
+  /** Made by `parallelizeModel`; by itself for graphs that were not read from a file. */
   constructor(parts: ParallelModelParts) {
     const { sharded, executor } = parts;
     this.graph = sharded;
@@ -176,6 +196,7 @@ export class ParallelModel implements AsyncDisposable {
     return outputs;
   }
 
+  /** Releases the sessions. Does not wait for other ranks. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#executor[Symbol.asyncDispose]();
   }

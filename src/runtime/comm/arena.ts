@@ -34,7 +34,9 @@ export interface SymmetricBuffer {
 
 /** A point to which {@linkcode Arena.reset} returns. */
 export interface ArenaMark {
+  /** Number of the chunk. */
   readonly chunk: number;
+  /** Bytes of it that are taken. */
   readonly used: number;
 }
 

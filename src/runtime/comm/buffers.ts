@@ -23,7 +23,9 @@ export const REDUCE_OPS: readonly ReduceOp[] = [
 
 /** Elements whose dtype their array does not tell (f16, bf16, bool), or that lie in symmetric memory. */
 export interface TypedBuffer {
+  /** Elements in row-major order. */
   readonly data: ArrayBufferView;
+  /** How the elements are read. */
   readonly dtype: CommDType;
   /** The symmetric buffer that `data` views from its first byte on; then it is reduced where it lies. */
   readonly symmetric?: SymmetricBuffer;
@@ -93,9 +95,11 @@ export function symmetricView(buffer: SymmetricBuffer, dtype: CommDType, count?:
 
 /** A tensor of which every rank has its own, in memory that all ranks can read. */
 export interface SymmetricTensor extends TypedBuffer {
+  /** Sizes, outermost first. */
   readonly shape: readonly number[];
   /** This rank's elements, row-major. */
   readonly data: TypedArray;
+  /** The memory, with the peers' parts. */
   readonly symmetric: SymmetricBuffer;
   /** The elements of `rank`; for reading, between barriers. */
   peer(rank: number): TypedArray;

@@ -64,6 +64,7 @@ export interface ObjectCollectives {
 export interface Communicator extends AsyncDisposable {
   /** This rank in the group, and how many there are. */
   readonly rank: number;
+  /** Ranks in the group. */
   readonly size: number;
   /** The group's name. */
   readonly name: string;

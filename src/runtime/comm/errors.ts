@@ -21,6 +21,7 @@ export class CollectiveTimeout extends CommunicatorError {
   /** The ranks that did not arrive, as ranks of the group. */
   readonly missing: readonly number[];
 
+  /** `missing`: ranks of the group. */
   constructor(message: string, missing: readonly number[], details?: ErrorDetails) {
     super(message, details);
     this.missing = missing;
@@ -29,10 +30,12 @@ export class CollectiveTimeout extends CommunicatorError {
 
 /** A rank of the group ended, normally or not. */
 export class PeerLost extends CommunicatorError {
+  /** That of a victim. */
   override readonly exitCode: number = EXIT.victim;
   /** The lost rank, as a rank of the group. */
   readonly rank: number;
 
+  /** `rank`: the lost one, in the group. */
   constructor(message: string, rank: number, details?: ErrorDetails) {
     super(message, details);
     this.rank = rank;
@@ -41,10 +44,12 @@ export class PeerLost extends CommunicatorError {
 
 /** Another rank of the group gave up and told all others to stop. */
 export class CollectiveAborted extends CommunicatorError {
+  /** That of a victim. */
   override readonly exitCode: number = EXIT.victim;
   /** Who gave up, as a rank of the group. */
   readonly rank: number;
 
+  /** `rank`: who gave up, in the group. */
   constructor(message: string, rank: number, details?: ErrorDetails) {
     super(message, details);
     this.rank = rank;
@@ -53,5 +58,6 @@ export class CollectiveAborted extends CommunicatorError {
 
 /** The ranks of a job, or of a new group, did not meet. */
 export class RendezvousError extends CommunicatorError {
+  /** That of a rendezvous. */
   override readonly exitCode: number = EXIT.rendezvous;
 }

@@ -16,7 +16,9 @@ const WRITTEN = 0, READ = 32, HEADER_BYTES = 16;
 
 /** What a receive finds. */
 export interface Received {
+  /** Who sent it, as a rank of the group. */
   readonly source: number;
+  /** The tag that it was sent with. */
   readonly tag: number;
   /** Elements; at most as many as the buffer holds. */
   readonly count: number;

@@ -13,7 +13,7 @@ import type { HostTensor } from "../../core/host_tensor.ts";
 import { exportOnnx } from "../../formats/export_onnx.ts";
 import type { TensorType } from "../../graph/types.ts";
 import { planBuffers } from "../../program/memory_plan.ts";
-import type { Program, Source, Stored } from "../../program/program.ts";
+import { type Program, segmentsOf, type Source, type Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
 import type { SymmetricArena } from "../comm/arena.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
@@ -61,6 +61,7 @@ interface Renewal {
 
 /** Time of one step, in milliseconds. */
 export interface StepTiming {
+  /** Of the whole step. */
   readonly total: number;
   /** Spent in barriers: the skew between the ranks. */
   readonly waiting: number;
@@ -101,8 +102,7 @@ export class CpuExecutor implements AsyncDisposable {
 
   /** Makes the sessions. All ranks call it together, as weights that they share are written by one of them. */
   static async compile(program: Program, options: CompileOptions): Promise<CpuExecutor> {
-    const segments = program.steps.filter((s) => s.kind === "segment");
-    const models = segments.map((segment) => {
+    const models = segmentsOf(program).map((segment) => {
       const { graph, sizes } = replaceSizes(segment);
       const weights = options.weights.place(graph);
       return { segment: sizes, folder: weights.folder, bytes: exportOnnx(graph, { external: weights.external }) };
