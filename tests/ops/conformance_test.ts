@@ -17,8 +17,10 @@ import { candidateLayouts } from "../../src/plan/candidates.ts";
 import { plannedCalls } from "../../src/plan/places.ts";
 import type { Strategy } from "../../src/plan/plan.ts";
 import { strategiesOf } from "../../src/plan/strategies.ts";
+import type { Engine } from "../../src/runtime/cpu/engine.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
-import { combine, partOf, runLockstep } from "../support/lockstep.ts";
+import { emulatedStep } from "../support/emulated.ts";
+import { combine, partOf } from "../support/parts.ts";
 
 /** Ops that ONNX Runtime 1.30 has no CPU kernel for; their types are tested by hand where they matter. */
 const NOT_IN_ORT = new Set(["Swish"]);
@@ -107,7 +109,7 @@ function assertClose(found: HostTensor, expected: HostTensor, label: string): vo
   }
 }
 
-async function sweep(def: OpDef, engine: Awaited<ReturnType<typeof openNativeEngine>>): Promise<void> {
+async function sweep(def: OpDef, engine: Engine): Promise<void> {
   for (const [index, example] of def.examples.entries()) {
     const label = `${opKey(def)} example ${index}`;
     const { graph, feeds } = exampleGraph(def, example);
@@ -117,7 +119,7 @@ async function sweep(def: OpDef, engine: Awaited<ReturnType<typeof openNativeEng
       inputs: call.inputs.map(() => REPLICATE),
       outputs: call.outputs.map(() => REPLICATE),
     });
-    const [reference] = await runLockstep(engine, [localize(whole, 0, 1)], [feeds]);
+    const [reference] = await emulatedStep(engine, [localize(whole, 0, 1)], [feeds]);
     outputOf(graph).inputs.forEach((name, i) => {
       const { type, ints } = valueOf(graph, name);
       const result = reference![i]!;
@@ -138,7 +140,7 @@ async function sweep(def: OpDef, engine: Awaited<ReturnType<typeof openNativeEng
         const parts = locals.map((_, r) =>
           new Map([...feeds].map(([name, t]) => [name, partOf(t, valueOf(sharded, name).placement!, r)]))
         );
-        const results = await runLockstep(engine, locals, parts);
+        const results = await emulatedStep(engine, locals, parts);
         outputOf(graph).inputs.forEach((name, i) => {
           const found = combine(results.map((r) => r[i]!), valueOf(sharded, name).placement!);
           assertClose(found, reference![i]!, where);

@@ -1,0 +1,34 @@
+/**
+ * The same cases as parity_test.ts, and greedy generation, as jobs of real processes through `shardwise verify`. tests/cli/verify_test.ts
+ * runs the small models at 1 to 4 ranks; here they run at 8, on fewer cores. SHARDWISE_TEST_ALL=1 runs all models of the shared folder, at
+ * every world size: minutes.
+ */
+import assert from "node:assert/strict";
+import type { VerifyResult } from "../../cli/job.ts";
+import { shardwise } from "../support/cli.ts";
+import { sharedOrSkip } from "../support/shared.ts";
+
+async function assertVerified(folder: string, sizes: readonly number[], least: number): Promise<void> {
+  const { code, stdout, stderr } = await shardwise("verify", folder, "--nproc", sizes.join(","), "--json");
+  const { results } = JSON.parse(stdout) as { results: VerifyResult[] };
+  const failed = results.filter((r) => !r.pass).map((r) => `${r.name} at ${r.ranks}: ${r.problem ?? "differs"}`);
+  assert.deepEqual(failed, [], stderr.slice(-2000));
+  assert.equal(code, 0);
+  assert.ok(results.length >= least * sizes.length, `only ${results.length} results`);
+}
+
+Deno.test("8 processes give PyTorch's outputs and its greedy tokens for every small model", async () => {
+  await assertVerified("tests/data/models", [8], 26);
+});
+
+if (Deno.env.get("SHARDWISE_TEST_ALL") === "1") {
+  for (const [group, least] of [["decoders", 88], ["encoders", 18]] as const) {
+    const folder = sharedOrSkip(`models/${group}`);
+    if (folder === undefined) continue;
+    for (const size of [1, 2, 3, 4, 8]) {
+      Deno.test(`${size} processes give PyTorch's outputs and its greedy tokens for all ${group}`, async () => {
+        await assertVerified(folder, [size], least);
+      });
+    }
+  }
+}
