@@ -3,7 +3,6 @@
  * -1 is inferred), it becomes a constant, and the executor has one input fewer to feed.
  */
 import { dimEquals } from "../core/dim.ts";
-import { intOf } from "../graph/attributes.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
 import { type Call, type Graph, isCall, outputOf, valueOf } from "../graph/graph.ts";
 import type { Shape } from "../graph/types.ts";
@@ -14,7 +13,7 @@ export function replaceSizes(segment: Segment): { readonly graph: Graph<"local">
   const { graph } = segment;
   const targets = new Map<Call, bigint[]>();
   for (const node of graph.nodes) {
-    if (!isCall(node) || node.op !== "Reshape" || node.domain !== "" || intOf(node.attributes, "allowzero")) continue;
+    if (!isCall(node) || node.op !== "Reshape" || node.domain !== "") continue;
     const source = segment.inputs.get(node.inputs[1]!);
     const from = valueOf(graph, node.inputs[0]!).type.shape;
     const target = source?.kind === "sizes" && from ? constantTarget(source.elements, from) : undefined;
@@ -52,7 +51,9 @@ export function replaceSizes(segment: Segment): { readonly graph: Graph<"local">
       builder.getAttr(constant, inlineData("i64", [target.length], BigInt64Array.from(target)));
       constants.set(key, constant);
     }
-    builder.append({ ...node, inputs: [node.inputs[0]!, constant] }, values);
+    // With constants, 0 means "copy" again.
+    const { allowzero: _, ...attributes } = node.attributes;
+    builder.append({ ...node, inputs: [node.inputs[0]!, constant], attributes }, values);
   }
   const { inputs: results, names } = outputOf(graph);
   const replaced = builder.finish({ inputs: results, names });
