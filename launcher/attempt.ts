@@ -23,7 +23,8 @@ export type StopReason =
 export interface AttemptOptions {
   readonly ranks: readonly RankStart[];
   readonly host: string;
-  readonly graceMs: number;
+  /** From SIGTERM to SIGKILL, asked for when ranks are ended. */
+  readonly graceMs: () => number;
   readonly onFailure: "abort" | "continue";
   /** ms since the job's start. */
   readonly now: () => number;
@@ -42,6 +43,8 @@ export interface AttemptResult {
   readonly stop: StopReason | undefined;
   /** Whether somebody asked to kill ranks before the grace period was over. */
   readonly hurried?: boolean;
+  /** The grace period that ranks were given, if they were ended. */
+  readonly graceMs?: number | undefined;
 }
 
 /** How long the ends of victims wait for the end of the rank that they lost, in ms. */
@@ -57,6 +60,7 @@ export class Attempt {
   #termSent = false;
   #killSent = false;
   #hurried = false;
+  #graceMs: number | undefined;
   #graceTimer: ReturnType<typeof setTimeout> | undefined;
   #victimTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -97,7 +101,7 @@ export class Attempt {
         : undefined);
     if (this.#cause === undefined && cause !== undefined) this.#options.onCause?.(cause);
     const outcomes = this.#outcomes.sort((a, b) => a.rank - b.rank);
-    return { outcomes, cause, stop: this.#stop, hurried: this.#hurried };
+    return { outcomes, cause, stop: this.#stop, hurried: this.#hurried, graceMs: this.#graceMs };
   }
 
   /** Ends all ranks. The first reason stands. */
@@ -108,7 +112,8 @@ export class Attempt {
     // A stopped process takes no TERM, so it is continued first.
     this.#signalAll("SIGCONT");
     this.#signalAll("SIGTERM");
-    this.#graceTimer = setTimeout(() => this.#kill(), this.#options.graceMs);
+    this.#graceMs = this.#options.graceMs();
+    this.#graceTimer = setTimeout(() => this.#kill(), this.#graceMs);
   }
 
   /** Kills all ranks now, whatever is left of the grace period. */

@@ -16,6 +16,7 @@ import { OutputSink } from "./output.ts";
 import { type CommandLine, rankCommand, rankEnv } from "./rank_env.ts";
 import type { RankStart } from "./rank_process.ts";
 import { SignalRelay } from "./signals.ts";
+import { graceWithin } from "./time_left.ts";
 import { exitCode, mayRestart } from "./verdict.ts";
 
 export type { LaunchConfig } from "./config.ts";
@@ -222,7 +223,7 @@ class Job implements AsyncDisposable {
     const attempt = new Attempt({
       ranks,
       host: this.#host,
-      graceMs: this.#config.graceMs ?? GRACE_MS,
+      graceMs: () => this.#grace(),
       onFailure: this.#config.onFailure ?? "abort",
       now: () => performance.now() - this.#started,
       onCause: (cause) => coordinator.cause(cause),
@@ -281,7 +282,7 @@ class Job implements AsyncDisposable {
         runId: end.placement.jobId,
         code: verdict.code,
         elapsedMs,
-        graceMs: this.#config.graceMs ?? GRACE_MS,
+        graceMs: end.result.graceMs ?? this.#config.graceMs ?? GRACE_MS,
         logDir: this.#logs?.folder,
         oomKills: oomKills() - this.#oomBefore,
         attempts: end.attempt + 1,
@@ -298,6 +299,17 @@ class Job implements AsyncDisposable {
     if (this.#current !== undefined) return this.#current.stop(reason);
     this.#early ??= reason;
     this.#interrupted.resolve(reason);
+  }
+
+  /** The grace period of a stop now, and a word if a time limit shortens it. */
+  #grace(): number {
+    const asked = this.#config.graceMs ?? GRACE_MS, given = graceWithin(asked, this.#base, Date.now());
+    if (given < asked) {
+      this.#say(
+        `ranks have ${(given / 1000).toFixed(1)} s to end, not ${asked / 1000}: Slurm's time limit comes first`,
+      );
+    }
+    return given;
   }
 
   #tidy(): void {

@@ -8,6 +8,8 @@ const DENO = Deno.execPath(), MAIN = new URL("../../launcher/main.ts", import.me
 const ROOT = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
 const WHO = [DENO, "run", "-A", program("who.ts")];
 const LAUNCH = [DENO, "run", "-A", MAIN];
+/** Tests that wait for a minute are for those who ask. */
+const SLOW = Deno.env.get("SHARDWISE_TEST_ALL") === "1";
 const AS_ROOT = { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1" };
 
 async function output(
@@ -210,6 +212,28 @@ testWith(
       await output([which("scancel")!, id], env);
       await until(() => Promise.resolve(alive(mark).length === 0), 15_000);
       assert.match(await read(out), /received SIGTERM|CANCELLED/);
+    });
+    await t.step({
+      name: `a time limit ends a job, and nothing of it is left${
+        SLOW ? "" : " (skipped: SHARDWISE_TEST_ALL=1 runs it)"
+      }`,
+      ignore: !SLOW,
+      fn: async () => {
+        const mark = crypto.randomUUID();
+        const { id, out } = await batch([
+          `export TEST_MARK=${mark}`,
+          `exec ${[...LAUNCH, "--nproc", "2", program("fault.ts"), "done", "99"].join(" ")}`,
+        ], ["-n2", "--time=1"]);
+        await until(async () => (await read(out)).match(/is up/g)?.length === 2, 20_000);
+        // Limits are minutes, but a job's end may be moved. Slurm looks at ends twice a minute.
+        const moved = await output([which("scontrol")!, "update", `JobId=${id}`, "EndTime=now"], env);
+        assert.equal(moved.code, 0, moved.text);
+        await until(() => Promise.resolve(alive(mark).length === 0), 90_000);
+        await until(() => over(id), 15_000);
+        assert.match(await read(out), /DUE TO TIME LIMIT/);
+        assert.match(await read(out), /received SIGTERM/);
+        assert.match((await output([which("scontrol")!, "show", "job", id], env)).text, /JobState=TIMEOUT/);
+      },
     });
     await Deno.remove(dir, { recursive: true });
   },

@@ -155,6 +155,21 @@ Deno.test("a rank that ignores SIGTERM is killed when --grace is over", async ()
   await assertNothingLeft(job);
 });
 
+Deno.test("a rank that ignores SIGTERM is killed before Slurm's time limit kills the launcher, whatever --grace says", async () => {
+  // Slurm kills 30 s after the limit, and 2 s are for the report: 1 s is left.
+  const limit = Math.floor(Date.now() / 1000) - 27;
+  const job = start(["--nproc", "2", "--grace", "15s", STUBBORN, "ignore"], {
+    env: { SLURM_JOB_END_TIME: String(limit) },
+  });
+  await job.said("is up", 2);
+  job.kill("SIGTERM");
+  const result = await job.done;
+  assert.match(result.stderr, /ranks have [01]\.\d s to end, not 15: Slurm's time limit comes first/);
+  assert.match(result.stderr, /killed +rank 1/);
+  assert.ok(result.ms < 10_000, `${result.ms} ms`);
+  await assertNothingLeft(job);
+});
+
 Deno.test("ranks that are blocked in native code are killed when --grace is over", async () => {
   const job = start(["--nproc", "2", "--grace", "300ms", STUBBORN, "block"]);
   await job.said("is up", 2);
