@@ -97,10 +97,9 @@ function opBlocks(): Map<string, string> {
   const [definition] = source.match(/export const CUM_SUM[\s\S]*?\n};\n/)!;
   const axis = inlineData("i64", [], BigInt64Array.of(1n));
   const graph = inferTypes(parseGraph<"global">(CUM_SUM_GRAPH, { stage: "global", resolve: () => axis }));
-  const isConstant = (name: string) => name === "axis";
   const calls = plannedCalls(graph, opDef);
-  const layouts = candidateLayouts(graph, calls, RANKS, isConstant);
-  const rows = strategiesOf(graph, calls[0]!, layouts, isConstant).map(({ name, inputs, outputs }) => {
+  const layouts = candidateLayouts(graph, calls, RANKS);
+  const rows = strategiesOf(calls[0]!, layouts).map(({ name, inputs, outputs }) => {
     const print = (list: typeof inputs) => list.map(printPlacement).join(", ");
     return `${name.padEnd(8)}${print(inputs)} -> ${print(outputs)}`;
   });
