@@ -178,6 +178,9 @@ export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/prog
 export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";
 export { Sampler, type SamplingOptions } from "./src/generate/sampler.ts";
 
+// Progress.
+export type { OnProgress } from "./src/core/progress.ts";
+
 // Errors.
 export {
   describeError,
