@@ -193,6 +193,9 @@ export { type CausalModel, generate, type GenerateOptions } from "./src/generate
 export type { FeedInput } from "./src/generate/feeds.ts";
 export { Sampler, type SamplingOptions } from "./src/generate/sampler.ts";
 
+// Progress.
+export type { OnProgress } from "./src/core/progress.ts";
+
 // Errors.
 export {
   describeError,

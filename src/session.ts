@@ -1,6 +1,7 @@
 /**
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
+import type { OnProgress } from "./core/progress.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
@@ -27,6 +28,8 @@ export interface ParallelizeOptions {
   readonly engine?: EngineChoice;
   /** Keep weights as they are mapped instead of packing them for speed: less private memory, slower with many rows. */
   readonly disablePrepacking?: boolean;
+  /** Told of each phase as it begins, and of each segment that is loaded; on a large model some take many seconds. */
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /**
@@ -43,11 +46,13 @@ export interface ParallelizeOptions {
  * ```
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm } = options;
+  const { comm, onProgress } = options;
+  onProgress?.("reading");
   using sources = mappedSources();
   using file = readOnnx(path, { open: sources.open });
   const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: options.config ?? {} });
   const clean = cleanPipeline().run(importOnnx(file), ctx);
+  onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
   const engine = await openEngine(options.engine);
@@ -56,6 +61,7 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
     comm,
     threads: options.threads,
     disablePrepacking: options.disablePrepacking,
+    onProgress,
   });
   return new ParallelModel({
     sharded,

@@ -3,8 +3,7 @@ import { ModelFolder } from "../../src/generate/model_folder.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { StopStrings, TextStream } from "../../src/generate/text_stream.ts";
-import { parallelizeModel } from "../../src/session.ts";
-import { sayNotice } from "./notice.ts";
+import { loadModel } from "./load_model.ts";
 import type { GenerateJob, GenerateReport, RankContext } from "../job.ts";
 
 /** Turns ids into what is printed. */
@@ -16,8 +15,7 @@ interface Printer {
 
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
-  await using model = await parallelizeModel(job.model, { comm });
-  sayNotice(model, comm);
+  await using model = await loadModel(job.model, comm);
   const printer = makePrinter(job, comm.rank);
   const show = comm.rank === 0 ? writer(Deno.stdout) : undefined;
   const began = performance.now();

@@ -1,15 +1,13 @@
 /** What each rank does for `shardwise run`; rank 0 writes the outputs. */
 import { readTensors, writeTensors } from "../../src/formats/tensor_file.ts";
-import { parallelizeModel } from "../../src/session.ts";
-import { sayNotice } from "./notice.ts";
+import { loadModel } from "./load_model.ts";
 import type { RankContext, RunJob } from "../job.ts";
 import { printResult } from "../print.ts";
 
 /** Carries out `job`. */
 export async function runOnRank(job: RunJob, { comm }: RankContext): Promise<void> {
   const inputs = Object.fromEntries(await readTensors(job.inputs));
-  await using model = await parallelizeModel(job.model, { comm });
-  sayNotice(model, comm);
+  await using model = await loadModel(job.model, comm);
   const outputs = await model.run(inputs);
   if (comm.rank !== 0) return;
   await writeTensors(job.outputs, new Map(Object.entries(outputs)));

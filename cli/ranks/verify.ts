@@ -6,8 +6,7 @@ import { Sampler } from "../../src/generate/sampler.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
-import { parallelizeModel } from "../../src/session.ts";
-import { sayNotice } from "./notice.ts";
+import { loadModel } from "./load_model.ts";
 import { compareTensors } from "../compare.ts";
 import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
@@ -36,13 +35,12 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await parallelizeModel(path, { comm });
+    model = await loadModel(path, comm);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;
   }
   await using _owned = model;
-  sayNotice(model, comm);
   for (const c of cases) {
     const start = performance.now();
     try {

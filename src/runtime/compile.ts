@@ -1,4 +1,5 @@
 /** From a rank's local graph to an executor: program, weight files, sessions. */
+import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
 import { segment } from "../program/segment.ts";
 import type { Communicator } from "./comm/communicator.ts";
@@ -15,6 +16,7 @@ export interface RuntimeOptions {
   readonly threads?: number | undefined;
   /** See `SessionOptions`. */
   readonly disablePrepacking?: boolean | undefined;
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** Compiles rank `comm.rank`'s local graph; all ranks call it together. */
@@ -36,6 +38,7 @@ export async function compile(graph: Graph<"local">, options: RuntimeOptions): P
       weights,
       threads: options.threads ?? Math.max(1, Math.floor(comm.cores / comm.size)),
       disablePrepacking: options.disablePrepacking,
+      onProgress: options.onProgress,
       weightsWritten: () => comm.barrierSync(),
     });
     comm.barrierSync();

@@ -10,6 +10,7 @@ import { byteLength, dtypeFromOrt, type TypedArray } from "../../core/dtype.ts";
 import { type Bindings, evalDim } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
+import type { OnProgress } from "../../core/progress.ts";
 import { exportOnnx } from "../../formats/export_onnx.ts";
 import type { TensorType } from "../../graph/types.ts";
 import { planBuffers } from "../../program/memory_plan.ts";
@@ -38,6 +39,7 @@ export interface CompileOptions {
   readonly disablePrepacking?: boolean | undefined;
   /** Called when all weight files are written and before any is read; a barrier of the host's ranks. */
   readonly weightsWritten: () => Promise<void> | void;
+  readonly onProgress?: OnProgress | undefined;
 }
 
 interface CompiledSegment {
@@ -102,7 +104,10 @@ export class CpuExecutor implements AsyncDisposable {
 
   /** Makes the sessions. All ranks call it together, as weights that they share are written by one of them. */
   static async compile(program: Program, options: CompileOptions): Promise<CpuExecutor> {
-    const models = segmentsOf(program).map((segment) => {
+    const segments = segmentsOf(program);
+    const { onProgress } = options, total = segments.length;
+    const models = segments.map((segment, i) => {
+      onProgress?.("placing weights", i, total);
       const { graph, sizes } = replaceSizes(segment);
       const weights = options.weights.place(graph);
       return { segment: sizes, folder: weights.folder, bytes: exportOnnx(graph, { external: weights.external }) };
@@ -123,6 +128,7 @@ export class CpuExecutor implements AsyncDisposable {
         tensor: (type, dims, bytes) => makeTensor(options.engine, type, { dims, bytes }),
       });
       const wiring = wireSegment(segment, program);
+      onProgress?.("loading segments", compiled.length + 1, total);
       compiled.push({ session, wiring, feeds: [{}, {}], fetches: [{}, {}], share });
     }
     return new CpuExecutor(program, compiled, {
