@@ -251,9 +251,7 @@ class Job implements AsyncDisposable {
       this.#oomBefore = oomKills();
       for (const path of removeStale(systemTempDir())) if (verbose) this.#say(`removed ${path}, left by a dead job`);
       // Whoever kills `deno task` means the job.
-      if (/deno/.test(this.#base._ ?? "deno")) {
-        await import("./task_parent.ts").then((parent) => parent.endWithDenoTask()).catch(() => {});
-      }
+      await import("./task_parent.ts").then((parent) => parent.endWithDenoTask()).catch(() => {});
     }
     if (this.#early !== undefined) attempt.stop(this.#early);
     const result = await attempt.finish();
