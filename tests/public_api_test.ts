@@ -154,6 +154,7 @@ const TYPES = [
   "Node",
   "Nominal",
   "ObjectCollectives",
+  "OnProgress",
   "OnnxFile",
   "OpOptions",
   "Output",
