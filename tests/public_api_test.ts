@@ -160,6 +160,7 @@ const TYPES = [
   "Node",
   "Nominal",
   "ObjectCollectives",
+  "OnProgress",
   "OnnxFile",
   "OpOptions",
   "OpenSource",

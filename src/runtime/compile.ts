@@ -16,6 +16,7 @@ export interface RuntimeOptions {
   readonly threads?: number | undefined;
   /** See `SessionOptions`. */
   readonly disablePrepacking?: boolean | undefined;
+  /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
 }
 

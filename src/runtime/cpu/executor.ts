@@ -39,6 +39,7 @@ export interface CompileOptions {
   readonly disablePrepacking?: boolean | undefined;
   /** Called when all weight files are written and before any is read; a barrier of the host's ranks. */
   readonly weightsWritten: () => Promise<void> | void;
+  /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
 }
 
