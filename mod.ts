@@ -199,6 +199,7 @@ export type { OnProgress } from "./src/core/progress.ts";
 // Errors.
 export {
   describeError,
+  EngineError,
   type ErrorDetails,
   FormatError,
   GraphError,

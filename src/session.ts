@@ -2,12 +2,17 @@
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
 import type { OnProgress } from "./core/progress.ts";
+import { symbolsOf } from "./core/dim.ts";
+import { InputError } from "./core/errors.ts";
+import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
+import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
+import type { Nominal } from "./plan/cost.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
@@ -98,6 +103,23 @@ export function explainModel(path: string, { ranks, config = {} }: ExplainOption
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
+  checkNominal(graph, config.nominal ?? {});
   const solved = solvePlan(graph, planOptions(config, ranks));
   return { plan: solved.plan, report: explainSolved(graph, solved) };
+}
+
+/** @throws {InputError} If a size is given for a symbol that no input has. */
+function checkNominal(graph: Graph<"global">, nominal: Nominal): void {
+  const symbols = new Set<string>();
+  for (const node of graph.nodes) {
+    if (node.kind !== "placeholder") continue;
+    for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
+  }
+  for (const name of Object.keys(nominal)) {
+    if (!symbols.has(name)) {
+      throw new InputError(
+        `Cannot plan with a size for "${name}": no input has such a dim${didYouMean(name, [...symbols])}`,
+      );
+    }
+  }
 }

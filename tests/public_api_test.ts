@@ -14,6 +14,7 @@ const VALUES = [
   "DTYPES",
   "Embedding",
   "EmbeddingModule",
+  "EngineError",
   "FormatError",
   "GraphBuilder",
   "GraphError",

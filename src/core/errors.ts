@@ -47,6 +47,9 @@ export class UsageError extends ShardwiseError {}
 /** Something that this machine or this engine does not have. */
 export class UnavailableError extends ShardwiseError {}
 
+/** An inference engine that refuses a model or fails on its inputs. */
+export class EngineError extends ShardwiseError {}
+
 /** The message, the causes' messages and the hint of `error`, each on a line of its own; what a command line prints. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

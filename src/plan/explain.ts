@@ -159,6 +159,7 @@ export const PLAN_COLUMNS = [
   "bytes per rank",
   "of",
   "collectives",
+  "cost",
   "not splitting",
 ] as const;
 
@@ -172,13 +173,14 @@ export function planRows(report: PlanReport): string[][] {
     printBytes(l.bytesPerRank),
     printBytes(l.bytes),
     [...l.before.map((c) => `${printCollective(c)} before`), ...l.after.map(printCollective)].join(", "),
+    printSeconds(l.seconds),
     l.kind === "replicated" ? "" : `+${printSeconds(l.priceOfNotSplitting)}`,
   ]);
 }
 
 /** The report as stable text, without anything that depends on the cost model's constants. */
 export function planText(report: PlanReport): string {
-  const rows = planRows(report).map((r) => r.slice(0, -1));
+  const rows = planRows(report).map((r) => r.slice(0, -2));
   const widths = rows.reduce<number[]>((w, r) => r.map((cell, i) => Math.max(w[i] ?? 0, cell.length)), []);
   return [planSummary(report), ...rows.map((r) => r.map((cell, i) => cell.padEnd(widths[i]!)).join("  ").trimEnd())]
     .join("\n") + "\n";
@@ -190,7 +192,7 @@ export function planSummary(report: PlanReport): string {
   for (const l of report.layers) kinds.set(l.kind, (kinds.get(l.kind) ?? 0) + 1);
   const counted = [...kinds].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([kind, n]) => `${n} ${kind}`).join(", ");
   const perToken = printBytes(sum(report.collectives.map((c) => c.bytesPerToken)));
-  return `${report.graph} on ${report.ranks} ranks: layers ${
+  return `${report.graph} on ${report.ranks} rank${report.ranks === 1 ? "" : "s"}: layers ${
     counted || "none"
   }; ${report.collectives.length} collectives a step, ` +
     `${perToken} a token; weights ${printBytes(report.cost.weightBytes)} a rank of ${printBytes(report.weightBytes)}`;

@@ -38,6 +38,11 @@ export function checkInputs(
     throw new InputError(
       `Cannot run without ${missing.length === 1 ? "input" : `${missing.length} inputs:`} ${shown}` +
         `${missing.length > 6 ? ", …" : ""}`,
+      {
+        hint: `give ${missing.length === 1 ? "it" : "them"} under ${
+          missing.length === 1 ? "this name" : "these names"
+        }; the model takes ${names.length} inputs`,
+      },
     );
   }
   bindSymbols(types, (name) => inputs[name]!.shape);

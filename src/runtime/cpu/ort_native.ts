@@ -5,7 +5,7 @@
  * step makes dozens of short runs, so this calls the package's own binding, which runs at once. The version is pinned.
  */
 import { type DType, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
-import { UnavailableError } from "../../core/errors.ts";
+import { EngineError, UnavailableError } from "../../core/errors.ts";
 import type { Engine, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
 
 type Ort = typeof import("onnxruntime-node");
@@ -45,26 +45,46 @@ export async function openNativeEngine(): Promise<Engine> {
 
 function createSession(binding: Binding, model: Uint8Array, options: SessionOptions): EngineSession {
   const session = new binding.InferenceSession();
-  session.loadModel(model.buffer, model.byteOffset, model.byteLength, {
-    intraOpNumThreads: options.threads,
-    interOpNumThreads: 1,
-    executionMode: "sequential",
-    graphOptimizationLevel: "all",
-    // An arena for each of many sessions holds memory that none of them needs at a time.
-    enableCpuMemArena: Deno.env.get("ARENA") === "1",
-    logSeverityLevel: 3,
-    extra: {
-      session: {
-        intra_op: { allow_spinning: options.threads > 1 ? "1" : "0" },
-        ...(options.externalFolder ? { model_external_initializers_file_folder_path: options.externalFolder } : {}),
-        ...(options.disablePrepacking ? { disable_prepacking: "1" } : {}),
-      },
-    },
-  });
+  attempt(
+    "compile",
+    "an op that ONNX Runtime does not have must be replaced in the model",
+    () =>
+      session.loadModel(model.buffer, model.byteOffset, model.byteLength, {
+        intraOpNumThreads: options.threads,
+        interOpNumThreads: 1,
+        executionMode: "sequential",
+        graphOptimizationLevel: "all",
+        // An arena for each of many sessions holds memory that none of them needs at a time.
+        enableCpuMemArena: Deno.env.get("ARENA") === "1",
+        logSeverityLevel: 3,
+        extra: {
+          session: {
+            intra_op: { allow_spinning: options.threads > 1 ? "1" : "0" },
+            ...(options.externalFolder ? { model_external_initializers_file_folder_path: options.externalFolder } : {}),
+            ...(options.disablePrepacking ? { disable_prepacking: "1" } : {}),
+          },
+        },
+      }),
+  );
   return {
-    run: (feeds, fetches) => session.run(feeds as Tensors, fetches as Tensors, {}),
+    run: (feeds, fetches) =>
+      attempt(
+        "run",
+        "inputs may be out of range for the model, such as a token id beyond its vocabulary",
+        () => session.run(feeds as Tensors, fetches as Tensors, {}),
+      ),
     release: () => Promise.resolve(session.dispose()),
   };
+}
+
+/** Does what the engine may refuse, and says so in one line. @throws {EngineError} */
+function attempt<T>(what: "compile" | "run", hint: string, act: () => T): T {
+  try {
+    return act();
+  } catch (cause) {
+    const message = cause instanceof Error ? cause.message : String(cause);
+    throw new EngineError(`ONNX Runtime cannot ${what} a part of the model: ${message}`, { hint });
+  }
 }
 
 function makeTensor(ort: Ort, dtype: DType, content: { data: TypedArray; dims: readonly number[] }): EngineTensor {

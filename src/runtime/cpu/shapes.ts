@@ -37,6 +37,7 @@ export function bindSymbols(
         throw new InputError(
           `Cannot run with input "${name}" of shape [${shape}]: dim ${at} is "${symbol}", which is ${known} in ` +
             `input "${boundBy.get(symbol)}" but ${size} here`,
+          { hint: `give both inputs the same "${symbol}"` },
         );
       }
     });
