@@ -55,14 +55,21 @@ export function systemTempDir(): string {
   return (Deno.env.get("TMPDIR") ?? "/tmp").replace(/\/+$/, "") || "/tmp";
 }
 
-/** Removes a file or folder; false if that failed, as when another launcher was faster. */
+/**
+ * Removes a file or folder; false if that failed, as when another launcher was faster. A rank in its last moments may write
+ * its error record into a folder that is just being removed; so a folder that is not empty is tried again for a while.
+ */
 export function remove(path: string): boolean {
-  try {
-    Deno.removeSync(path, { recursive: true });
-    return true;
-  } catch {
-    return false;
+  for (let attempt = 0; attempt < 20; attempt++) {
+    try {
+      Deno.removeSync(path, { recursive: true });
+      return true;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return attempt > 0;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+    }
   }
+  return false;
 }
 
 function names(dir: string): string[] {

@@ -163,7 +163,8 @@ Deno.test("a model with one field made hostile is read or refused", () => {
         const what = sabotage(changed, p);
         if (what !== "") outcomes.add(attempt(path, toBinary(ModelProtoSchema, changed)));
       }),
-      { numRuns: 60 },
+      // The seed is fixed, so that the check below does not depend on luck.
+      { numRuns: 60, seed: 20261124 },
     );
     assert.ok(outcomes.size > 1, "some changes are refused");
   }
