@@ -2,32 +2,31 @@
 import { PlanError } from "../core/errors.ts";
 import { GraphBuilder } from "../graph/builder.ts";
 import { type Collective, type Graph, isCall, type Node, type Value, valueOf } from "../graph/graph.ts";
-import { contains } from "../graph/layout.ts";
 import { type Placement, placementKey, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { renameCaptures } from "../graph/subgraphs.ts";
 import type { Plan } from "../plan/plan.ts";
+import { redistributeSteps } from "../plan/redistribute.ts";
 
 /** One collective of a reshard, and the placement that it gives. */
 type ReshardStep = Omit<Collective, "kind" | "name" | "inputs" | "outputs"> & { readonly to: Placement };
 
 /** The collectives that turn `from` into `to`: none where they are equal, at most two. */
 export function reshardSteps(from: Placement, to: Placement): ReshardStep[] {
-  if (placementKey(from) === placementKey(to)) return [];
-  const cut = (p: Placement) => (p.kind === "S" ? { shard: { dim: p.dim, layout: p.layout } } : {});
-  if (from.kind === "P" && to.kind === "R") return [{ collective: "all_reduce", reduction: from.reduction, to }];
-  if (from.kind === "P" && to.kind === "S") {
-    return [{ collective: "reduce_scatter", reduction: from.reduction, ...cut(to), to }];
+  const steps = redistributeSteps(from, to);
+  if (steps.length === 0 && placementKey(from) !== placementKey(to)) {
+    throw new PlanError(`Cannot reshard from ${printPlacement(from)} to ${printPlacement(to)}`);
   }
-  if (from.kind === "R" && to.kind === "S") return [{ collective: "slice", ...cut(to), to }];
-  if (from.kind === "R" && to.kind === "P") return [{ collective: "mask", reduction: to.reduction, to }];
-  if (from.kind === "S" && to.kind === "R") return [{ collective: "all_gather", ...cut(from), to }];
-  if (from.kind === "S" && to.kind === "S") {
-    if (from.dim === to.dim && contains(from.layout, to.layout)) {
-      return [{ collective: "slice", ...cut(to), from: from.layout, to }];
-    }
-    return [...reshardSteps(from, REPLICATE), ...reshardSteps(REPLICATE, to)];
-  }
-  throw new PlanError(`Cannot reshard from ${printPlacement(from)} to ${printPlacement(to)}`);
+  return steps.map(({ kind, from: source, to: next }) => {
+    const cut = next.kind === "S" ? next : kind === "all_gather" && source.kind === "S" ? source : undefined;
+    const partial = source.kind === "P" ? source : next.kind === "P" ? next : undefined;
+    return {
+      collective: kind,
+      ...(partial ? { reduction: partial.reduction } : {}),
+      ...(cut ? { shard: { dim: cut.dim, layout: cut.layout } } : {}),
+      ...(kind === "slice" && source.kind === "S" ? { from: source.layout } : {}),
+      to: next,
+    };
+  });
 }
 
 /**

@@ -6,7 +6,7 @@ import { assemble, type Range } from "../../src/graph/layout.ts";
 import type { Placement } from "../../src/graph/placement.ts";
 
 /** A tensor over bytes, whose array type must be the dtype's: what the engine calls a dtype is checked by its width. */
-function fromBytes(
+export function fromBytes(
   dtype: DType,
   shape: readonly number[],
   bytes: Uint8Array,
