@@ -27,7 +27,10 @@ export function isFloat(dtype: CommDType): boolean {
 /** The bytes of `values`. */
 export function encode(dtype: CommDType, values: Values): Uint8Array<ArrayBuffer> {
   const out = new ARRAYS[dtype](values.length) as unknown as (number | bigint)[];
-  const bits = isSmall(dtype) ? (v: number | bigint) => smallBits(dtype, Number(v)) : (v: number | bigint) => v;
+  // One and the same NaN: which one an addition yields is the processor's affair.
+  const bits = isSmall(dtype)
+    ? (v: number | bigint) => smallBits(dtype, Number(v))
+    : (v: number | bigint) => Number.isNaN(v) ? NaN : v;
   for (let i = 0; i < values.length; i++) out[i] = bits(values[i]!);
   return new Uint8Array((out as unknown as Uint8Array<ArrayBuffer>).buffer);
 }
