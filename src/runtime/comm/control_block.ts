@@ -252,6 +252,17 @@ export function encodeOperation(op: Operation): OperationCode {
   return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
 }
 
+/** What `op` was made of. */
+export function decodeOperation(op: OperationCode): Operation {
+  return {
+    verb: WORDS[op.verb]!,
+    dtype: (WORDS[op.dtype] || undefined) as DType | undefined,
+    reduceOp: WORDS[op.reduceOp] || undefined,
+    root: op.root,
+    count: op.countHigh * 2 ** 32 + (op.countLow >>> 0),
+  };
+}
+
 /** The fingerprint of `op` as number `seq` of its group. */
 export function fingerprint(seq: number, op: OperationCode): number {
   return Math.imul(seq, 0x9e3779b1) ^ op.hash;

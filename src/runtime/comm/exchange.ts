@@ -25,6 +25,7 @@ import {
   type CommunicatorError,
   PeerLost,
 } from "./errors.ts";
+import type { FlightRecorder, FlightRing, FlightSource } from "./flight_recorder.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
 import { isAlive } from "./process_identity.ts";
 
@@ -49,10 +50,14 @@ export interface ExchangeOptions {
   readonly ranks: readonly number[];
   /** Whether ranks on this host have a core each. */
   readonly spin: boolean;
+  /** Remembers the last operations. */
+  readonly flight: FlightRecorder;
+  /** What waits for its turn, for the recorder. */
+  readonly pending: Pick<FlightSource, "queued" | "messages">;
 }
 
 /** One rank's end of a group in shared memory. */
-export class Exchange implements Meeting {
+export class Exchange implements Meeting, Disposable {
   readonly rank: number;
   readonly size: number;
   readonly memory: WebAssembly.Memory | undefined;
@@ -60,6 +65,7 @@ export class Exchange implements Meeting {
   readonly barrier: FlagBarrier;
   #o: ExchangeOptions;
   #control: ControlBlock;
+  #flight: FlightRing;
   #seq = 0;
   #fingerprint = 0;
   #slots: [Uint8Array[], Uint8Array[]] | undefined;
@@ -77,6 +83,11 @@ export class Exchange implements Meeting {
     this.rank = options.rank;
     this.size = options.control.size;
     this.memory = options.window.memory;
+    const { name, ranks, pending } = options;
+    this.#flight = options.flight.open({
+      ...{ name, ranks, ...pending },
+      seen: () => ranks.map((_, rank) => options.control.lastRecord(rank)),
+    });
     this.barrier = new FlagBarrier(options.control, options.libc, { rank: options.rank, spin: options.spin });
   }
 
@@ -91,13 +102,18 @@ export class Exchange implements Meeting {
   }
 
   /** Begins the next operation. @throws {CommunicatorError} If the group has failed. */
-  begin(op: OperationCode, timeoutMs: number): void {
+  begin(op: OperationCode, timeoutMs: number, calledAt = 0): void {
     if (this.#failure !== undefined) throw this.#failure;
     const seq = this.#seq = (this.#seq + 1) | 0;
+    this.#flight.begin(seq, op, calledAt);
     this.#control.record(this.rank, seq, op);
     this.#fingerprint = fingerprint(seq, op);
     this.#started = 0; // the clock is read when the operation has to wait
     this.#timeoutMs = timeoutMs;
+  }
+
+  end(at = 0): void {
+    this.#flight.end(at);
   }
 
   /** Arrives at the next barrier of this operation. */
@@ -209,6 +225,11 @@ export class Exchange implements Meeting {
     if (late) throw this.#fail(this.#timeout(missing, timeoutMs), "timeout", this.rank);
   }
 
+  /** This group is closed. */
+  [Symbol.dispose](): void {
+    this.#o.flight.close(this.#flight);
+  }
+
   /** Stops the group for all its ranks, because this one gives up. */
   abort(error: CommunicatorError): void {
     if (this.#failure === undefined) this.#fail(error, "user", this.rank);
@@ -233,6 +254,7 @@ export class Exchange implements Meeting {
     error.lastCollective ??= `${this.#o.name}#${describeRecord(this.#control.lastRecord(this.rank))}`;
     if (kind !== undefined) this.#control.abort(kind, culprit);
     this.barrier.ring(); // whoever sleeps looks at once
+    this.#o.flight.dump(this.#failure); // after the others know, since it takes a moment
     return this.#failure;
   }
 

@@ -86,6 +86,7 @@ class LocalMeeting implements Meeting {
   begin(_op: OperationCode, _timeoutMs: number): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
+  end(): void {}
   arrive(): void {}
   passed(): boolean {
     return true;

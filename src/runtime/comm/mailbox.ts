@@ -50,6 +50,8 @@ interface Sending {
   readonly work: Work;
   /** Header, then payload. */
   readonly parts: readonly Uint8Array[];
+  readonly view: View;
+  readonly tag: number;
   readonly dest: number;
   readonly started: number;
   readonly timeoutMs: number;
@@ -106,7 +108,7 @@ export class Mailbox implements Side {
     header.setInt32(8, o.tag, true);
     header.setUint32(12, COMM_DTYPES.indexOf(view.dtype), true);
     const work = new Work(this.#o.runner), parts = [new Uint8Array(header.buffer), view.bytes];
-    this.#sending[dest]!.push({ work, parts, dest, sent: 0, started: performance.now(), timeoutMs: o.timeoutMs });
+    this.#sending[dest]!.push({ work, parts, view, dest, sent: 0, started: performance.now(), ...o });
     this.#o.runner.kick();
     return work;
   }
@@ -133,6 +135,18 @@ export class Mailbox implements Side {
     if (at < 0) return false;
     this.#receiving.splice(at, 1)[0]!.work.settle("failed", reason);
     return true;
+  }
+
+  /** What is under way, in words. */
+  describe(): string[] {
+    const sends = this.#sending.flat().map(({ dest, view, tag }) =>
+      `send ${view.dtype}[${view.count}] to ${dest}, tag ${tag}`
+    );
+    const taken = this.#arriving.flatMap((a) => a?.taker ?? []);
+    const receives = [...this.#receiving, ...taken].map(({ source, view, tag }) =>
+      `recv ${view.dtype}[${view.count}] from ${source}, tag ${tag}`
+    );
+    return [...sends, ...receives];
   }
 
   /** Moves what can be moved without waiting; whether anything did. */

@@ -17,8 +17,14 @@ export interface Meeting {
   /** Ends a phase: the slots change. */
   flip(): void;
 
-  /** Begins the next operation. @throws {CommunicatorError} If the group has failed. */
-  begin(op: OperationCode, timeoutMs: number): void;
+  /**
+   * Begins the next operation; `calledAt`: when it was called, as `performance.now()`, where that is known.
+   *
+   * @throws {CommunicatorError} If the group has failed.
+   */
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void;
+  /** The operation is over; `at`: when, where that is known. */
+  end(at?: number): void;
   /** Arrives at the next barrier of this operation. */
   arrive(): void;
   /** Whether all ranks have arrived, and mean the same operation. @throws {CommunicatorError} If not, or never will. */

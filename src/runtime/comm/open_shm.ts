@@ -11,7 +11,7 @@ import { ShmCommunicator } from "./shm_communicator.ts";
  *
  * @throws {UnavailableError} If they are not, or this host cannot share memory. @throws {RendezvousError} If ranks are missing.
  */
-export async function openShm({ env, timeoutMs, joinTimeoutMs }: EngineOptions): Promise<Communicator> {
+export async function openShm({ env, timeoutMs, joinTimeoutMs, flight }: EngineOptions): Promise<Communicator> {
   if (env.localWorldSize !== env.worldSize) {
     throw new UnavailableError(
       `Cannot join a job of ${env.worldSize} ranks of which ${env.localWorldSize} are on this host: shared memory joins the ranks of one host`,
@@ -25,6 +25,7 @@ export async function openShm({ env, timeoutMs, joinTimeoutMs }: EngineOptions):
     runId: env.runId,
     localRank: env.localRank,
     localWorldSize: env.localWorldSize,
+    flight,
     cores: navigator.hardwareConcurrency, // minds affinity and control groups
   };
   return await ShmCommunicator.join(host, {

@@ -2,6 +2,7 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import type { FlightRecorder } from "./flight_recorder.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
@@ -18,6 +19,8 @@ export interface ShmHost {
   /** Ranks of the job on this host, and the cores that they share. */
   readonly localWorldSize: number;
   readonly cores: number;
+  /** Remembers what all groups did last. */
+  readonly flight: FlightRecorder;
   /** Where files are that ranks meet in; default /dev/shm. */
   readonly directory?: string;
 }
@@ -55,7 +58,10 @@ export class ShmCommunicator extends MeetingCommunicator {
     const arena = (chunks: { first: number; count: number }) =>
       new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.check() });
     const staging = arena(STAGING_CHUNKS);
-    const exchange = new Exchange({ ...host, ...group, control, staging, spin: host.localWorldSize <= host.cores });
+    // The exchange begins before the communicator that it serves.
+    const pending = { queued: () => this.queued, messages: () => this.messages };
+    const spin = host.localWorldSize <= host.cores;
+    const exchange = new Exchange({ ...host, ...group, control, staging, spin, pending });
     super(exchange, group.timeoutMs);
     this.name = group.name;
     this.ranks = group.ranks;
@@ -112,6 +118,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   protected override release(): void {
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
+    this.#exchange[Symbol.dispose]();
     this.arena[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#messages[Symbol.dispose]();

@@ -120,6 +120,7 @@ export abstract class MeetingCommunicator implements Communicator {
     this.#x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
     this.#x.arrive();
     this.#x.waitSync();
+    this.#x.end();
   }
 
   broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
@@ -269,6 +270,14 @@ export abstract class MeetingCommunicator implements Communicator {
   [Symbol.asyncDispose](): Promise<void> {
     this.#leave();
     return Promise.resolve();
+  }
+
+  /** Collectives that wait for their turn, and messages under way; for the flight recorder. */
+  protected get queued(): readonly { readonly code: OperationCode; readonly at: number }[] {
+    return this.#queue.queued;
+  }
+  protected get messages(): readonly string[] {
+    return this.#mailbox?.describe() ?? [];
   }
 
   /** @throws {InputError} Unless `rank` is one of this group. */

@@ -189,6 +189,8 @@ interface Item {
   readonly work: Pending;
   readonly code: OperationCode;
   readonly timeoutMs: number;
+  /** When it was called, as `performance.now()`. */
+  readonly at: number;
   readonly start: (x: Meeting) => Steps<unknown>;
   steps: Steps<unknown> | undefined;
 }
@@ -214,10 +216,15 @@ export class WorkQueue implements Runner {
     return this.#items.length === 0;
   }
 
+  /** What has not begun yet. */
+  get queued(): readonly { readonly code: OperationCode; readonly at: number }[] {
+    return this.#items.filter((item) => item.steps === undefined);
+  }
+
   /** Adds a collective and begins it if it is its turn. */
   issue<T>(code: OperationCode, timeoutMs: number, start: (x: Meeting) => Steps<T>): Work<T> {
     const work = new Work<T>(this);
-    this.#items.push({ work, code, timeoutMs, start, steps: undefined });
+    this.#items.push({ work, code, timeoutMs, at: performance.now(), start, steps: undefined });
     if (this.#items.length === 1) this.pump();
     if (!this.idle) this.#startDriving();
     return work;
@@ -233,13 +240,14 @@ export class WorkQueue implements Runner {
     for (let item = this.#items[0]; item !== undefined; item = this.#items[0]) {
       try {
         if (item.steps === undefined) {
-          this.#x.begin(item.code, item.timeoutMs);
+          this.#x.begin(item.code, item.timeoutMs, item.at);
           item.work.settle("running");
           item.steps = item.start(this.#x);
         }
         const result = item.steps.next();
         if (!result.done) return;
         this.#items.shift();
+        this.#x.end(performance.now());
         item.work.settle("done", result.value);
       } catch (error) {
         this.#fail(error);

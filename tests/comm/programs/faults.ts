@@ -5,13 +5,15 @@ import { CommunicatorError } from "../../../src/runtime/comm/errors.ts";
 import { init } from "../../../src/runtime/comm/init.ts";
 
 const [fault, verb = "allReduce"] = Deno.args;
-const comm = await init({ timeoutMs: fault === "late" ? 400 : 20_000 });
+const comm = await init({ timeoutMs: fault === "late" || fault === "hangs" ? 400 : 20_000 });
 await comm.barrier();
 const culprit = comm.size - 1;
 if (comm.rank === culprit) {
   if (fault === "killed") Deno.kill(Deno.pid, "SIGKILL");
   if (fault === "exits") Deno.exit(0);
   if (fault === "leaves") await comm[Symbol.asyncDispose]();
+  if (fault === "hangs") { for (const end = performance.now() + 3000; performance.now() < end;); }
+  if (fault === "hangs") Deno.exit(0);
   if (fault === "aborts") comm.abort("the disk is full");
   if (fault === "late") await new Promise((resolve) => setTimeout(resolve, 1500));
   if (fault === "leaves" || fault === "aborts") Deno.exit(0);
