@@ -146,7 +146,10 @@ export class Work<T = void> implements PromiseLike<T> {
 
   /** @internal Calls `callback` once it is done or failed; `watching`: who asks so looks after the failure. */
   whenSettled(callback: () => void, options: { readonly watching: boolean } = { watching: true }): void {
-    if (options.watching) this.#watched = true;
+    if (options.watching) {
+      this.#watched = true;
+      if (this.#state === "failed") this.#observe();
+    }
     if (this.settled) return callback();
     const before = this.#onSettled;
     this.#onSettled = before === undefined ? callback : () => {
