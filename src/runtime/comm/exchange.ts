@@ -7,7 +7,6 @@
  * which each reaches only when it has finished reading; so one barrier a phase is enough.
  */
 import type { Libc } from "../../ffi/libc.ts";
-import type { AddressWindow } from "./address_window.ts";
 import type { Arena, SymmetricBuffer } from "./arena.ts";
 import { FlagBarrier, SLICE_MS } from "./barrier.ts";
 import {
@@ -27,6 +26,7 @@ import {
 } from "./errors.ts";
 import type { FlightRecorder, FlightRing, FlightSource } from "./flight_recorder.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 import { isAlive } from "./process_identity.ts";
 
 /**
@@ -39,7 +39,7 @@ const SLOT_OFFSET = 2048;
 /** What an exchange stands on. */
 export interface ExchangeOptions {
   readonly libc: Libc;
-  readonly window: AddressWindow;
+  readonly reducers: Reducers;
   readonly control: ControlBlock;
   /** Memory for staging; touched at the first collective that needs it. */
   readonly staging: Arena;
@@ -60,7 +60,7 @@ export interface ExchangeOptions {
 export class Exchange implements Meeting, Disposable {
   readonly rank: number;
   readonly size: number;
-  readonly memory: WebAssembly.Memory | undefined;
+  readonly reducers: Reducers;
   /** The barrier beneath; to wake waiters when this rank leaves. */
   readonly barrier: FlagBarrier;
   #o: ExchangeOptions;
@@ -82,7 +82,7 @@ export class Exchange implements Meeting, Disposable {
     this.#control = options.control;
     this.rank = options.rank;
     this.size = options.control.size;
-    this.memory = options.window.memory;
+    this.reducers = options.reducers;
     const { name, ranks, pending } = options;
     this.#flight = options.flight.open({
       ...{ name, ranks, ...pending },
@@ -216,6 +216,24 @@ export class Exchange implements Meeting, Disposable {
     this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs);
   }
 
+  /** Looks at all ranks at once, whoever is waited for. @throws {CommunicatorError} If one has died, or the group has failed. */
+  checkAll(): void {
+    this.check();
+    for (let rank = 0; rank < this.size; rank++) {
+      const lost = this.lostAmong([rank]);
+      if (lost !== undefined) throw this.#fail(lost, "lost", rank);
+    }
+  }
+
+  /** Which of `ranks` has died, as an error that does not stop this group; for who waits elsewhere. */
+  lostAmong(ranks: readonly number[]): PeerLost | undefined {
+    const dead = ranks.find((rank) => {
+      const who = this.#control.identity(rank);
+      return who !== undefined && !isAlive(who);
+    });
+    return dead === undefined ? undefined : this.#lost("lost", dead);
+  }
+
   #checkAlive(missing: readonly number[], late: boolean, timeoutMs: number): void {
     for (const rank of missing) {
       const who = this.#control.identity(rank);
@@ -286,7 +304,7 @@ export class Exchange implements Meeting, Disposable {
     );
   }
 
-  #lost(kind: "left" | "lost", rank: number): CommunicatorError {
+  #lost(kind: "left" | "lost", rank: number): PeerLost {
     const last = describeRecord(this.#control.lastRecord(rank));
     const what = kind === "left"
       ? "left the group normally"

@@ -169,6 +169,10 @@ export class Mailbox implements Side {
     for (const { source, started, timeoutMs } of this.#receiving) {
       this.#o.check(source === "any" ? others : [source], started, timeoutMs);
     }
+    // Also for the rest of a message that has begun to come.
+    for (const message of this.#arriving) {
+      if (message?.taker !== undefined) this.#o.check([message.source], message.taker.started, message.taker.timeoutMs);
+    }
   }
 
   /** All that is under way fails. */

@@ -1,13 +1,14 @@
 /** What collectives need of the ranks they run among, whatever joins them. */
 import type { OperationCode } from "./control_block.ts";
 import type { CommunicatorError } from "./errors.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 
 /** One rank's end of a group. */
 export interface Meeting {
   readonly rank: number;
   readonly size: number;
-  /** The WebAssembly memory in which shared buffers lie, if they do. */
-  readonly memory: WebAssembly.Memory | undefined;
+  /** The loops that reduce, where shared buffers lie. */
+  readonly reducers: Reducers;
   /** This rank's staging slot of the present phase, for writing before a barrier. */
   readonly mine: Uint8Array;
   /** The slot of `rank`, for reading after the barrier. */

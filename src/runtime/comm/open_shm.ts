@@ -4,6 +4,7 @@ import { Libc } from "../../ffi/libc.ts";
 import { AddressWindow } from "./address_window.ts";
 import type { Communicator } from "./communicator.ts";
 import type { EngineOptions } from "./engines.ts";
+import { Reducers } from "./reduce_wasm.ts";
 import { ShmCommunicator } from "./shm_communicator.ts";
 
 /**
@@ -18,10 +19,11 @@ export async function openShm({ env, timeoutMs, joinTimeoutMs, flight }: EngineO
       { hint: "run all ranks on one host, or use the backend shm+mpi" },
     );
   }
-  const libc = new Libc();
+  const libc = new Libc(), window = new AddressWindow(libc);
   const host = {
     libc,
-    window: new AddressWindow(libc),
+    window,
+    reducers: new Reducers(window.memory),
     runId: env.runId,
     localRank: env.localRank,
     localWorldSize: env.localWorldSize,

@@ -2,17 +2,21 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import type { CommunicatorError } from "./errors.ts";
 import type { FlightRecorder } from "./flight_recorder.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** What all groups of a process share. */
 export interface ShmHost {
   readonly libc: Libc;
   readonly window: AddressWindow;
+  /** The loops over the window's memory. */
+  readonly reducers: Reducers;
   /** The job on this host; part of file names. */
   readonly runId: string;
   readonly localRank: number;
@@ -34,6 +38,8 @@ export interface ShmGroup {
   readonly timeoutMs: number;
   /** How long to wait for the members to come; default as long as collectives wait. */
   readonly joinTimeoutMs?: number;
+  /** Why one of the members will never come, if that is known. */
+  readonly lost?: () => CommunicatorError | undefined;
 }
 
 /** Ranks of one host. */
@@ -56,7 +62,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   private constructor(host: ShmHost, group: ShmGroup, segment: JoinedSegment) {
     const { control } = segment;
     const arena = (chunks: { first: number; count: number }) =>
-      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.check() });
+      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.checkAll() });
     const staging = arena(STAGING_CHUNKS);
     // The exchange begins before the communicator that it serves.
     const pending = { queued: () => this.queued, messages: () => this.messages };
@@ -83,6 +89,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       rank: group.rank,
       size: group.ranks.length,
       timeoutMs: group.joinTimeoutMs ?? group.timeoutMs,
+      ...group.lost === undefined ? {} : { lost: group.lost },
     });
     return new ShmCommunicator(host, group, segment);
   }
@@ -131,6 +138,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       rank: members.indexOf(this.rank),
       ranks: members.map((r) => this.ranks[r]!),
       timeoutMs: options.timeoutMs ?? this.timeoutMs,
+      lost: () => this.#exchange.lostAmong(members),
     });
   }
 }
