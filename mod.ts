@@ -42,6 +42,7 @@ export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
 export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
+  AllReduceOptions,
   Backend,
   Communicator,
   CountOptions,

@@ -106,6 +106,7 @@ const VALUES = [
 
 const TYPES = [
   "Activation",
+  "AllReduceOptions",
   "ArenaMark",
   "Atom",
   "Attribute",
