@@ -3,7 +3,7 @@ import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
 import type { ReduceOp, View } from "./buffers.ts";
-import type { CommunicatorError } from "./errors.ts";
+import { CommunicatorError } from "./errors.ts";
 import type { FlightRecorder } from "./flight_recorder.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { ControlBlock } from "./control_block.ts";
@@ -130,6 +130,13 @@ export class ShmCommunicator extends MeetingCommunicator {
     return { wake: () => exchange.barrier.wake(), check: (...args) => exchange.checkPeers(...args) };
   }
 
+  override abort(reason: string): void {
+    super.abort(reason);
+    this.#progress?.stop(
+      new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`),
+    );
+  }
+
   protected override inBackground(send: View, recv: View, o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
     if (this.size === 1) return undefined;
     const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
@@ -148,7 +155,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   }
 
   protected override release(): void {
-    this.#progress?.stop();
+    this.#progress?.stop(new CommunicatorError(`Group "${this.name}" was closed`));
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
     this.#exchange[Symbol.dispose]();
