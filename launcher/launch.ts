@@ -250,8 +250,8 @@ class Job implements AsyncDisposable {
       }
       this.#oomBefore = oomKills();
       for (const path of removeStale(systemTempDir())) if (verbose) this.#say(`removed ${path}, left by a dead job`);
-      // Whoever kills `deno task` means the job.
-      await import("./task_parent.ts").then((parent) => parent.endWithDenoTask()).catch(() => {});
+      // Whoever kills `deno task` or mpirun means the job.
+      await import("./parent.ts").then((parent) => parent.endWithParent()).catch(() => {});
     }
     if (this.#early !== undefined) attempt.stop(this.#early);
     const result = await attempt.finish();
