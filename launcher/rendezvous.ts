@@ -37,7 +37,12 @@ export async function openRendezvous(options: RendezvousOptions): Promise<Rendez
   const url = URL.canParse(options.rdzv ?? "") ? new URL(options.rdzv!) : undefined;
   if (url?.protocol === "tcp:" && url.hostname !== "" && url.port !== "") return await byTcp(options, url);
   if (url?.protocol === "file:") return await byFile(options, decodeURIComponent(url.pathname));
-  throw new UsageError(`Cannot meet at ${JSON.stringify(options.rdzv)}`, {
+  const why = url?.protocol !== "tcp:" && url !== undefined
+    ? `${url.protocol}// is no way to meet`
+    : url?.port === ""
+    ? "it names no port"
+    : "it is no address with a port from 1 to 65535";
+  throw new UsageError(`Cannot meet at ${JSON.stringify(options.rdzv)}: ${why}`, {
     hint: "give tcp://host:port or file:///shared/folder",
   });
 }
@@ -51,13 +56,12 @@ async function byTcp(options: RendezvousOptions, url: URL): Promise<Rendezvous> 
     );
   }
   // A name of the loopback interface keeps the store there; any other needs every interface.
-  const loopback = /^(127\.|localhost$|::1$)/.test(host);
-  const server = options.nodeRank === 0
-    ? listen(loopback ? host === "::1" ? "::1" : "127.0.0.1" : "0.0.0.0", port, options.events)
-    : undefined;
+  const loopback = /^(127\.|localhost$|::1$)/.test(host), v6 = host.includes(":");
+  const everywhere = v6 ? "::" : "0.0.0.0", here = v6 ? "::1" : "127.0.0.1";
+  const server = options.nodeRank === 0 ? listen(loopback ? here : everywhere, port, options.events) : undefined;
   server?.allow(token);
   try {
-    const conn = await knock([server === undefined ? host : "127.0.0.1"], port, options);
+    const conn = await knock([server === undefined ? host : here], port, options);
     return { ...rendezvous(conn, server), addr: host, port, token, close: () => closeAll(conn, server) };
   } catch (error) {
     server?.[Symbol.dispose]();
@@ -69,7 +73,7 @@ async function byTcp(options: RendezvousOptions, url: URL): Promise<Rendezvous> 
 async function byFile(options: RendezvousOptions, folder: string): Promise<Rendezvous> {
   const path = `${folder}/shardwise-rdzv-${fileSafe(options.token ?? "job")}.json`;
   if (options.nodeRank === 0) {
-    Deno.mkdirSync(folder, { recursive: true });
+    makeFolder(folder);
     const server = listen("0.0.0.0", 0, options.events);
     const token = randomHex(16);
     server.allow(token);
@@ -128,9 +132,25 @@ function listen(hostname: string, port: number, events: StoreEvents): StoreServe
   try {
     return new StoreServer({ hostname, port, events });
   } catch (cause) {
+    const hint = cause instanceof Deno.errors.PermissionDenied
+      ? "ports below 1024 are for root: give another one"
+      : "another job uses this port: give another one, or use --rdzv file:///shared/folder, which takes a free one";
     throw new StoreError(`Cannot host the store on port ${port}: ${cause instanceof Error ? cause.message : cause}`, {
+      hint,
+    });
+  }
+}
+
+function makeFolder(folder: string): void {
+  try {
+    Deno.mkdirSync(folder, { recursive: true });
+    const probe = `${folder}/shardwise-probe-${randomHex(4)}`;
+    Deno.writeTextFileSync(probe, "");
+    Deno.removeSync(probe);
+  } catch (cause) {
+    throw new StoreError(`Cannot meet in ${folder}: node 0 cannot write there`, {
       cause,
-      hint: "another job uses this port: give another one, or use --rdzv file:///shared/folder, which takes a free one",
+      hint: "give --rdzv file:///… a folder that all nodes see and this user can write",
     });
   }
 }

@@ -264,6 +264,29 @@ Deno.test("killing `deno task` ends the job that it started", async () => {
   await job.done;
 });
 
+Deno.test("Ctrl-C while a failed attempt is being ended keeps the job from being started again", async () => {
+  const script =
+    'echo is up; [ $RANK = 0 ] || { trap "echo holds on" TERM; while :; do sleep 0.1; done; }; sleep 0.3; exit 4';
+  const job = start(["--nproc", "2", "--max-restarts", "3", "--exec", "sh", "-c", script]);
+  await job.said("holds on");
+  job.kill("SIGINT");
+  const result = await job.done;
+  assert.equal(result.code, 4, result.stderr);
+  assert.doesNotMatch(result.stderr, /restarting/);
+  await assertNothingLeft(job);
+});
+
+Deno.test("a signal before the ranks are started ends the launcher and starts none", async () => {
+  for (const delay of [60, 90, 120, 200]) {
+    const job = start(["--nproc", "2", ...WAITING]);
+    await new Promise((done) => setTimeout(done, delay));
+    job.kill("SIGINT");
+    const result = await job.done;
+    assert.ok(result.code === 130 || result.signal === "SIGINT", `${result.code} ${result.stderr}`);
+    await assertNothingLeft(job);
+  }
+});
+
 Deno.test("two jobs at once on one host do not meet", async () => {
   const script = program("barrier.ts");
   const [a, b] = await Promise.all([run(["--nproc", "3", script, "a"]), run(["--nproc", "2", script, "b"])]);
