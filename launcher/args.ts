@@ -136,6 +136,9 @@ function toConfig(
   const output = (["quiet", "rank0"] as const).filter(on);
   if (output.length > 1) throw new UsageError("Cannot use --quiet and --rank0 together", { hint: "give one of them" });
   map("rdzv-backend", (from, value) => oneOf(from, value, ["static", "c10d"]));
+  if (on("fold") && output[0] !== undefined) {
+    throw new UsageError(`Cannot use --fold with --${output[0]}: it shows at most one rank, as it is`);
+  }
   const exec = on("exec");
   if (exec && on("bundle")) {
     throw new UsageError("Cannot use --bundle with --exec: only TypeScript and JavaScript are bundled");
@@ -147,6 +150,7 @@ function toConfig(
     env: Object.fromEntries(all("env").flatMap((text) => variables(text, env))),
     denoArgs: all("deno-args").flatMap((text) => text.split(/\s+/).filter((flag) => flag !== "")),
     output: output[0] ?? "prefix",
+    fold: on("fold"),
     prefix: last("prefix"),
     timestamps: on("timestamps"),
     showRanks: map("show-ranks", rankSet),

@@ -32,6 +32,8 @@ export interface LaunchConfig {
   readonly prefix?: string | undefined;
   /** Puts the time of day before every line. */
   readonly timestamps?: boolean | undefined;
+  /** Shows a line that several ranks print once, and says which ranks printed the same. */
+  readonly fold?: boolean | undefined;
   /** Only these ranks' output is shown; default all. */
   readonly showRanks?: ReadonlySet<number> | undefined;
   /** A folder for logs; none by default. */

@@ -9,7 +9,7 @@ import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, sys
 import type { LaunchConfig, OutputTarget } from "./config.ts";
 import { type Coordinator, LocalCoordinator, type Placement, type Verdict } from "./coordinator.ts";
 import { cpuCount, gpuCount, newRunId, oomKills } from "./host.ts";
-import { rankTakers } from "./job_output.ts";
+import { type RankOutputOptions, rankTakers } from "./job_output.ts";
 import type { LogFiles } from "./log_files.ts";
 import { nodePlace } from "./node_place.ts";
 import { OutputSink } from "./output.ts";
@@ -80,6 +80,7 @@ class Job implements AsyncDisposable {
   readonly #stdout: OutputSink;
   readonly #stderr: OutputSink;
   readonly #signals: SignalRelay;
+  readonly #folders: RankOutputOptions["folders"] = new Map();
   #current: Attempt | undefined;
   #spawned = false;
   #concluding = false;
@@ -252,7 +253,13 @@ class Job implements AsyncDisposable {
       threads,
     };
     const reader = this.#config.stdin ?? (placement.worldSize === 1 ? 0 : "none");
-    const output = { config: this.#config, stdout: this.#stdout, stderr: this.#stderr, host: this.#host };
+    const output = {
+      config: this.#config,
+      stdout: this.#stdout,
+      stderr: this.#stderr,
+      host: this.#host,
+      folders: this.#folders,
+    };
     return {
       rank,
       localRank,

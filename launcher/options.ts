@@ -37,6 +37,7 @@ const TABLE = [
   { name: "startup-timeout", value: "TIME", group: "Nodes", help: "until all nodes have met; default 5m" },
   { name: "quiet", short: "q", group: "Output", help: "show no rank's output, but a failing one's last lines" },
   { name: "show-ranks", aliases: ["local-ranks-filter"], value: "LIST", group: "Output", help: "show these ranks only: 0,4-7" },
+  { name: "fold", group: "Output", help: "show a line that several ranks print once, and then which ranks printed the same" },
   { name: "rank0", group: "Output", help: "show rank 0 only, byte by byte and without a prefix" },
   { name: "prefix", value: "TEXT", group: "Output", help: "before each line; {rank} {local} {host} {stream} are replaced; default '[rank {rank}] '" },
   { name: "timestamps", group: "Output", help: "the time of day before each line" },

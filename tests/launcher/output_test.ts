@@ -55,6 +55,17 @@ Deno.test("a reader that goes away does not end the job", async () => {
   await Deno.remove(marker);
 });
 
+Deno.test("--fold shows what ranks have in common once", async () => {
+  const script = "echo a warning; [ $RANK = 2 ] && echo only mine; sleep 0.2; printf 'the end'";
+  const result = await run(["--nproc", "4", "--fold", ...SH, script]);
+  assert.equal(result.code, 0, result.stderr);
+  const lines = result.stdout.trimEnd().split("\n");
+  assert.equal(lines.filter((line) => line.includes("a warning")).length, 1, result.stdout);
+  assert.equal(lines.filter((line) => line.includes("the end [no newline]")).length, 1, result.stdout);
+  assert.ok(lines.includes("[rank 2] only mine"), result.stdout);
+  assert.ok(lines.some((line) => /^\[rank [0-3,-]+\] same (line|2 lines) as rank \d$/.test(line)), result.stdout);
+});
+
 Deno.test("what a slow reader has not read yet is not lost when the ranks have ended", async () => {
   const main = new URL("../../launcher/main.ts", import.meta.url).pathname;
   // More than the launcher queues, and the rest is in the pipe of a rank that has ended.
