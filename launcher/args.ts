@@ -164,6 +164,8 @@ function toConfig(
     maxRestarts: map("max-restarts", integer),
     onFailure: map("on-failure", (from, value) => oneOf(from, value, ["abort", "continue"])),
     bind: map("bind", (from, value) => oneOf(from, value, ["none", "core", "numa"])),
+    isolateDevices: on("isolate-devices"),
+    healthPort: map("health-port", port),
     bundle: on("bundle"),
     nnodes: map("nnodes", nodeCount),
     nodeRank: map("node-rank", integer),

@@ -134,11 +134,16 @@ Deno.test("--explain-env says which scheme counts and hides the token", async ()
   const text = inform(await parseArgs(["--explain-env"], env), env);
   assert.match(text, /^shardwise: rank 1 of 2/);
   assert.doesNotMatch(text, /geheim|HOME/);
+  const node = ["--explain-env", "--nnodes", "2", "--node-rank", "1", "--rdzv", "tcp://h:1"];
+  assert.match(inform(await parseArgs(node, {}), {}), /as a launcher: node 1 of 2, by flags, meets at tcp:\/\/h:1/);
   const bad = { SHARDWISE_RANK: "x", SHARDWISE_WORLD_SIZE: "2" };
   assert.match(inform(await parseArgs(["--explain-env"], bad), bad), /^error: Cannot use SHARDWISE_RANK="x"/);
 });
 
 Deno.test("--dry-run prints the command of a rank, quoted for a shell", async () => {
   const text = inform(await parseArgs(["--dry-run", "-n", "3", "--exec", "sh", "-c", "echo $RANK"], {}), {});
+  await assert.rejects(async () => inform(await parseArgs(["--dry-run", "no_such.ts"], {}), {}), /no such file/);
+  const bound = inform(await parseArgs(["--dry-run", "-n", "2", "--bind", "core", "--exec", "true"], {}), {});
+  assert.match(bound, /^2 ranks on this host, of 1 hosts:\n.*taskset -c \d.*true\n.*taskset -c \d.*true\n$/);
   assert.match(text, /^3 ranks on this host, of 1 hosts; each:\n.*sh -c 'echo \$RANK'\n$/);
 });

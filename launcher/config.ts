@@ -56,6 +56,10 @@ export interface LaunchConfig {
   readonly onFailure?: "abort" | "continue" | undefined;
   /** Pins each rank to a share of the cores, or of one NUMA node; default `none`. */
   readonly bind?: "none" | "core" | "numa" | undefined;
+  /** Each rank sees one GPU only. */
+  readonly isolateDevices?: boolean | undefined;
+  /** Answers HTTP on this port with the job's state; none by default. */
+  readonly healthPort?: number | undefined;
   /** Prepares one file of the program with esbuild, cached by content. */
   readonly bundle?: boolean | undefined;
   /** Hosts of the job; default 1. */

@@ -8,14 +8,15 @@ import { Attempt, type AttemptResult, type StopReason } from "./attempt.ts";
 import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
 import type { LaunchConfig, OutputTarget } from "./config.ts";
 import { type Coordinator, LocalCoordinator, type Placement, type Verdict } from "./coordinator.ts";
-import { cpuCount, gpuCount, newRunId, oomKills } from "./host.ts";
+import { newRunId, oomKills } from "./host.ts";
 import { type RankOutputOptions, rankTakers } from "./job_output.ts";
 import type { LogFiles } from "./log_files.ts";
 import { nodePlace } from "./node_place.ts";
 import { OutputSink } from "./output.ts";
 import { checkProgram, programHost } from "./program_check.ts";
-import { type CommandLine, rankCommand, rankEnv } from "./rank_env.ts";
+import { type CommandLine, rankEnv } from "./rank_env.ts";
 import type { RankStart } from "./rank_process.ts";
+import { describeResources, ownDevice, rankCommands, resolveRankCount } from "./resources.ts";
 import { SignalRelay } from "./signals.ts";
 import { graceWithin } from "./time_left.ts";
 import { exitCode, mayRestart } from "./verdict.ts";
@@ -50,23 +51,6 @@ export async function launch(config: LaunchConfig, io: LaunchIo = {}): Promise<n
   }
 }
 
-/** How many ranks a word means. @throws {UsageError} If GPUs are asked for and there are none. */
-export function resolveRankCount(count: NonNullable<LaunchConfig["nproc"]>): number {
-  if (typeof count === "number") {
-    if (!Number.isInteger(count) || count < 1) {
-      throw new UsageError(`Cannot start ${count} ranks: expected a whole number from 1 on`);
-    }
-    return count;
-  }
-  const gpus = count === "cpu" ? 0 : gpuCount();
-  if (count === "gpu" && gpus === 0) {
-    throw new UsageError("Cannot start a rank per GPU: no GPU was found", {
-      hint: "use --nproc cpu, or check CUDA_VISIBLE_DEVICES and /dev/nvidia0",
-    });
-  }
-  return gpus > 0 ? gpus : cpuCount();
-}
-
 /** A job of this host, from its first rank's start to the last line of its report. */
 class Job implements AsyncDisposable {
   readonly #config: LaunchConfig;
@@ -82,6 +66,8 @@ class Job implements AsyncDisposable {
   readonly #signals: SignalRelay;
   readonly #folders: RankOutputOptions["folders"] = new Map();
   #current: Attempt | undefined;
+  #health: Disposable | undefined;
+  #attempts = 0;
   #spawned = false;
   #concluding = false;
   /** The first stop by a signal or the time limit: nothing is started after it. */
@@ -121,12 +107,25 @@ class Job implements AsyncDisposable {
   }
 
   async run(): Promise<number> {
-    const { timeoutMs } = this.#config;
+    const { timeoutMs, healthPort } = this.#config;
+    if (healthPort !== undefined) {
+      const { serveHealth } = await import("./health.ts");
+      const server = this.#health = serveHealth(healthPort, () => ({
+        job: this.#runId,
+        state: this.#current === undefined ? "starting" : this.#current.stopping ? "ending" : "running",
+        attempt: this.#attempts,
+        running: this.#current?.running() ?? [],
+        elapsedMs: Math.round(performance.now() - this.#started),
+      }));
+      this.#say(`health at http://${this.#host}:${server.port}/`);
+    }
     if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#stop({ kind: "timeout" }), timeoutMs);
     const coordinator = this.#coordinator = await this.#meet();
     if (coordinator === undefined) return await this.#neverStarted();
     coordinator.onStop((reason) => this.#stop(reason));
-    const { command, threads } = await this.#commands();
+    const say = (line: string) => this.#config.verbose && this.#say(line);
+    const { command, threads } = await rankCommands(this.#config, this.#nproc, say);
+    for (const line of describeResources({ ...this.#base, ...this.#config.env }, threads)) say(line);
     for (let attempt = 0;; attempt++) {
       const placement = await coordinator.begin(attempt);
       // Other nodes hear of it by the ends of this node's ranks.
@@ -155,6 +154,7 @@ class Job implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#timer);
+    this.#health?.[Symbol.dispose]();
     this.#signals[Symbol.dispose]();
     await this.#coordinator?.[Symbol.asyncDispose]();
     this.#logs?.[Symbol.dispose]();
@@ -206,29 +206,6 @@ class Job implements AsyncDisposable {
     return first;
   }
 
-  /** The command lines of the local ranks, and how many threads each may use. */
-  async #commands(): Promise<{ command: CommandLine[]; threads: number[] }> {
-    const n = this.#nproc, { bind = "none", bundle, program } = this.#config;
-    let script = program.kind === "deno" ? program.script : "";
-    let extra: readonly string[] = [];
-    if (bundle && program.kind === "deno") {
-      const { bundleScript } = await import("./bundle.ts");
-      ({ script, extra } = await bundleScript(script, (line) => this.#config.verbose && this.#say(line)));
-    }
-    const line = rankCommand(this.#config, script, extra);
-    const share = Math.max(1, Math.floor(cpuCount() / n));
-    if (bind === "none") return { command: Array(n).fill(line), threads: Array(n).fill(share) };
-    const { bindings, bound } = await import("./binding.ts");
-    const cpus = bindings(bind, n);
-    if (this.#config.verbose) {
-      cpus.forEach((list, local) => this.#say(`local rank ${local} runs on CPU ${list.join(",")}`));
-    }
-    return {
-      command: cpus.map((list) => bound(line, list)),
-      threads: bind === "core" ? cpus.map((list) => list.length) : Array(n).fill(share),
-    };
-  }
-
   async #openLogs(dir: string, placement: Placement): Promise<void> {
     if (this.#logs !== undefined) return;
     const { LogFiles } = await import("./log_files.ts");
@@ -264,7 +241,7 @@ class Job implements AsyncDisposable {
       rank,
       localRank,
       ...line,
-      env: rankEnv(this.#base, place, this.#config.env ?? {}),
+      env: rankEnv(this.#base, place, { ...ownDevice(this.#config, localRank), ...this.#config.env }),
       errorFile,
       stdin: reader === rank ? "inherit" : "null",
       ...rankTakers(output, { rank, localRank, attempt }, this.#logs),
@@ -297,6 +274,7 @@ class Job implements AsyncDisposable {
     });
     this.#current = attempt;
     this.#spawned = true;
+    this.#attempts = number;
     if (number === 0) {
       if (verbose) {
         this.#say(

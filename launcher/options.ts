@@ -50,6 +50,8 @@ const TABLE = [
   { name: "grace", aliases: ["shutdown-timeout"], value: "TIME", group: "Failure and time", help: "between SIGTERM and SIGKILL; default 30s" },
   { name: "linger", value: "TIME", group: "Failure and time", help: "end the job when ranks run TIME after the first one ended normally" },
   { name: "bind", value: "none|core|numa", group: "Resources", help: "pin each rank to a share of the cores, or to a NUMA node; default none" },
+  { name: "isolate-devices", aliases: ["virtual-local-rank"], group: "Resources", help: "each rank sees one GPU only: its own" },
+  { name: "health-port", value: "PORT", group: "Information", help: "answer HTTP with the job's state, for liveness probes; 0 takes a free port" },
   { name: "dry-run", group: "Information", help: "print what would be started, and stop" },
   { name: "explain-env", group: "Information", help: "print which scheduler's variables count, and stop" },
   { name: "help", short: "h", group: "Information", help: "print this" },

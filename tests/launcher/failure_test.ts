@@ -1,6 +1,6 @@
 /** The failure contract: each way in which a rank can end, by a real process, and what the launcher makes of it. */
 import assert from "node:assert/strict";
-import { causeLine, program, report, run } from "./harness.ts";
+import { causeLine, patience, program, report, run } from "./harness.ts";
 
 const FAULT = program("fault.ts");
 
@@ -27,7 +27,7 @@ for (const [name, mode, code, cause] of TABLE) {
     assert.equal(result.code, code, result.stderr);
     assert.match(causeLine(result), cause);
     assert.ok(report(result).some((line) => /^ {2}stopped rank 0,2 /.test(line)), result.stderr);
-    assert.ok(result.ms < 4000, `it took ${result.ms} ms`);
+    assert.ok(result.ms < patience(4000), `it took ${result.ms} ms`);
   });
 }
 

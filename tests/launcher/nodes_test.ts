@@ -1,6 +1,16 @@
 /** Jobs of several launchers: here on one host, over the loopback interface. */
 import assert from "node:assert/strict";
-import { alive, assertNothingLeft, causeLine, program, type Run, run, type Running, start } from "./harness.ts";
+import {
+  alive,
+  assertNothingLeft,
+  causeLine,
+  patience,
+  program,
+  type Run,
+  run,
+  type Running,
+  start,
+} from "./harness.ts";
 
 function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -118,7 +128,7 @@ Deno.test("a launcher that dies ends the job on the other nodes with 113, whiche
     const other = await jobs[1 - victim]!.done;
     assert.equal(other.code, 113, other.stderr);
     assert.match(causeLine(other), new RegExp(`the launcher of node ${victim} .*was lost`));
-    assert.ok(other.ms < 8000);
+    assert.ok(other.ms < patience(8000));
     await jobs[victim]!.done;
   }
   await run(["--nproc", "1", "--exec", "true"]);
