@@ -57,6 +57,16 @@ Deno.test("two launchers run one job of 2 + 2 ranks that pass a barrier", async 
   assert.match(runs[1]!.stdout, /\[rank 3\] rank 3 is past the barrier of all with 4/);
 });
 
+Deno.test("nodes meet at an IPv6 address", async () => {
+  try {
+    Deno.listen({ hostname: "::1", port: 0 }).close();
+  } catch {
+    return; // This host has no IPv6.
+  }
+  const runs = await finish(nodes([1, 1], `tcp://[::1]:${freePort()}`, BARRIER));
+  assert.deepEqual(runs.map((r) => r.code), [0, 0], runs.map((r) => r.stderr).join());
+});
+
 Deno.test("nodes of different sizes meet through a folder", async () => {
   const folder = await Deno.makeTempDir();
   const runs = await finish(nodes([1, 3], `file://${folder}`, BARRIER));
