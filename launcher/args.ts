@@ -3,6 +3,7 @@ import type { EnvRecord } from "../src/core/env_record.ts";
 import { UsageError } from "../src/core/errors.ts";
 import type { LaunchConfig, RankCount } from "./config.ts";
 import { RANK_VARIABLES } from "./rank_env.ts";
+import { RELAYED_SIGNALS } from "./signals.ts";
 import { ENV_TWINS, envTwin, type OptionName, OPTIONS, type OptionSpec } from "./options.ts";
 
 /** What the command line asks for. */
@@ -163,6 +164,8 @@ function toConfig(
     lingerMs: map("linger", duration),
     maxRestarts: map("max-restarts", integer),
     onFailure: map("on-failure", (from, value) => oneOf(from, value, ["abort", "continue"])),
+    stopSignals: map("stop-signals", signals),
+    notifySignals: map("notify-signals", signals),
     bind: map("bind", (from, value) => oneOf(from, value, ["none", "core", "numa"])),
     isolateDevices: on("isolate-devices"),
     healthPort: map("health-port", port),
@@ -239,6 +242,20 @@ function variables(text: string, env: EnvRecord): [string, string][] {
     throw new UsageError(`Cannot use --env ${name}: it is not set here`, { hint: `give a value: --env ${name}=…` });
   }
   return found;
+}
+
+/** `TERM,INT` or `SIGTERM,SIGINT`. */
+function signals(from: string, value: string): Deno.Signal[] {
+  return value.split(",").map((word) => {
+    const name = word.trim().toUpperCase().replace(/^(SIG)?/, "SIG");
+    const found = RELAYED_SIGNALS.find((signal) => signal === name);
+    if (found !== undefined) return found;
+    throw bad(
+      from,
+      value,
+      `some of ${RELAYED_SIGNALS.map((signal) => signal.slice(3)).join(", ")}, with commas between`,
+    );
+  });
 }
 
 function filledText(from: string, value: string): string {

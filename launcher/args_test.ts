@@ -85,6 +85,7 @@ const REFUSED: [args: string, message: RegExp][] = [
   ["--exec --bundle x", /--bundle with --exec/],
   ["--quiet=maybe x.ts", /true or false/],
   ["--log-dir= x.ts", /--log-dir "": expected something/],
+  ["--stop-signals TERM,KILL x.ts", /some of TERM, INT, .*with commas/],
   ["--token= x.ts", /--token "": expected something/],
   ["--log-dir --nproc 2 x.ts", /--log-dir: it needs FOLDER, but --nproc follows/],
   ["--nproc x.ts", /--nproc "x\.ts": expected a number/],

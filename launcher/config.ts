@@ -52,6 +52,10 @@ export interface LaunchConfig {
   readonly lingerMs?: number | undefined;
   /** How often the job's ranks are started again after a failure; default 0. */
   readonly maxRestarts?: number | undefined;
+  /** Signals that end the job; default TERM, INT, QUIT, and HUP on a terminal. */
+  readonly stopSignals?: readonly Deno.Signal[] | undefined;
+  /** Signals that are passed on to the ranks and end nobody; default USR1 and USR2, which arrive as USR2. */
+  readonly notifySignals?: readonly Deno.Signal[] | undefined;
   /** `continue` lets the other ranks run on when one fails; default `abort`. */
   readonly onFailure?: "abort" | "continue" | undefined;
   /** Pins each rank to a share of the cores, or of one NUMA node; default `none`. */

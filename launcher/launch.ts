@@ -66,6 +66,8 @@ class Job implements AsyncDisposable {
   readonly #signals: SignalRelay;
   readonly #folders: RankOutputOptions["folders"] = new Map();
   #current: Attempt | undefined;
+  /** How long each phase of the start took, in ms. */
+  readonly #phases: Record<string, number> = {};
   #health: Disposable | undefined;
   #attempts = 0;
   #spawned = false;
@@ -103,7 +105,7 @@ class Job implements AsyncDisposable {
       },
       hurry: () => this.#current?.kill(),
       notify: (signal) => this.#current?.forward(signal),
-    });
+    }, { stop: config.stopSignals, notify: config.notifySignals });
   }
 
   async run(): Promise<number> {
@@ -122,9 +124,11 @@ class Job implements AsyncDisposable {
     if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#stop({ kind: "timeout" }), timeoutMs);
     const coordinator = this.#coordinator = await this.#meet();
     if (coordinator === undefined) return await this.#neverStarted();
+    this.#phase("meet");
     coordinator.onStop((reason) => this.#stop(reason));
     const say = (line: string) => this.#config.verbose && this.#say(line);
     const { command, threads } = await rankCommands(this.#config, this.#nproc, say);
+    this.#phase("prepare");
     for (const line of describeResources({ ...this.#base, ...this.#config.env }, threads)) say(line);
     for (let attempt = 0;; attempt++) {
       const placement = await coordinator.begin(attempt);
@@ -274,11 +278,14 @@ class Job implements AsyncDisposable {
     });
     this.#current = attempt;
     this.#spawned = true;
+    if (number === 0) this.#phase("spawn");
     this.#attempts = number;
     if (number === 0) {
       if (verbose) {
         this.#say(
-          `job ${this.#runId}: ${ranks.length} ranks started after ${Math.round(performance.now() - this.#started)} ms`,
+          `job ${this.#runId}: ${ranks.length} ranks started after ${
+            Math.round(performance.now() - this.#started)
+          } ms (${Object.entries(this.#phases).map(([phase, ms]) => `${phase} ${ms}`).join(", ")})`,
         );
       }
       this.#oomBefore = oomKills();
@@ -303,7 +310,10 @@ class Job implements AsyncDisposable {
       const { program, args = [] } = this.#config;
       const command = [program.kind === "deno" ? program.script : program.command, ...args];
       const name = end.placement.nodeRank === 0 ? "summary.json" : `summary.node${end.placement.nodeRank}.json`;
-      this.#logs.writeSummary(name, summarize({ ...end, startedAt: this.#startedAt, elapsedMs, command }));
+      this.#logs.writeSummary(
+        name,
+        summarize({ ...end, startedAt: this.#startedAt, elapsedMs, command, startMs: this.#phases }),
+      );
     }
     // A pager may take its time over good news, until somebody has enough; a failed job should not wait for one.
     if (verdict.code !== 0) await this.#stdout.drain(SLOW_READER_MS);
@@ -348,6 +358,12 @@ class Job implements AsyncDisposable {
       );
     }
     return given;
+  }
+
+  /** Notes that a phase of the start is over; the next one begins. */
+  #phase(name: string): void {
+    const before = Object.values(this.#phases).reduce((sum, ms) => sum + ms, 0);
+    this.#phases[name] = Math.round(performance.now() - this.#started - before);
   }
 
   #tidy(): void {

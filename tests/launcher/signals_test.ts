@@ -219,6 +219,20 @@ Deno.test("SIGUSR1 and SIGUSR2 reach the ranks as SIGUSR2 and end nobody", async
   await assertNothingLeft(job);
 });
 
+Deno.test("--notify-signals and --stop-signals say which signal does what", async () => {
+  const script = 'trap "echo heard TERM" TERM; echo is up; while :; do sleep 0.05; done';
+  const flags = ["--notify-signals", "TERM", "--stop-signals", "SIGUSR1,INT", "--grace", "300ms"];
+  const job = start(["--nproc", "2", ...flags, "--exec", "sh", "-c", script]);
+  await job.said("is up", 2);
+  job.kill("SIGTERM");
+  await job.said("heard TERM", 2);
+  job.kill("SIGUSR1");
+  const result = await job.done;
+  assert.equal(result.code, 138, result.stderr);
+  assert.match(causeLine(result), /received SIGUSR1/);
+  await assertNothingLeft(job);
+});
+
 Deno.test("SIGUSR2 does not end a rank that has no listener for it", async () => {
   const job = start(["--nproc", "2", ...WAITING]);
   await job.said("is up", 2);
