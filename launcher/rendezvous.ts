@@ -26,6 +26,9 @@ export interface RendezvousOptions extends NodePlace {
   readonly say: (line: string) => void;
 }
 
+/** All interfaces: by both families where the host has IPv6, as some clusters give pods no other addresses. */
+const EVERYWHERE = ["::", "0.0.0.0"];
+
 interface Address {
   readonly addrs: readonly string[];
   readonly port: number;
@@ -57,8 +60,8 @@ async function byTcp(options: RendezvousOptions, url: URL): Promise<Rendezvous> 
   }
   // A name of the loopback interface keeps the store there; any other needs every interface.
   const loopback = /^(127\.|localhost$|::1$)/.test(host), v6 = host.includes(":");
-  const everywhere = v6 ? "::" : "0.0.0.0", here = v6 ? "::1" : "127.0.0.1";
-  const server = options.nodeRank === 0 ? listen(loopback ? here : everywhere, port, options.events) : undefined;
+  const here = v6 ? "::1" : "127.0.0.1";
+  const server = options.nodeRank === 0 ? listen(loopback ? [here] : EVERYWHERE, port, options.events) : undefined;
   server?.allow(token);
   try {
     const conn = await knock([server === undefined ? host : here], port, options);
@@ -74,7 +77,7 @@ async function byFile(options: RendezvousOptions, folder: string): Promise<Rende
   const path = `${folder}/shardwise-rdzv-${fileSafe(options.token ?? "job")}.json`;
   if (options.nodeRank === 0) {
     makeFolder(folder);
-    const server = listen("0.0.0.0", 0, options.events);
+    const server = listen(EVERYWHERE, 0, options.events);
     const token = randomHex(16);
     server.allow(token);
     const addrs = [
@@ -128,10 +131,13 @@ async function byFile(options: RendezvousOptions, folder: string): Promise<Rende
   }
 }
 
-function listen(hostname: string, port: number, events: StoreEvents): StoreServer {
+/** Listens at the first of `hostnames` that this host has. */
+function listen(hostnames: readonly string[], port: number, events: StoreEvents): StoreServer {
+  const [hostname, ...others] = hostnames;
   try {
-    return new StoreServer({ hostname, port, events });
+    return new StoreServer({ hostname: hostname!, port, events });
   } catch (cause) {
+    if (others.length > 0) return listen(others, port, events);
     const hint = cause instanceof Deno.errors.PermissionDenied
       ? "ports below 1024 are for root: give another one"
       : "another job uses this port: give another one, or use --rdzv file:///shared/folder, which takes a free one";
