@@ -235,6 +235,8 @@ export interface OperationCode {
   readonly countHigh: number;
   /** 32 bits that differ, but for one chance in four billion, where two operations do. */
   readonly hash: number;
+  /** The same in words. */
+  readonly operation: Operation;
 }
 
 /** What an operation consists of, apart from its place in the sequence. */
@@ -249,7 +251,7 @@ export function encodeOperation(op: Operation): OperationCode {
     hash = Math.imul(hash ^ word, 0x01000193);
     hash ^= hash >>> 15;
   }
-  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
+  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash, operation: op };
 }
 
 /** The fingerprint of `op` as number `seq` of its group. */
