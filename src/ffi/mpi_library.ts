@@ -31,7 +31,13 @@ const SONAMES: Readonly<Record<MpiKind, readonly string[]>> = {
 
 const FOLDERS: readonly string[] = [
   `/usr/lib/${Deno.build.arch}-linux-gnu/openmpi/lib`,
-  ...["/usr/lib64/openmpi/lib", "/usr/lib64/mpich/lib", "/usr/local/lib", "/usr/local/openmpi/lib", "/usr/local/mpich/lib"],
+  ...[
+    "/usr/lib64/openmpi/lib",
+    "/usr/lib64/mpich/lib",
+    "/usr/local/lib",
+    "/usr/local/openmpi/lib",
+    "/usr/local/mpich/lib",
+  ],
   ...["/opt/openmpi/lib", "/opt/amazon/openmpi/lib", "/opt/mpich/lib", "/opt/intel/oneapi/mpi/latest/lib"],
   ...["/opt/intel/oneapi/mpi/latest/lib/release", "/opt/cray/pe/lib64"],
 ];

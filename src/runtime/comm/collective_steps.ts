@@ -1,5 +1,5 @@
 /** The collectives of an engine, each as steps that a queue takes; and collectives of bytes made of them. */
-import type { ReduceOp, View } from "./buffers.ts";
+import type { ReduceOpName, View } from "./buffers.ts";
 import type { Steps } from "./collectives.ts";
 
 /** One input and one output of equally many elements, which may be the same memory. */
@@ -17,10 +17,10 @@ export interface Counts {
 export interface CollectiveSteps {
   readonly barrier: () => Steps;
   readonly broadcast: (view: View, root: number) => Steps;
-  readonly allReduce: (o: SendRecv & { readonly op: ReduceOp }) => Steps;
+  readonly allReduce: (o: SendRecv & { readonly op: ReduceOpName }) => Steps;
   /** `recv` is undefined but at the root. */
   readonly reduce: (
-    o: { readonly send: View; readonly recv: View | undefined; readonly op: ReduceOp; readonly root: number },
+    o: { readonly send: View; readonly recv: View | undefined; readonly op: ReduceOpName; readonly root: number },
   ) => Steps;
   readonly allGather: (o: SendRecv & Counts) => Steps;
   /** `recv` is undefined but at the root. */
@@ -31,11 +31,11 @@ export interface CollectiveSteps {
   readonly scatter: (
     o: Counts & { readonly send: View | undefined; readonly recv: View; readonly root: number },
   ) => Steps;
-  readonly reduceScatter: (o: SendRecv & Counts & { readonly op: ReduceOp }) => Steps;
+  readonly reduceScatter: (o: SendRecv & Counts & { readonly op: ReduceOpName }) => Steps;
   readonly allToAll: (
     o: SendRecv & { readonly sendCounts: readonly number[]; readonly recvCounts: readonly number[] },
   ) => Steps;
-  readonly scan: (o: SendRecv & { readonly op: ReduceOp; readonly exclusive: boolean }) => Steps;
+  readonly scan: (o: SendRecv & { readonly op: ReduceOpName; readonly exclusive: boolean }) => Steps;
 }
 
 /** Which rank of how many. */

@@ -2,7 +2,6 @@
  * The verbs of a communicator whose engine gives its collectives as steps: arguments are checked here, when a verb is called, and
  * the steps are taken one collective after the other, in the order of the calls.
  */
-import { deserialize, serialize } from "node:v8";
 import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena } from "./arena.ts";
@@ -10,6 +9,7 @@ import {
   type Buf,
   type CommDType,
   type ReduceOp,
+  type ReduceOpName,
   requireCount,
   requireSameDType,
   type SymmetricTensor,
@@ -27,12 +27,16 @@ import type {
   OpOptions,
   ReceiveOptions,
   RecvOptions,
+  Verb,
 } from "./communicator.ts";
 import { encodeOperation } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Received } from "./mailbox.ts";
-import { canReduce, requireReducible } from "./reduce_js.ts";
-import type { Waiting, Work, WorkQueue } from "./work.ts";
+import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
+import { objectMessages, pack, unpack } from "./objects.ts";
+import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
+import type { AnyWork, Waiting, Work, WorkQueue } from "./work.ts";
+import { workOfAll } from "./work_group.ts";
 
 /** Who a communicator is, and what does its work. */
 export interface QueuedOptions<X extends Waiting> {
@@ -65,6 +69,8 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   protected readonly waiting: X;
   protected readonly queue: WorkQueue<X>;
   protected readonly steps: CollectiveSteps;
+  /** What a group that is being called has issued so far. */
+  #grouped: AnyWork[] | undefined;
   #open = true;
 
   protected constructor(o: QueuedOptions<X>) {
@@ -91,11 +97,31 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     source: number | "any",
     o: { tag: number | "any"; timeoutMs: number },
   ): Work<Received>;
+  /** Takes a receive back that no message has met; whether it did. */
+  protected abstract takeBack(work: unknown, reason: unknown): boolean;
   /** Gives back what the engine holds; called once. `agreed`: all ranks are leaving. */
   protected abstract release(agreed: boolean): void;
 
-  supports(dtype: CommDType, op?: ReduceOp): boolean {
+  supports(dtype: CommDType, op?: ReduceOp, _verb?: Verb): boolean {
     return op === undefined || canReduce(dtype, op);
+  }
+
+  group(calls: () => void): Work {
+    this.requireOpen();
+    const outer = this.#grouped, works: AnyWork[] = [];
+    this.#grouped = works;
+    try {
+      calls();
+    } finally {
+      this.#grouped = outer;
+    }
+    const all = workOfAll(works);
+    outer?.push(all);
+    return all;
+  }
+
+  mesh(axes: Readonly<Record<string, number>>, options?: MeshOptions): Promise<Mesh> {
+    return makeMesh(this, axes, options);
   }
 
   barrier(options: OpOptions = {}): Work {
@@ -113,9 +139,13 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv);
-    requireReducible(send.dtype, op);
-    return this.#issue({ verb: "allReduce", view: send, op }, options, () => this.steps.allReduce({ send, recv, op }));
+    const own = viewOf(buf, "the input"), recv = receiver(own, options.recv);
+    const { send, by } = reduction(own, op);
+    return this.#issue(
+      { verb: "allReduce", view: send, op },
+      options,
+      () => this.steps.allReduce({ send, recv, op: by }),
+    );
   }
 
   allReduceSync(buf: Buf, op: ReduceOp = "sum", options: OpOptions = {}): void {
@@ -124,12 +154,12 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
     this.requireRank(root);
-    const send = viewOf(buf, "the input"), recv = this.rank === root ? receiver(send, options.recv) : undefined;
-    requireReducible(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = this.rank === root ? receiver(own, options.recv) : undefined;
+    const { send, by } = reduction(own, op);
     return this.#issue(
       { verb: "reduce", view: send, op, root },
       options,
-      () => this.steps.reduce({ send, recv, op, root }),
+      () => this.steps.reduce({ send, recv, op: by, root }),
     );
   }
 
@@ -144,13 +174,13 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   reduceScatter(buf: Buf, into: Buf, op: ReduceOp = "sum", options: CountOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count));
-    requireReducible(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = viewOf(into, "the output");
+    const counts = this.#counts(recv, own, options.counts ?? this.#even(recv.count));
+    const { send, by } = reduction(own, op, counts);
     return this.#issue(
       { verb: "reduceScatter", view: send, op },
       options,
-      () => this.steps.reduceScatter({ send, recv, counts, op }),
+      () => this.steps.reduceScatter({ send, recv, counts, op: by }),
     );
   }
 
@@ -195,12 +225,12 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   scan(buf: Buf, op: ReduceOp = "sum", options: RecvOptions & { readonly exclusive?: boolean } = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv), exclusive = options.exclusive ?? false;
-    requireReducible(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = receiver(own, options.recv), exclusive = options.exclusive ?? false;
+    const { send, by } = reduction(own, op);
     return this.#issue(
       { verb: "scan", view: send, op, root: exclusive ? 1 : 0 },
       options,
-      () => this.steps.scan({ send, recv, op, exclusive }),
+      () => this.steps.scan({ send, recv, op: by, exclusive }),
     );
   }
 
@@ -208,14 +238,14 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     this.requireOpen();
     this.requireRank(dest);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
-    return this.sendView(viewOf(buf, "the message"), dest, { tag, timeoutMs });
+    return this.#issued(this.sendView(viewOf(buf, "the message"), dest, { tag, timeoutMs }), options);
   }
 
   recv(buf: Buf, source: number | "any", options: ReceiveOptions = {}): Work<Received> {
     this.requireOpen();
     if (source !== "any") this.requireRank(source);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
-    return this.recvView(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs });
+    return this.#issued(this.recvView(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs }), options);
   }
 
   async sendRecv(
@@ -290,11 +320,29 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const code = encodeOperation({
       verb: call.verb,
       dtype: call.view?.dtype as DType | undefined,
-      reduceOp: call.op,
+      reduceOp: call.op === undefined ? undefined : nameOf(call.op),
       root: call.root ?? -1,
       count: call.count ?? call.view?.count ?? -1,
     });
-    return this.queue.issue(code, options.timeoutMs ?? this.timeoutMs, start);
+    return this.#issued(this.queue.issue(code, options.timeoutMs ?? this.timeoutMs, start), options);
+  }
+
+  /** Puts `work` into the group that is being called, and lets its signal end it. */
+  #issued<T>(work: Work<T>, options: OpOptions): Work<T> {
+    this.#grouped?.push(work);
+    const { signal } = options;
+    if (signal === undefined || work.settled) return work;
+    const cancel = () => {
+      if (work.settled || this.takeBack(work, signal.reason)) return;
+      this.abort(`a collective or message was cancelled: ${signal.reason}`);
+      this.queue.kick(); // so that what is under way fails now
+    };
+    if (signal.aborted) cancel();
+    else {
+      signal.addEventListener("abort", cancel, { once: true });
+      work.whenSettled(() => signal.removeEventListener("abort", cancel), { watching: false });
+    }
+    return work;
   }
 
   #makeObjects(): ObjectCollectives {
@@ -323,6 +371,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
         const payloads = this.rank === root ? values!.map(pack) : undefined;
         return unpack<T>(await run("scatter", root, () => scatterBytes(this.steps, this, payloads, root)));
       },
+      ...objectMessages(this),
     };
   }
 
@@ -366,12 +415,16 @@ function receiver(send: View, recv: Buf | undefined): View {
   return view;
 }
 
-function pack(value: unknown): Uint8Array {
-  return serialize(value);
-}
-
-function unpack<T>(bytes: Uint8Array): T {
-  return deserialize(bytes) as T;
+/** How `op` reduces, and what of: `own`, or its products. `counts`: of blocks that are reduced for themselves. */
+function reduction(
+  own: View,
+  op: ReduceOp,
+  counts: readonly number[] = [own.count],
+): { readonly send: View; readonly by: ReduceOpName } {
+  if (typeof op !== "string") return { send: premultiplied(own, op), by: "sum" };
+  requireReducible(own.dtype, op);
+  if (isPairOp(op)) requirePairs(op, counts);
+  return { send: own, by: op };
 }
 
 function sum(values: readonly number[]): number {

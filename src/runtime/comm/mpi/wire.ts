@@ -5,13 +5,16 @@
  *     integers                direct
  *     f32, f64: sum, prod     direct; afterwards all NaNs are made one
  *     floats: max, min        as integers in the order of IEEE 754's totalOrder, NaN beyond all
- *     f16, bf16: sum, prod    as f32, rounded once
+ *     f16, bf16, f8: sum, …   as f32, rounded once
  *     avg                     as sum, times 1/ranks
  *     logical, bool           as bytes 0 and 1
+ *
+ * Pairs (`minloc`, `maxloc`) have no such form: they are gathered, and reduced by each rank.
  */
 import { bf16ArrayToF32, f32ArrayToBf16 } from "../../../core/half.ts";
-import type { CommDType, ReduceOp } from "../buffers.ts";
-import { requireReducible } from "../reduce_js.ts";
+import type { CommDType, ReduceOpName } from "../buffers.ts";
+import { decodeF8, encodeF8 } from "../float8.ts";
+import { requireReducible } from "../operations.ts";
 
 /** Types and operations of MPI that carry reductions. */
 export type WireType = "i8" | "u8" | "i16" | "i32" | "u32" | "i64" | "u64" | "f32" | "f64";
@@ -29,19 +32,34 @@ export interface Wire {
   readonly decode: ((wire: Uint8Array, out: Uint8Array, contributors: number) => void) | undefined;
 }
 
-type Float = "f32" | "f64" | "f16" | "bf16";
+type Small = "f16" | "bf16" | "f8e4m3fn" | "f8e5m2";
+type Float = "f32" | "f64" | Small;
+/** Floats that have an integer type of their size to be ordered in. */
+type Ordered = "f32" | "f64" | "f16" | "bf16";
+/** Operations on single elements. */
+export type ElementOp = Exclude<ReduceOpName, "minloc" | "maxloc">;
 
-const FLOATS: readonly CommDType[] = ["f32", "f64", "f16", "bf16"];
-const ITEM_BYTES: Readonly<Record<WireType, number>> = { i8: 1, u8: 1, i16: 2, i32: 4, u32: 4, i64: 8, u64: 8, f32: 4, f64: 8 };
+const FLOATS: readonly CommDType[] = ["f32", "f64", "f16", "bf16", "f8e4m3fn", "f8e5m2"];
+const ITEM_BYTES: Readonly<Record<WireType, number>> = {
+  i8: 1,
+  u8: 1,
+  i16: 2,
+  i32: 4,
+  u32: 4,
+  i64: 8,
+  u64: 8,
+  f32: 4,
+  f64: 8,
+};
 
 /** How bits of bool and of logical operations combine. */
-const LOGICAL: Readonly<Record<ReduceOp, WireOp | undefined>> = {
+const LOGICAL: Readonly<Record<ElementOp, WireOp | undefined>> = {
   ...{ sum: "bor", max: "bor", bor: "bor", lor: "bor", prod: "band", min: "band", band: "band", land: "band" },
   ...{ bxor: "bxor", lxor: "bxor", avg: undefined },
 } as const;
 
 /** How `op` on `dtype` travels. @throws {InputError} If it is not defined. */
-export function wireOf(dtype: CommDType, op: ReduceOp): Wire {
+export function wireOf(dtype: CommDType, op: ElementOp): Wire {
   requireReducible(dtype, op);
   if (dtype === "bool" || op === "land" || op === "lor" || op === "lxor") {
     return wire("u8", LOGICAL[op]!, (elements) => truths(dtype, elements), (bits, out) => fromTruths(dtype, bits, out));
@@ -49,6 +67,12 @@ export function wireOf(dtype: CommDType, op: ReduceOp): Wire {
   if (!FLOATS.includes(dtype)) return wire(dtype as WireType, op as WireOp);
   const float = dtype as Float;
   if (op === "max" || op === "min") {
+    if (float === "f8e4m3fn" || float === "f8e5m2") {
+      return wire("i32", op, (elements) => toOrdered("f32", widened(float, elements), op), (keys, out) => {
+        fromOrdered("f32", keys, keys);
+        narrow(float, keys, out);
+      });
+    }
     const type = ({ f32: "i32", f64: "i64", f16: "i16", bf16: "i16" } as const)[float];
     return wire(type, op, (elements) => toOrdered(float, elements, op), (keys, out) => fromOrdered(float, keys, out));
   }
@@ -88,7 +112,7 @@ function finish(dtype: "f32" | "f64", bytes: Uint8Array, contributors: number): 
  * Floats as integers in their order: a negative one has all bits but the sign flipped. NaN becomes the largest or the smallest
  * integer, which no other float becomes, so that it wins.
  */
-function toOrdered(dtype: Float, elements: Uint8Array, op: "max" | "min"): Uint8Array<ArrayBuffer> {
+function toOrdered(dtype: Ordered, elements: Uint8Array, op: "max" | "min"): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(elements.length);
   const nan = op === "max" ? 0x7fffffff : -0x80000000;
   if (dtype === "f64") {
@@ -115,7 +139,7 @@ function toOrdered(dtype: Float, elements: Uint8Array, op: "max" | "min"): Uint8
   return out;
 }
 
-function fromOrdered(dtype: Float, keys: Uint8Array, elements: Uint8Array): void {
+function fromOrdered(dtype: Ordered, keys: Uint8Array, elements: Uint8Array): void {
   if (dtype === "f64") {
     const from = view(Int32Array, keys), to = view(Int32Array, elements);
     for (let i = 0; i < from.length; i += 2) {
@@ -141,28 +165,39 @@ function fromOrdered(dtype: Float, keys: Uint8Array, elements: Uint8Array): void
 
 const INFINITY_16 = { f16: 0x7c00, bf16: 0x7f80 } as const, NAN_16 = { f16: 0x7e00, bf16: 0x7fc0 } as const;
 
-function widened(dtype: "f16" | "bf16", elements: Uint8Array): Uint8Array<ArrayBuffer> {
-  const count = elements.length / 2, out = new Float32Array(count);
+function widened(dtype: Small, elements: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (dtype === "f8e4m3fn" || dtype === "f8e5m2") {
+    const out = new Float32Array(elements.length);
+    decodeF8(dtype, elements, out);
+    return new Uint8Array(out.buffer);
+  }
+  const out = new Float32Array(elements.length / 2);
   if (dtype === "bf16") bf16ArrayToF32(view(Uint16Array, elements), out);
   else out.set(view(Float16Array, elements));
   return new Uint8Array(out.buffer);
 }
 
-function narrow(dtype: "f16" | "bf16", sums: Uint8Array, elements: Uint8Array): void {
-  if (dtype === "bf16") f32ArrayToBf16(view(Float32Array, sums), view(Uint16Array, elements));
-  else view(Float16Array, elements).set(view(Float32Array, sums));
+function narrow(dtype: Small, sums: Uint8Array, elements: Uint8Array): void {
+  const values = view(Float32Array, sums);
+  if (dtype === "bf16") f32ArrayToBf16(values, view(Uint16Array, elements));
+  else if (dtype === "f16") view(Float16Array, elements).set(values);
+  else encodeF8(dtype, values, elements);
 }
 
 /** 1 where an element is not 0; -0 is 0, NaN is not. */
 function truths(dtype: CommDType, elements: Uint8Array): Uint8Array<ArrayBuffer> {
   const itemBytes = TRUTH_BYTES[dtype], out = new Uint8Array(elements.length / itemBytes);
-  const mask = FLOATS.includes(dtype) ? 0x7fffffff : -1; // without the sign
+  const unsigned = FLOATS.includes(dtype), mask = unsigned ? 0x7fffffff : -1; // without the sign
   if (itemBytes === 8) {
     const words = view(Int32Array, elements);
     for (let i = 0; i < out.length; i++) out[i] = (words[2 * i]! | (words[2 * i + 1]! & mask)) !== 0 ? 1 : 0;
   } else {
-    const words = itemBytes === 4 ? view(Int32Array, elements) : itemBytes === 2 ? view(Int16Array, elements) : elements;
-    const short = itemBytes === 2 ? mask & 0x7fff : mask;
+    const words = itemBytes === 4
+      ? view(Int32Array, elements)
+      : itemBytes === 2
+      ? view(Int16Array, elements)
+      : elements;
+    const short = itemBytes === 2 ? mask & 0x7fff : unsigned && itemBytes === 1 ? 0x7f : mask;
     for (let i = 0; i < out.length; i++) out[i] = (words[i]! & short) !== 0 ? 1 : 0;
   }
   return out;
@@ -174,6 +209,12 @@ function fromTruths(dtype: CommDType, bits: Uint8Array, elements: Uint8Array): v
     case "bf16": {
       const out = view(Uint16Array, elements), one = dtype === "f16" ? 0x3c00 : 0x3f80;
       for (let i = 0; i < out.length; i++) out[i] = bits[i]! * one;
+      return;
+    }
+    case "f8e4m3fn":
+    case "f8e5m2": {
+      const one = dtype === "f8e4m3fn" ? 0x38 : 0x3c;
+      for (let i = 0; i < bits.length; i++) elements[i] = bits[i]! * one;
       return;
     }
     case "f32":
@@ -198,6 +239,7 @@ function fromTruths(dtype: CommDType, bits: Uint8Array, elements: Uint8Array): v
 
 const TRUTH_BYTES: Readonly<Record<CommDType, number>> = {
   ...{ f32: 4, f64: 8, f16: 2, bf16: 2, i8: 1, u8: 1, i32: 4, u32: 4, i64: 8, u64: 8, bool: 1 },
+  ...{ f8e4m3fn: 1, f8e5m2: 1 },
 };
 
 function view<A>(
