@@ -60,7 +60,8 @@ export interface MpiAbi {
   readonly readHandle: (memory: Uint8Array<ArrayBuffer>) => Handle;
 }
 
-/** The functions. Where a send buffer may be MPI_IN_PLACE there are two entries, because that is no address of JavaScript's. */
+/** The functions. An entry whose name ends in `_in_place` takes MPI_IN_PLACE, which is no address
+ * of JavaScript's, for the buffer that it would read. */
 function makeTable<H extends "pointer" | "i32">(handle: H) {
   const allReduce = [
     "buffer", // void *recvbuf
@@ -182,6 +183,8 @@ function makeTable<H extends "pointer" | "i32">(handle: H) {
       ],
       result: "i32",
     },
+    MPI_Cancel: { parameters: ["buffer"], result: "i32" }, // MPI_Request *
+    MPI_Test_cancelled: { parameters: ["buffer", "buffer"], result: "i32" }, // const MPI_Status *, int *flag
     MPI_Iprobe: {
       parameters: [
         "i32", // int source
@@ -232,9 +235,7 @@ function makeTable<H extends "pointer" | "i32">(handle: H) {
       ],
       result: "i32",
     },
-    MPI_Allreduce: { parameters: ["buffer", ...allReduce], result: "i32" }, // const void *sendbuf, …
     MPI_Allreduce_in_place: { name: "MPI_Allreduce", parameters: ["pointer", ...allReduce], result: "i32" },
-    MPI_Iallreduce: { parameters: ["buffer", ...allReduce, "buffer"], result: "i32" }, // …, MPI_Request *
     MPI_Iallreduce_in_place: {
       name: "MPI_Iallreduce",
       parameters: ["pointer", ...allReduce, "buffer"],
@@ -242,9 +243,8 @@ function makeTable<H extends "pointer" | "i32">(handle: H) {
     },
     MPI_Ireduce: { parameters: ["buffer", ...reduce], result: "i32" }, // const void *sendbuf, …
     MPI_Ireduce_in_place: { name: "MPI_Ireduce", parameters: ["pointer", ...reduce], result: "i32" },
-    MPI_Iscan: { parameters: ["buffer", ...allReduce, "buffer"], result: "i32" },
     MPI_Iscan_in_place: { name: "MPI_Iscan", parameters: ["pointer", ...allReduce, "buffer"], result: "i32" },
-    MPI_Iexscan: { parameters: ["buffer", ...allReduce, "buffer"], result: "i32" },
+    MPI_Iexscan_in_place: { name: "MPI_Iexscan", parameters: ["pointer", ...allReduce, "buffer"], result: "i32" },
     MPI_Ireduce_scatter: {
       parameters: [
         "buffer", // const void *sendbuf
@@ -256,9 +256,7 @@ function makeTable<H extends "pointer" | "i32">(handle: H) {
       ],
       result: "i32",
     },
-    MPI_Iallgather: { parameters: ["buffer", ...gathered, ...end], result: "i32" }, // const void *sendbuf, …
     MPI_Iallgather_in_place: { name: "MPI_Iallgather", parameters: ["pointer", ...gathered, ...end], result: "i32" },
-    MPI_Iallgatherv: { parameters: ["buffer", ...gatheredV, ...end], result: "i32" },
     MPI_Iallgatherv_in_place: { name: "MPI_Iallgatherv", parameters: ["pointer", ...gatheredV, ...end], result: "i32" },
     MPI_Igatherv: { parameters: ["buffer", ...gatheredV, ...rootedEnd], result: "i32" },
     MPI_Igatherv_in_place: { name: "MPI_Igatherv", parameters: ["pointer", ...gatheredV, ...rootedEnd], result: "i32" },

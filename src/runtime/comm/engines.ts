@@ -20,6 +20,7 @@ export type OpenEngine = (options: EngineOptions) => Promise<Communicator>;
 const ENGINES: Readonly<Partial<Record<Backend, () => Promise<OpenEngine>>>> = {
   local: async () => (await import("./local.ts")).openLocal,
   shm: async () => (await import("./open_shm.ts")).openShm,
+  mpi: async () => (await import("./mpi/open.ts")).openMpi,
 };
 
 /** What a user may ask for: an engine, or `auto`. */
