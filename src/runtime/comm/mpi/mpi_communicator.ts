@@ -1,11 +1,10 @@
 /** The communicator over libmpi: between hosts, by whatever network MPI uses. */
-import { byteLength, type DType, dtypeInfo } from "../../../core/dtype.ts";
 import { type Handle, MPI_UNDEFINED } from "../../../ffi/mpi.ts";
-import type { SymmetricArena } from "../arena.ts";
-import type { CommDType, SymmetricTensor, View } from "../buffers.ts";
+import { allocateTensor, type CommDType, type SymmetricTensor, type View } from "../buffers.ts";
 import type { GroupOptions } from "../communicator.ts";
 import { CommunicatorError } from "../errors.ts";
 import type { Received } from "../mailbox.ts";
+import { PrivateArena } from "../private_arena.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
 import { meet } from "./meet.ts";
@@ -44,6 +43,8 @@ export interface MpiMembership {
 /** Ranks that MPI joins. */
 export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
   readonly backend = "mpi";
+  /** Memory that collectives take; over MPI no rank can read another's. */
+  readonly arena: PrivateArena;
   #job: MpiJob;
   #world: boolean;
   #messages: MpiMessages;
@@ -53,6 +54,7 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
   constructor(job: MpiJob, o: MpiMembership) {
     const group = new MpiGroup({ ...job, ...o }), queue = new WorkQueue(group);
     super({ ...job, ...o, waiting: group, queue, steps: new MpiSteps(group) });
+    this.arena = new PrivateArena(o.rank, "mpi");
     this.#job = job;
     this.#world = o.world ?? false;
     this.#messages = new MpiMessages(group, queue);
@@ -60,36 +62,9 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     job.runtime.attach(queue);
   }
 
-  /** @throws {CommunicatorError} Always: over MPI no rank can read another's memory. */
-  get arena(): SymmetricArena {
-    throw new CommunicatorError(`Cannot share memory in group "${this.name}": its ranks are joined by mpi`, {
-      hint: "run all ranks on one host, and use the backend shm, or shm+mpi",
-    });
-  }
-
-  /** A tensor in plain memory, since there is no other over MPI: collectives take it, but peers cannot read it. */
   allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor {
     this.requireOpen();
-    if (!shape.every((dim) => Number.isSafeInteger(dim) && dim >= 0)) {
-      throw new RangeError(`Cannot allocate a tensor of shape [${shape.join(", ")}]`);
-    }
-    const count = shape.reduce((a, b) => a * b, 1), bytes = byteLength(dtype as DType, count);
-    const local = new Uint8Array(bytes), array = dtypeInfo(dtype as DType).array!;
-    const view = (part: Uint8Array<ArrayBuffer>) => new array(part.buffer, part.byteOffset, count);
-    const peer = (rank: number): Uint8Array<ArrayBuffer> => {
-      this.requireRank(rank);
-      if (rank === this.rank) return local;
-      throw new CommunicatorError(`Cannot read the tensor of rank ${rank}: the ranks are joined by mpi`, {
-        hint: "send it, or use the backend shm within a host",
-      });
-    };
-    return {
-      shape: [...shape],
-      dtype,
-      symmetric: { byteLength: bytes, local, peer, memory: undefined },
-      data: view(local),
-      peer: (rank) => view(peer(rank)),
-    };
+    return allocateTensor(this.arena, shape, dtype);
   }
 
   split(color: number | null, key = 0, options: GroupOptions = {}): Promise<MpiCommunicator | null> {
@@ -146,6 +121,7 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
   protected override release(agreed: boolean): void {
     const { runtime } = this.#job, clean = this.queue.idle && !this.#messages.busy && !this.waiting.failed;
     if (!clean) this.#messages.fail(new CommunicatorError(`Group "${this.name}" was left before a message was done`));
+    this.arena[Symbol.dispose]();
     runtime.detach(this.queue);
     this.waiting.release();
     if (!clean) return;

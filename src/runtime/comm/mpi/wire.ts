@@ -3,6 +3,7 @@
  * 16-bit floats; so what MPI does not define travels in another form, in which its exact integer operations mean the same:
  *
  *     integers                direct
+ *     i8, u8: sum, prod       as i32, since Open MPI 4.1 adds bytes with saturation where the processor has AVX
  *     f32, f64: sum, prod     direct; afterwards all NaNs are made one
  *     floats: max, min        as integers in the order of IEEE 754's totalOrder, NaN beyond all
  *     f16, bf16, f8: sum, …   as f32, rounded once
@@ -63,6 +64,11 @@ export function wireOf(dtype: CommDType, op: ElementOp): Wire {
   requireReducible(dtype, op);
   if (dtype === "bool" || op === "land" || op === "lor" || op === "lxor") {
     return wire("u8", LOGICAL[op]!, (elements) => truths(dtype, elements), (bits, out) => fromTruths(dtype, bits, out));
+  }
+  if ((dtype === "i8" || dtype === "u8") && (op === "sum" || op === "prod")) {
+    return wire("i32", op, (elements) => new Uint8Array(Int32Array.from(elements).buffer), (words, out) => {
+      out.set(view(Int32Array, words)); // stores wrap around
+    });
   }
   if (!FLOATS.includes(dtype)) return wire(dtype as WireType, op as WireOp);
   const float = dtype as Float;
