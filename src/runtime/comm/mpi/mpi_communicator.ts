@@ -114,7 +114,7 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     return this.#messages.recv(view, source, o);
   }
 
-  protected override takeBack(work: unknown, reason: unknown): boolean {
+  override takeBack(work: unknown, reason: unknown): boolean {
     return this.#messages.takeBack(work, reason);
   }
 
