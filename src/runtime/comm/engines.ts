@@ -3,6 +3,7 @@ import { UnavailableError, UsageError } from "../../core/errors.ts";
 import type { LaunchEnv } from "../../core/launch_env.ts";
 import { didYouMean } from "../../core/suggest.ts";
 import type { Backend, Communicator } from "./communicator.ts";
+import type { FlightRecorder } from "./flight_recorder.ts";
 
 /** What every engine is told of the job. */
 export interface EngineOptions {
@@ -11,6 +12,8 @@ export interface EngineOptions {
   readonly timeoutMs: number;
   /** How long to wait for all ranks to start, in milliseconds. */
   readonly joinTimeoutMs: number;
+  /** Remembers the last collectives; told of the first failure. */
+  readonly flight: FlightRecorder;
 }
 
 /** Joins the job. @throws {UnavailableError} If what the engine needs is not here, saying what to install. */

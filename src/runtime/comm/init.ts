@@ -2,6 +2,7 @@
 import { type EnvRecord, filled } from "../../core/env_record.ts";
 import { detectLaunchEnv, type LaunchEnv } from "../../core/launch_env.ts";
 import type { Communicator } from "./communicator.ts";
+import { flightFile, FlightRecorder } from "./flight_recorder.ts";
 import { type BackendChoice, openEngine, requireBackend } from "./engines.ts";
 
 /** Options of {@linkcode init}. */
@@ -37,8 +38,12 @@ export async function init(options: InitOptions = {}): Promise<Communicator> {
   const backend = requireBackend(
     options.backend ?? (filled(record, "SHARDWISE_BACKEND") ? record.SHARDWISE_BACKEND! : "auto"),
   );
+  const env = jobOf(record, backend), flight = new FlightRecorder(env, flightFile(record, env));
+  // Only where the launcher's shim listens too: alone, the last listener's going would make the signal deadly again.
+  if (filled(record, "SHARDWISE_LAUNCHER_PID")) flight.listen();
   return await openEngine(backend, {
-    env: jobOf(record, backend),
+    env,
+    flight,
     timeoutMs: options.timeoutMs ?? 600_000,
     joinTimeoutMs: options.joinTimeoutMs ?? 60_000,
   });

@@ -2,22 +2,29 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import type { CommunicatorError } from "./errors.ts";
+import type { FlightRecorder } from "./flight_recorder.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** What all groups of a process share. */
 export interface ShmHost {
   readonly libc: Libc;
   readonly window: AddressWindow;
+  /** The loops over the window's memory. */
+  readonly reducers: Reducers;
   /** The job on this host; part of file names. */
   readonly runId: string;
   readonly localRank: number;
   /** Ranks of the job on this host, and the cores that they share. */
   readonly localWorldSize: number;
   readonly cores: number;
+  /** Remembers what all groups did last. */
+  readonly flight: FlightRecorder;
   /** Where files are that ranks meet in; default /dev/shm. */
   readonly directory?: string;
 }
@@ -31,6 +38,8 @@ export interface ShmGroup {
   readonly timeoutMs: number;
   /** How long to wait for the members to come; default as long as collectives wait. */
   readonly joinTimeoutMs?: number;
+  /** Why one of the members will never come, if that is known. */
+  readonly lost?: () => CommunicatorError | undefined;
 }
 
 /** Ranks of one host. */
@@ -53,9 +62,12 @@ export class ShmCommunicator extends MeetingCommunicator {
   private constructor(host: ShmHost, group: ShmGroup, segment: JoinedSegment) {
     const { control } = segment;
     const arena = (chunks: { first: number; count: number }) =>
-      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.check() });
+      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.checkAll() });
     const staging = arena(STAGING_CHUNKS);
-    const exchange = new Exchange({ ...host, ...group, control, staging, spin: host.localWorldSize <= host.cores });
+    // The exchange begins before the communicator that it serves.
+    const pending = { queued: () => this.queued, messages: () => this.messages };
+    const spin = host.localWorldSize <= host.cores;
+    const exchange = new Exchange({ ...host, ...group, control, staging, spin, pending });
     super(exchange, group.timeoutMs);
     this.name = group.name;
     this.ranks = group.ranks;
@@ -77,6 +89,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       rank: group.rank,
       size: group.ranks.length,
       timeoutMs: group.joinTimeoutMs ?? group.timeoutMs,
+      ...group.lost === undefined ? {} : { lost: group.lost },
     });
     return new ShmCommunicator(host, group, segment);
   }
@@ -112,6 +125,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   protected override release(): void {
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
+    this.#exchange[Symbol.dispose]();
     this.arena[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#messages[Symbol.dispose]();
@@ -124,6 +138,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       rank: members.indexOf(this.rank),
       ranks: members.map((r) => this.ranks[r]!),
       timeoutMs: options.timeoutMs ?? this.timeoutMs,
+      lost: () => this.#exchange.lostAmong(members),
     });
   }
 }

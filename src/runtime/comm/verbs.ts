@@ -7,7 +7,6 @@ import {
   type Buf,
   type CommDType,
   type ReduceOp,
-  type ReduceOpName,
   requireCount,
   requireSameDType,
   type SymmetricTensor,
@@ -32,9 +31,8 @@ import { Mailbox, type MailboxPeers, type Received } from "./mailbox.ts";
 import type { Meeting } from "./meeting.ts";
 import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
 import { objectMessages, pack, unpack } from "./objects.ts";
-import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
-import { makeJsReducer, type Reducer } from "./reduce_js.ts";
-import { makeWasmReducer } from "./reduce_wasm.ts";
+import { canReduce, isPairOp, nameOf, premultiplied, requirePairs } from "./operations.ts";
+import type { Reducer } from "./reduce_js.ts";
 import { TinyAllReduce } from "./tiny_all_reduce.ts";
 import { type AnyWork, type Work, WorkQueue } from "./work.ts";
 import { workOfAll } from "./work_group.ts";
@@ -58,7 +56,6 @@ export abstract class MeetingCommunicator implements Communicator {
   #queue: WorkQueue;
   #tiny: TinyAllReduce;
   #mailbox: Mailbox | undefined;
-  #reducers: { [D in CommDType]?: { [O in ReduceOpName]?: Reducer } } = {};
   /** What a group that is being called has issued so far. */
   #grouped: AnyWork[] | undefined;
   #open = true;
@@ -120,6 +117,7 @@ export abstract class MeetingCommunicator implements Communicator {
     this.#x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
     this.#x.arrive();
     this.#x.waitSync();
+    this.#x.end();
   }
 
   broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
@@ -271,6 +269,14 @@ export abstract class MeetingCommunicator implements Communicator {
     return Promise.resolve();
   }
 
+  /** Collectives that wait for their turn, and messages under way; for the flight recorder. */
+  protected get queued(): readonly { readonly code: OperationCode; readonly at: number }[] {
+    return this.#queue.queued;
+  }
+  protected get messages(): readonly string[] {
+    return this.#mailbox?.describe() ?? [];
+  }
+
   /** @throws {InputError} Unless `rank` is one of this group. */
   protected requireRank(rank: number): void {
     if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
@@ -372,22 +378,12 @@ export abstract class MeetingCommunicator implements Communicator {
 
   /** How `op` reduces, and what of: `own`, or its products. */
   #reduction(own: View, op: ReduceOp, counts?: readonly number[]): { readonly send: View; readonly reducer: Reducer } {
-    if (typeof op !== "string") return { send: premultiplied(own, op), reducer: this.#reducer(own.dtype, "sum") };
-    const reducer = this.#reducer(own.dtype, op);
+    if (typeof op !== "string") {
+      return { send: premultiplied(own, op), reducer: this.#x.reducers.get(own.dtype, "sum") };
+    }
+    const reducer = this.#x.reducers.get(own.dtype, op);
     if (isPairOp(op)) requirePairs(op, counts ?? [own.count]);
     return { send: own, reducer };
-  }
-
-  #reducer(dtype: CommDType, op: ReduceOpName): Reducer {
-    const ofDtype = this.#reducers[dtype] ??= {};
-    let reducer = ofDtype[op];
-    if (reducer === undefined) {
-      requireReducible(dtype, op);
-      const memory = this.#x.memory;
-      reducer = memory === undefined ? makeJsReducer(dtype, op) : makeWasmReducer(memory, dtype, op);
-      ofDtype[op] = reducer;
-    }
-    return reducer;
   }
 
   #atRoot(buf: Buf | null, root: number, what: string): View | undefined {

@@ -36,6 +36,9 @@ export class HybridWaiting implements Waiting {
     this.#timeoutMs = timeoutMs;
   }
 
+  /** The communicators beneath remember what they did. */
+  end(): void {}
+
   /** Waits for `work` from now on; its failure is looked after. */
   start(work: AnyWork): void {
     this.#work = work;

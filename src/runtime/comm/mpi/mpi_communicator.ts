@@ -11,6 +11,7 @@ import {
 } from "../buffers.ts";
 import type { GroupOptions, OpOptions } from "../communicator.ts";
 import { CommunicatorError } from "../errors.ts";
+import type { FlightRecorder } from "../flight_recorder.ts";
 import type { Received } from "../mailbox.ts";
 import { isPairOp } from "../operations.ts";
 import { PrivateArena } from "../private_arena.ts";
@@ -39,6 +40,7 @@ export interface MpiJob {
   readonly hosts: readonly string[];
   readonly localRank: number;
   readonly cores: number;
+  readonly flight: FlightRecorder;
 }
 
 /** Which group, and as whom. */
@@ -65,13 +67,17 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
   #subgroups = new Map<string, number>();
 
   constructor(job: MpiJob, o: MpiMembership) {
-    const group = new MpiGroup({ ...job, ...o }), queue = new WorkQueue(group);
+    const group: MpiGroup = new MpiGroup({
+      ...{ ...job, ...o },
+      pending: { queued: () => queue.queued, messages: () => messages.describe() },
+    });
+    const queue: WorkQueue<MpiGroup> = new WorkQueue(group), messages = new MpiMessages(group, queue);
     super({ ...job, ...o, waiting: group, queue, steps: new MpiSteps(group) });
     this.arena = new PrivateArena(o.rank, "mpi");
     this.#job = job;
     this.#world = o.world ?? false;
-    this.#messages = new MpiMessages(group, queue);
-    queue.attach(this.#messages);
+    this.#messages = messages;
+    queue.attach(messages);
     job.runtime.attach(queue);
   }
 
