@@ -13,14 +13,25 @@ import { type Call, type Collective, type Graph, isCall, readsOf, type Value, va
 import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
-import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
+import type { LocalizeContext, LocalTensor, OpDef } from "../ops/def.ts";
 import { inferredTarget } from "../ops/known_ints.ts";
 import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
 import { localData } from "./local_data.ts";
 
+/** How a rank's part is made. */
+export interface LocalizeOptions {
+  /** Emit no fused op that has {@linkcode OpDef.limits}; default false. */
+  readonly plain?: boolean;
+}
+
 /** Rank `rank`'s part of `graph`. */
-export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
+export function localize(
+  graph: Graph<"sharded">,
+  rank: number,
+  ranks: number,
+  { plain = false }: LocalizeOptions = {},
+): Graph<"local"> {
   const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
@@ -52,6 +63,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       ranks,
       onnxOpset: graph.opsets.get("") ?? 17,
       emit: builder.emitter(node.name),
+      plain,
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
     const produced = empty(context) ??
