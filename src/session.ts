@@ -10,6 +10,7 @@ import { readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
+import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import type { Nominal } from "./plan/cost.ts";
@@ -61,13 +62,8 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
   const engine = await openEngine(options.engine);
-  const executor = await compile(local, {
-    engine,
-    comm,
-    threads: options.threads,
-    disablePrepacking: options.disablePrepacking,
-    onProgress,
-  });
+  const { threads, disablePrepacking } = options;
+  const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
   return new ParallelModel({
     sharded,
     local,
@@ -75,6 +71,18 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
     executor,
     group: comm,
     notice: engine.notice,
+    compilePlain: async () => {
+      // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+      using again = mappedSources();
+      using copy = readOnnx(path, { open: again.open });
+      const graph = shardPipeline().run(cleanPipeline().run(importOnnx(copy), ctx), ctx);
+      return await compile(localize(graph, comm.rank, comm.size, { plain: true }), {
+        engine,
+        comm,
+        threads,
+        disablePrepacking,
+      });
+    },
   });
 }
 

@@ -186,10 +186,17 @@ function rewrite(node: Call, weights: Weights, { m, names, ranks }: Surroundings
   if (proof.hidden !== -Infinity || maskShape![1] !== 1) {
     return "the guard never acts: what is hidden is not -infinity, or differs by head";
   }
-  const interior = [...weights.inner, ...scores.inner, ...keys.inner, ...values.inner, softmax.inputs[0]!];
+  const interior = [
+    ...weights.inner,
+    ...scores.inner,
+    ...keys.inner,
+    ...values.inner,
+    softmax.inputs[0]!,
+    softmax.outputs[0]!,
+  ];
   const isAlone = (name: string) =>
     !m.isResult(name) && m.readers(name).every((r) => r === node || r.outputs.some((o) => interior.includes(o)));
-  const seen = [...interior, softmax.outputs[0]!].find((name) => !isAlone(name));
+  const seen = interior.find((name) => !isAlone(name));
   if (seen !== undefined) return `"${seen}", inside of the attention, is read elsewhere`;
   for (const { concat } of [keys, values]) {
     const others = m.readers(concat.outputs[0]!).filter((r) =>

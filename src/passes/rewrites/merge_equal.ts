@@ -11,9 +11,13 @@ import { eliminateDeadCode } from "../eliminate_dead_code.ts";
 /** Ops that give something else at every call. */
 const RANDOM = /^(Random|Bernoulli|Multinomial|Dropout)/;
 
-/** The graph with equal calls merged. Results of the graph keep their own. */
+/** The graph with equal calls merged. Results of the graph, and what a subgraph reads by name, keep their own. */
 export function mergeEqual(graph: Graph<"global">): Graph<"global"> {
-  const results = new Set(outputOf(graph).inputs), known = new Map<string, Call>(), aliases = new Map<string, string>();
+  const results = new Set([
+    ...outputOf(graph).inputs,
+    ...graph.nodes.flatMap((node) => isCall(node) ? node.captures ?? [] : []),
+  ]);
+  const known = new Map<string, Call>(), aliases = new Map<string, string>();
   const constants = new Map<string, string>();
   const nodes = graph.nodes.flatMap((node): Node[] => {
     if (node.kind === "get_attr") {

@@ -1,12 +1,13 @@
 /** The rules, in the order in which they are tried: earlier ones bring graphs into the form that later ones know. */
 import { cachedAttention } from "./cached_attention.ts";
 import { DROP_NOOPS } from "./drop_noops.ts";
+import { FOLD_SCALARS } from "./fold_scalars.ts";
 import { PARTIAL_ROTARY } from "./partial_rotary.ts";
 import type { Rewrite } from "./rewrite.ts";
 import { ROTARY_EMBEDDING } from "./rotary_embedding.ts";
 
 /** What makes patterns alike, before equal calls are merged. */
-export const CLEANING_RULES: readonly Rewrite[] = [DROP_NOOPS];
+export const CLEANING_RULES: readonly Rewrite[] = [FOLD_SCALARS, DROP_NOOPS];
 
 /** What turns patterns into fused ops, for a model that `ranks` share. */
 export function fusingRules(ranks: number): readonly Rewrite[] {
