@@ -14,6 +14,7 @@ import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import type { Nominal } from "./plan/cost.ts";
+import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
@@ -100,6 +101,8 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** What became of the patterns that rules of rewriting know. */
+  readonly rewrites: readonly RewriteNote[];
 }
 
 /**
@@ -113,7 +116,7 @@ export function explainModel(path: string, { ranks, config = {} }: ExplainOption
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   checkNominal(graph, config.nominal ?? {});
   const solved = solvePlan(graph, planOptions(config, ranks));
-  return { plan: solved.plan, report: explainSolved(graph, solved) };
+  return { plan: solved.plan, report: explainSolved(graph, solved), rewrites: ctx.rewrites };
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */
