@@ -36,7 +36,6 @@ export const CACHED_ATTENTION: OpDef = {
   domain: "shardwise",
   since: 1,
   inputs: INPUTS,
-  module: true,
   infer: (context) => {
     const [q, , , past] = context.inputs;
     const heads = headsOf(context);

@@ -66,8 +66,10 @@ export function localize(
       plain,
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
+    // Our own ops run on no engine as they are.
+    const isOwn = node.domain === "shardwise";
     const produced = empty(context) ??
-      (definition?.localize && (sharded || definition.module) ? definition.localize(context) : copy(node, outputs));
+      (definition?.localize && (sharded || isOwn) ? definition.localize(context) : copy(node, outputs));
     node.outputs.forEach((name, i) => {
       if (name === "") return;
       names.set(name, produced[i]!);

@@ -231,7 +231,7 @@ function rewrite(node: Call, weights: Weights, { m, names, ranks }: Surroundings
   ];
   const raw = names.of(`${node.name}.attention`);
   emit.append({
-    kind: "call_module",
+    kind: "call_function",
     domain: "shardwise",
     op: "CachedAttention",
     inputs,
