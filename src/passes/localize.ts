@@ -13,7 +13,7 @@ import { type Call, type Collective, type Graph, isCall, readsOf, type Value, va
 import { flatten, isWhole, type Layout, localIndex, localSize, type Range } from "../graph/layout.ts";
 import { localShape, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { printType, type Shape } from "../graph/types.ts";
-import type { LocalizeContext, LocalTensor, OpDef } from "../ops/def.ts";
+import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
 import { inferredTarget } from "../ops/known_ints.ts";
 import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
@@ -21,7 +21,7 @@ import { localData } from "./local_data.ts";
 
 /** How a rank's part is made. */
 export interface LocalizeOptions {
-  /** Emit no fused op that has {@linkcode OpDef.limits}; default false. */
+  /** Emit no fused op that has `OpDef.limits`; default false. */
   readonly plain?: boolean;
 }
 

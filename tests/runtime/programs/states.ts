@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-console
 /**
  * A chain of steps of a batch, with fused ops and as the model was written: prints the largest difference of the logits of each step. Argument: a model.
  */
