@@ -242,7 +242,7 @@ function rewrite(node: Call, weights: Weights, { m, names, ranks }: Surroundings
       scale: float(scores.scale),
       ...(scores.softcap ? { softcap: float(scores.softcap) } : {}),
     },
-  });
+  }, true);
   emit.values.push({ name: raw, type });
   for (const name of [presentKey, presentValue]) emit.values.push(m.value(name));
   emit.call({

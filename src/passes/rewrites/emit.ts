@@ -33,14 +33,19 @@ export class Emit {
   call({ op, inputs, type, attributes = {}, domain = "", output }: NewCall): string {
     const name = output ?? this.#names.of(`${this.#near.name}.${op}`);
     this.values.push({ name, type });
-    this.append({ kind: "call_function", domain, op, inputs, outputs: [name], attributes });
+    this.append({ kind: "call_function", domain, op, inputs, outputs: [name], attributes }, output !== undefined);
     return name;
   }
 
-  /** Appends a call whose outputs have been declared. */
-  append(node: Omit<Call, "name">): void {
-    const { scope } = this.#near;
-    this.nodes.push({ ...node, name: this.#names.of(`${this.#near.name}.${node.op}`), ...(scope ? { scope } : {}) });
+  /** Appends a call whose outputs have been declared. The `main` one takes the anchor's name, by which people know the place. */
+  append(node: Omit<Call, "name">, main = false): void {
+    const { name, scope } = this.#near;
+    const own = main && !this.nodes.some((n) => n.name === name);
+    this.nodes.push({
+      ...node,
+      name: own ? name : this.#names.of(`${name}.${node.op}`),
+      ...(scope ? { scope } : {}),
+    });
   }
 
   /** Sizes as an int64 tensor: one dim, or none where `scalar`. */
