@@ -191,6 +191,7 @@ const TYPES = [
   "Reduction",
   "Replicate",
   "Reshard",
+  "RewriteNote",
   "RowParallelLinearOptions",
   "RunModuleOptions",
   "SamplingOptions",

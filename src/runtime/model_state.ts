@@ -63,7 +63,11 @@ export class ModelState {
     return whole ? cell.tensor.compact() : { dtype: cell.tensor.dtype, shape: cell.tensor.shape, data: NOTHING };
   }
 
-  /** Memory for the next content of `name`; of its own, not in place, for a program that takes it `whole`. */
+  /**
+   * Memory for the next content of `name`; of its own, not in place, for a program that takes it `whole`.
+   *
+   * @internal
+   */
   next(name: string, to: { readonly dtype: DType; readonly dims: readonly number[] }, whole = false): CarriedMemory {
     const cell = this.#cells.get(name)!;
     const bytes = byteLength(to.dtype, count(to.dims));
