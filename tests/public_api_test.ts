@@ -198,6 +198,7 @@ const TYPES = [
   "Reduction",
   "Replicate",
   "Reshard",
+  "RewriteNote",
   "RowParallelLinearOptions",
   "RunModuleOptions",
   "SamplingOptions",
