@@ -7,15 +7,16 @@ import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, valueOf } from "../graph/graph.ts";
 import type { Placement } from "../graph/placement.ts";
-import { candidateLayouts } from "./candidates.ts";
+import { candidateLayouts, type Candidates } from "./candidates.ts";
 import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
 import { Memo } from "./memo.ts";
-import { type Override, type Overrides, resolveOverrides } from "./overrides.ts";
+import { grants, type Override, type Overrides, resolveOverrides } from "./overrides.ts";
 import { type CallShape, type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
 import { pruneStrategies } from "./prune.ts";
 import { type PricedCall, type Problem, Sequence } from "./sequence.ts";
 import { type Candidate, LINEAR, strategiesOfAll } from "./strategies.ts";
+import { whyNot } from "./why_not.ts";
 
 export type { PricedCall, Problem };
 
@@ -50,7 +51,8 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const strategies = strategiesOfAll(planned, layouts);
   const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
-  const wished = wishedStrategies(planned, pruned, weights, options.overrides ?? {});
+  const all: Alternatives = { planned, strategies, pruned, weights, layouts, ranks };
+  const wished = wishedStrategies(all, options.overrides ?? {});
   const readers = new Map<string, number>();
   for (const { node } of planned) for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + 1);
   const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
@@ -80,28 +82,46 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   return new Sequence(graph, calls, pricing, isConstant, shared).problem();
 }
 
+/** All calls with what they could do. */
+interface Alternatives {
+  readonly planned: readonly PlannedCall[];
+  readonly strategies: readonly (readonly Candidate[])[];
+  readonly pruned: readonly (readonly Candidate[])[];
+  readonly weights: Memo<CallShape, readonly number[]>;
+  readonly layouts: Candidates;
+  readonly ranks: number;
+}
+
 /** The strategies that overrides leave to each call. Equal lists are the same object. */
-function wishedStrategies(
-  planned: readonly PlannedCall[],
-  pruned: readonly (readonly Candidate[])[],
-  weights: Memo<CallShape, readonly number[]>,
-  overrides: Overrides,
-): readonly (readonly Candidate[])[] {
+function wishedStrategies(all: Alternatives, overrides: Overrides): readonly (readonly Candidate[])[] {
+  const { planned, strategies, pruned, weights, ranks } = all;
   if (Object.keys(overrides).length === 0) return pruned;
+  const granted = new Memo((candidates: readonly Candidate[]) =>
+    new Memo((shape: CallShape) =>
+      new Memo((wish: Override) => candidates.filter((c) => grants(c, wish, weights.of(shape)[0])))
+    )
+  );
+  // What pruning left out because it is never worth it is there for those who ask.
+  const grantedTo = (i: number, wish: Override) => {
+    const useful = granted.of(pruned[i]!).of(planned[i]!.shape).of(wish);
+    return useful.length > 0 ? useful : granted.of(strategies[i]!).of(planned[i]!.shape).of(wish);
+  };
   const layers = planned.flatMap((call, i) => {
     const held = weights.of(call.shape), { name, scope } = call.node;
     if (!isLayer(call, held)) return [];
-    return [{ name, scope, kinds: [...new Set(pruned[i]!.map((c) => layerKind(c, held[0])))] }];
+    return [{
+      name,
+      scope,
+      heavy: isHeavy(call),
+      kinds: [...new Set(pruned[i]!.map((c) => layerKind(c, held[0])))],
+      allows: (wish: Override) => grantedTo(i, wish).length > 0,
+      whyNot: (wish: Override) => whyNot(call, wish, { weight: held[0], candidates: all.layouts, ranks }),
+    }];
   });
   const wishes = resolveOverrides(overrides, layers);
-  const lists = new Memo((all: readonly Candidate[]) =>
-    new Memo((shape: CallShape) =>
-      new Memo((wish: Override) => all.filter((c) => layerKind(c, weights.of(shape)[0]) === wish))
-    )
-  );
-  return planned.map(({ node, shape }, i) => {
+  return planned.map(({ node }, i) => {
     const wish = wishes.get(node.name);
-    return wish === undefined ? pruned[i]! : lists.of(pruned[i]!).of(shape).of(wish);
+    return wish === undefined ? pruned[i]! : grantedTo(i, wish);
   });
 }
 
@@ -118,6 +138,11 @@ function meanMatrixBytes(graph: Graph): number {
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */
 export function isLayer(call: Pick<PlannedCall, "node">, weights: readonly number[]): boolean {
   return weights.length > 0 || call.node.kind === "call_module";
+}
+
+/** Whether a layer does the work of its module: a product, or a table; not a bias. */
+export function isHeavy({ node, shape }: Pick<PlannedCall, "node" | "shape">): boolean {
+  return node.kind === "call_module" || shape.def?.flops !== undefined || shape.rule.factors.some((f) => f.selected);
 }
 
 /** Prices of the memory of weights, by strategy; `sharers` says by input how many calls share the price. */
