@@ -62,10 +62,10 @@ export type Nominal = Readonly<Record<string, number>>;
 const NOMINAL_PAST = 128, NOMINAL_LENGTH = 128;
 
 /**
- * A size for every symbol of a graph: one step of decoding where it carries a state (128 past, 1 new), one batch of 128
- * otherwise. `given` wins.
+ * A size for every symbol of a graph: one step of decoding where it carries a state (`pastTokens`, 1 new), one batch of
+ * 128 otherwise. `given` wins.
  */
-export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, number> {
+export function nominalSizes(graph: Graph, given: Nominal = {}, pastTokens = NOMINAL_PAST): Map<string, number> {
   const sizes = new Map<string, number>(Object.entries(given));
   const set = (name: string, size: number) => void (sizes.has(name) || sizes.set(name, size));
   for (const { input, output } of graph.carried) {
@@ -75,9 +75,9 @@ export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, num
       const now = present[i];
       const grown = now === undefined ? 0 : dimSub(now, p);
       if (grown === 0 || now === undefined) return;
-      for (const s of symbolsOf(p)) set(s, NOMINAL_PAST);
+      for (const s of symbolsOf(p)) set(s, pastTokens);
       const total = asSymbol(now);
-      if (total !== undefined) set(total, NOMINAL_PAST + 1);
+      if (total !== undefined) set(total, pastTokens + 1);
       for (const s of symbolsOf(grown)) set(s, 1);
     });
   }

@@ -15,6 +15,7 @@ import type { Plan, PlanCost, Reshard } from "./plan.ts";
 import { isLayer, type PlanOptions, type Problem } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
 import { type SolvedPlan, solvePlan } from "./search.ts";
+import { printBytes, printSeconds } from "./units.ts";
 
 /** A weight of a layer. */
 export interface WeightReport {
@@ -108,6 +109,7 @@ export function explainPlan(graph: Graph<"global">, plan: Plan, options: PlanOpt
 /** Like {@linkcode explainPlan}, without searching again. */
 export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanReport {
   const { plan, problem, frontier, solution } = solved;
+  const optimum = frontier.solve()!.cost;
   const tokens = tokensOf(graph, problem);
   const collectives = collectivesOf(graph, plan, problem, tokens);
   const layerCalls = problem.calls.filter((c) => isLayer(c, c.weights));
@@ -122,7 +124,7 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanR
     const chosen = call.candidates[solution.decisions[index]!.alternative]!;
     const kind = layerKind(chosen, call.weights[0]);
     const isReplicated = (i: number) => layerKind(call.candidates[i]!, call.weights[0]) === "replicated";
-    const price = kind === "replicated" ? 0 : frontier.costWith(index, isReplicated) - solution.cost;
+    const price = kind === "replicated" ? 0 : Math.max(0, frontier.costWith(index, isReplicated) - optimum);
     return {
       name: node.name,
       ...(node.scope === undefined ? {} : { scope: node.scope }),
@@ -267,22 +269,6 @@ function weightReport(graph: Graph, name: string, p: Placement, ranks: number): 
 
 function printCollective(c: CollectiveReport): string {
   return `${c.kind} ${printBytes(c.bytesPerToken)}/token`;
-}
-
-/** Bytes for people: `9.41 kB`. */
-export function printBytes(n: number): string {
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
-    if (n >= size) return `${(n / size).toPrecision(3)} ${unit}`;
-  }
-  return `${n} B`;
-}
-
-function printSeconds(s: number): string {
-  return s >= 1
-    ? `${s.toPrecision(3)} s`
-    : s >= 1e-3
-    ? `${(s * 1e3).toPrecision(3)} ms`
-    : `${(s * 1e6).toPrecision(3)} µs`;
 }
 
 function sum(xs: readonly number[]): number {

@@ -7,6 +7,8 @@ import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, valueOf } from "../graph/graph.ts";
 import type { Placement } from "../graph/placement.ts";
+import type { TensorType } from "../graph/types.ts";
+import { type Baseline, baselineStrategies } from "./baselines.ts";
 import { candidateLayouts, type Candidates } from "./candidates.ts";
 import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
@@ -31,6 +33,18 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** What each rank may hold. */
+  readonly memory?: MemoryCap;
+  /** Restrict layers to what a simple rule makes of them, to compare with. */
+  readonly baseline?: Baseline;
+}
+
+/** A cap on the memory of every rank. */
+export interface MemoryCap {
+  /** Bytes of weights, carried states and activations; no cap where it is left out. */
+  readonly perRank?: number;
+  /** Tokens of the past at which states are counted; by default as many as costs are compared at. */
+  readonly length?: number;
 }
 
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
@@ -52,7 +66,10 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
   const all: Alternatives = { planned, strategies, pruned, weights, layouts, ranks };
-  const wished = wishedStrategies(all, options.overrides ?? {});
+  const allowed = options.baseline
+    ? baselineStrategies(options.baseline, planned.map((call, i) => ({ call, candidates: pruned[i]! })), weights)
+    : pruned;
+  const wished = wishedStrategies(all, allowed, options.overrides ?? {});
   const readers = new Map<string, number>();
   for (const { node } of planned) for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + 1);
   const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
@@ -60,7 +77,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const compute = new Memo((candidates: readonly Candidate[]) =>
     new Memo((s: CallShape) => computeCosts(s, candidates, pricing))
   );
-  const memory = new Map<string, readonly number[]>();
+  const memory = new Map<string, WeightCosts>();
   const ids: Memo<readonly Candidate[], number> = new Memo(() => ids.size);
   const calls = planned.map((call, i): PricedCall => {
     const { node, shape } = call, candidates = wished[i]!;
@@ -70,16 +87,17 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     );
     const key = `${ids.of(candidates)}:${sharers.join()}`;
     let prices = memory.get(key);
-    if (!prices) memory.set(key, prices = memoryCosts(shape, candidates, sharers, pricing));
+    if (!prices) memory.set(key, prices = weightCosts(shape, candidates, sharers, pricing));
     return {
       ...call,
       candidates,
       weights: weights.of(shape),
-      memory: prices,
+      ...prices,
       compute: compute.of(candidates).of(shape),
     };
   });
-  return new Sequence(graph, calls, pricing, isConstant, shared).problem();
+  const stateSizes = new Pricing(ranks, model, nominalSizes(graph, options.nominal, options.memory?.length));
+  return new Sequence(graph, calls, { pricing, stateSizes, isConstant, shared }).problem();
 }
 
 /** All calls with what they could do. */
@@ -92,10 +110,14 @@ interface Alternatives {
   readonly ranks: number;
 }
 
-/** The strategies that overrides leave to each call. Equal lists are the same object. */
-function wishedStrategies(all: Alternatives, overrides: Overrides): readonly (readonly Candidate[])[] {
+/** The strategies that overrides leave to each call; `allowed` to those that nobody asks anything of. Equal lists are the same object. */
+function wishedStrategies(
+  all: Alternatives,
+  allowed: readonly (readonly Candidate[])[],
+  overrides: Overrides,
+): readonly (readonly Candidate[])[] {
   const { planned, strategies, pruned, weights, ranks } = all;
-  if (Object.keys(overrides).length === 0) return pruned;
+  if (Object.keys(overrides).length === 0) return allowed;
   const granted = new Memo((candidates: readonly Candidate[]) =>
     new Memo((shape: CallShape) =>
       new Memo((wish: Override) => candidates.filter((c) => grants(c, wish, weights.of(shape)[0])))
@@ -121,7 +143,7 @@ function wishedStrategies(all: Alternatives, overrides: Overrides): readonly (re
   const wishes = resolveOverrides(overrides, layers);
   return planned.map(({ node }, i) => {
     const wish = wishes.get(node.name);
-    return wish === undefined ? pruned[i]! : grantedTo(i, wish);
+    return wish === undefined ? allowed[i]! : grantedTo(i, wish);
   });
 }
 
@@ -145,19 +167,24 @@ export function isHeavy({ node, shape }: Pick<PlannedCall, "node" | "shape">): b
   return node.kind === "call_module" || shape.def?.flops !== undefined || shape.rule.factors.some((f) => f.selected);
 }
 
-/** Prices of the memory of weights, by strategy; `sharers` says by input how many calls share the price. */
-function memoryCosts(
+type WeightCosts = Pick<PricedCall, "memory" | "held">;
+
+/** Prices and bytes of weights, by strategy; `sharers` says by input how many calls share the price. */
+function weightCosts(
   { context }: CallShape,
   candidates: readonly Candidate[],
   sharers: readonly number[],
   pricing: Pricing,
-): number[] {
-  return candidates.map((c) =>
+): WeightCosts {
+  const sum = (c: Candidate, cost: (type: TensorType, p: Placement) => number) =>
     sharers.reduce(
-      (sum, n, i) => (n === 0 ? sum : sum + Math.round(pricing.memory(context.inputs[i]!, c.inputs[i]!) / n)),
+      (total, n, i) => (n === 0 ? total : total + Math.round(cost(context.inputs[i]!, c.inputs[i]!) / n)),
       0,
-    )
-  );
+    );
+  return {
+    memory: candidates.map((c) => sum(c, (type, p) => pricing.memory(type, p))),
+    held: candidates.map((c) => sum(c, (type, p) => pricing.bytes(type) * shareOf(p))),
+  };
 }
 
 /** Arithmetic and traffic of a call on the busiest rank, by strategy. */
