@@ -166,7 +166,7 @@ export {
 } from "./src/layers/activations.ts";
 
 // Plans.
-export type { Plan, PlanCost, Reshard, Strategy } from "./src/plan/plan.ts";
+export type { Plan, PlanCost, PlanMemory, Reshard, Strategy } from "./src/plan/plan.ts";
 export type { CostModel, Nominal } from "./src/plan/cost.ts";
 export type { Override, Overrides } from "./src/plan/overrides.ts";
 export {
@@ -181,6 +181,9 @@ export {
   type WeightReport,
 } from "./src/plan/explain.ts";
 export { planOutline } from "./src/plan/outline.ts";
+export type { AlternativeReport, LayerExplanation } from "./src/plan/alternatives.ts";
+export { type Baseline, BASELINES } from "./src/plan/baselines.ts";
+export type { PlanComparison } from "./src/plan/comparison.ts";
 export type { LayerKind } from "./src/plan/layer_kind.ts";
 
 // Programs: what one rank does in a step.

@@ -5,6 +5,7 @@ import { launch } from "../launcher/launch.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
+import type { PlanConfig } from "./plan_options.ts";
 
 /** Runs a model once. */
 export interface RunJob {
@@ -12,12 +13,14 @@ export interface RunJob {
   readonly model: string;
   readonly inputs: string;
   readonly outputs: string;
+  readonly plan: PlanConfig;
 }
 
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
   readonly cases: readonly VerifyCase[];
+  readonly plan: PlanConfig;
 }
 
 /** One check. Paths are resolved. */
@@ -57,6 +60,7 @@ export interface GenerateJob {
   readonly prompt: readonly number[];
   readonly maxNewTokens: number;
   readonly sampling: SamplingOptions;
+  readonly plan: PlanConfig;
   readonly endIds: readonly number[];
   /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */
   readonly print: { readonly kind: "ids" } | {

@@ -4,6 +4,7 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { NPROC, rankCount, startJob } from "./job.ts";
+import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 
 /** The command. */
 export const run: Command = {
@@ -17,6 +18,7 @@ export const run: Command = {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
+    ...PLAN_OPTIONS,
   },
   examples: [
     "shardwise run model.onnx --nproc 2 --inputs in.safetensors --outputs out.safetensors",
@@ -32,7 +34,7 @@ async function runModel(args: ParsedArgs): Promise<number> {
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
   requireFolderOf(outputs, args);
-  return (await startJob({ kind: "run", model, inputs, outputs }, nproc)).code;
+  return (await startJob({ kind: "run", model, inputs, outputs, plan: planConfig(args) }, nproc)).code;
 }
 
 function requireFolderOf(path: string, args: ParsedArgs): void {

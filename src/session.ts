@@ -11,6 +11,9 @@ import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
+import type { Baseline } from "./plan/baselines.ts";
+import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import type { Nominal } from "./plan/cost.ts";
 import type { Plan } from "./plan/plan.ts";
@@ -92,20 +95,34 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /**
+   * Why the layers that a pattern means are what they are, and what else they could be, each with the best plan around it:
+   * `explain("h.*.mlp.fc")`. @throws {PlanError} If no layer matches: with near names.
+   */
+  readonly explain: (pattern: string) => LayerExplanation[];
+  /** The plan beside those of simple rules, priced alike. @throws {PlanError} If overrides leave a rule no plan. */
+  readonly compare: (baselines: readonly Baseline[]) => PlanComparison[];
 }
 
 /**
  * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
+ * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
  */
 export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   checkNominal(graph, config.nominal ?? {});
-  const solved = solvePlan(graph, planOptions(config, ranks));
-  return { plan: solved.plan, report: explainSolved(graph, solved) };
+  const options = planOptions(config, ranks);
+  const solved = solvePlan(graph, options);
+  return {
+    plan: solved.plan,
+    report: explainSolved(graph, solved),
+    explain: (pattern) => explainLayers(graph, solved, pattern),
+    compare: (baselines) => comparePlans(graph, solved, baselines, options),
+  };
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */

@@ -5,6 +5,7 @@ import * as api from "../mod.ts";
 import { REPOSITORY } from "./support/shared.ts";
 
 const VALUES = [
+  "BASELINES",
   "CollectiveAborted",
   "CollectiveMismatch",
   "CollectiveTimeout",
@@ -110,7 +111,9 @@ const TYPES = [
   "Atom",
   "Attribute",
   "Attributes",
+  "AlternativeReport",
   "Barrier",
+  "Baseline",
   "Buf",
   "ByteSource",
   "Call",
@@ -151,6 +154,7 @@ const TYPES = [
   "InitOptions",
   "Initializer",
   "KnownInts",
+  "LayerExplanation",
   "LayerKind",
   "LayerNormOptions",
   "LayerReport",
@@ -177,7 +181,9 @@ const TYPES = [
   "Placeholder",
   "Placement",
   "Plan",
+  "PlanComparison",
   "PlanCost",
+  "PlanMemory",
   "PlanReport",
   "PrintOptions",
   "Program",

@@ -8,6 +8,7 @@ import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { loadModel } from "./load_model.ts";
 import { compareTensors } from "../compare.ts";
+import type { PlanConfig } from "../plan_options.ts";
 import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
@@ -17,13 +18,12 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel(path, cases, comm, report);
+    await verifyModel({ path, cases, plan: job.plan }, comm, report);
   }
 }
 
 async function verifyModel(
-  path: string,
-  cases: readonly VerifyCase[],
+  { path, cases, plan }: { readonly path: string; readonly cases: readonly VerifyCase[]; readonly plan: PlanConfig },
   comm: Communicator,
   report: (result: VerifyResult) => void,
 ): Promise<void> {
@@ -35,7 +35,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await loadModel(path, comm);
+    model = await loadModel(path, comm, plan);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

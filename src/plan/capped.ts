@@ -40,6 +40,8 @@ export interface Cap {
 const EXACT_STEPS = 1200;
 /** Prices that are tried; each halves what is left, and the hull has few corners. */
 const MOST_PRICES = 40;
+/** Prices at which the plan that holds least is sought. */
+const LEAST_PRICES = 4;
 /** Most ranks that the advice looks at. */
 const MOST_RANKS = 256;
 
@@ -47,14 +49,9 @@ const MOST_RANKS = 256;
 export function solveCapped(free: SolvedPlan, cap: Cap): SolvedPlan {
   const { problem } = free;
   const { steps } = problem;
-  const small = smallest(problem, cap.maxStates), least = small && cap.read(small);
-  if (!small || !least || least.cost.memory.total > cap.bytes) throw infeasible(problem, cap, least);
-  let best: { readonly plan: Plan; readonly solution: Solution; readonly frontier: FrontierSearch } = {
-    plan: least,
-    solution: small,
-    frontier: free.frontier,
-  };
-  let over = point(problem, free.solution), fits = point(problem, small), bound = over.cost;
+  let best = leastOf(problem, cap);
+  if (best.plan.cost.memory.total > cap.bytes) throw infeasible(problem, cap, best.plan);
+  let over = point(problem, free.solution), fits = point(problem, best.solution), bound = over.cost;
   for (let i = 0; i < MOST_PRICES && over.bytes > fits.bytes && fits.cost > over.cost; i++) {
     const byte = (fits.cost - over.cost) / (over.bytes - fits.bytes);
     const frontier = new FrontierSearch(steps, { maxStates: cap.maxStates, weights: { time: 1, byte } });
@@ -80,9 +77,22 @@ export function solveCapped(free: SolvedPlan, cap: Cap): SolvedPlan {
   return { ...best, plan: { ...best.plan, gap: seconds(gap) }, problem };
 }
 
-/** The plan that holds least, whatever it costs. */
-export function smallest(problem: Problem, maxStates: number): Solution | undefined {
-  return new FrontierSearch(problem.steps, { maxStates, weights: { time: 0, byte: 1 } }).solve();
+/** A plan that holds least, whatever it costs. */
+export function leastOf(
+  problem: Problem,
+  { maxStates, read }: Pick<Cap, "maxStates" | "read">,
+): Pick<SolvedPlan, "plan" | "solution" | "frontier"> {
+  const { steps } = problem;
+  const whole = steps.reduce((sum, s) => sum + Math.max(...s.alternatives.map((a) => a.memory)), 1);
+  // As much for a byte as whole numbers allow. Activations have no price: of cheaper plans one may need less of them.
+  const dearest = Math.max(1, Math.floor(2 ** 52 / whole));
+  const prices = Array.from({ length: LEAST_PRICES }, (_, i) => Math.floor(dearest ** (1 - i / LEAST_PRICES)));
+  const found = [...new Set([...prices, 0])].flatMap((byte) => {
+    const frontier = new FrontierSearch(steps, { maxStates, weights: { time: 1, byte } });
+    const solution = frontier.solve();
+    return solution ? [{ plan: read(solution), solution, frontier }] : [];
+  });
+  return found.reduce((a, b) => (b.plan.cost.memory.total < a.plan.cost.memory.total ? b : a));
 }
 
 /** What a solution costs in picoseconds, without a price of memory. */
@@ -129,25 +139,25 @@ function exact(
   return plan.cost.memory.total <= cap.bytes ? { plan, solution } : undefined;
 }
 
-function infeasible(problem: Problem, cap: Cap, least: Plan | undefined): PlanError {
+function infeasible(problem: Problem, cap: Cap, least: Plan): PlanError {
   const { ranks } = problem.pricing, { name } = problem.graph;
   const on = (n: number) => `${n} rank${n === 1 ? "" : "s"}`;
-  const needed = least?.cost.memory;
-  const found = needed
-    ? `${printBytes(needed.total)} are needed at least (weights ${printBytes(needed.weights)}, states ${
-      printBytes(needed.states)
-    }, activations ${printBytes(needed.activations)})`
-    : "the overrides leave no plan";
-  const enough = needed && fittingRanks(ranks, cap);
-  return new PlanError(`Cannot plan "${name}" on ${on(ranks)} within ${printBytes(cap.bytes)} a rank: ${found}`, {
-    hint: enough !== undefined
-      ? `it fits on ${on(enough)}, or with a cap of ${printBytes(needed!.total)}`
-      : needed
-      ? `no number of ranks up to ${MOST_RANKS} is enough; allow ${
-        printBytes(needed.total)
-      }, or state a shorter context`
-      : "override less",
-  });
+  const needed = least.cost.memory;
+  const parts = `weights ${printBytes(needed.weights)}, states ${printBytes(needed.states)}, ` +
+    `activations ${printBytes(needed.activations)}`;
+  const enough = fittingRanks(ranks, cap);
+  return new PlanError(
+    `Cannot plan "${name}" on ${on(ranks)} within ${printBytes(cap.bytes)} a rank: at least ${
+      printBytes(needed.total)
+    } are needed (${parts})`,
+    {
+      hint: enough !== undefined
+        ? `it fits on ${on(enough)}, or with a cap of ${printBytes(needed.total)} on ${on(ranks)}`
+        : `no number of ranks up to ${MOST_RANKS} is enough; allow ${
+          printBytes(needed.total)
+        }, or state a shorter context`,
+    },
+  );
 }
 
 /** The least number of ranks above `ranks` on which the cap can be kept, as far as more ranks never need more. */

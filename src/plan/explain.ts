@@ -14,6 +14,7 @@ import { type LayerKind, layerKind } from "./layer_kind.ts";
 import type { Plan, PlanCost, Reshard } from "./plan.ts";
 import { isLayer, type PlanOptions, type Problem } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
+import type { PricedCall } from "./sequence.ts";
 import { type SolvedPlan, solvePlan } from "./search.ts";
 import { printBytes, printSeconds } from "./units.ts";
 
@@ -106,13 +107,18 @@ export function explainPlan(graph: Graph<"global">, plan: Plan, options: PlanOpt
   return explainSolved(graph, solved);
 }
 
-/** Like {@linkcode explainPlan}, without searching again. */
-export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanReport {
+/** The calls that are layers, in order of execution. */
+export function layersOf({ calls }: Problem): PricedCall[] {
+  return calls.filter((c) => isLayer(c, c.weights));
+}
+
+/** Like {@linkcode explainPlan}, without searching again; without `prices`, that of not splitting is left at 0. */
+export function explainSolved(graph: Graph<"global">, solved: SolvedPlan, prices = true): PlanReport {
   const { plan, problem, frontier, solution } = solved;
-  const optimum = frontier.solve()!.cost;
+  const optimum = prices ? frontier.solve()!.cost : 0;
   const tokens = tokensOf(graph, problem);
   const collectives = collectivesOf(graph, plan, problem, tokens);
-  const layerCalls = problem.calls.filter((c) => isLayer(c, c.weights));
+  const layerCalls = layersOf(problem);
   const owners = ownersOf(plan, problem, new Set(layerCalls.map((c) => c.node.name)));
   const steps = new Map(problem.sources.flatMap((s, i) => (s.kind === "call" ? [[s.call, i] as const] : [])));
   const layers = layerCalls.map((call): LayerReport => {
@@ -124,7 +130,7 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanR
     const chosen = call.candidates[solution.decisions[index]!.alternative]!;
     const kind = layerKind(chosen, call.weights[0]);
     const isReplicated = (i: number) => layerKind(call.candidates[i]!, call.weights[0]) === "replicated";
-    const price = kind === "replicated" ? 0 : Math.max(0, frontier.costWith(index, isReplicated) - optimum);
+    const price = kind === "replicated" || !prices ? 0 : Math.max(0, frontier.costWith(index, isReplicated) - optimum);
     return {
       name: node.name,
       ...(node.scope === undefined ? {} : { scope: node.scope }),

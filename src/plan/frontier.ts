@@ -105,7 +105,15 @@ export class FrontierSearch {
       .join("|")
   );
   readonly #start: Frontier;
-  #path: { readonly frontiers: Frontier[]; readonly transitions: Transition[]; readonly slots: string[][] } | undefined;
+  #path:
+    | {
+      readonly frontiers: readonly Frontier[];
+      readonly transitions: readonly Transition[];
+      readonly slots: readonly (readonly string[])[];
+      /** Cost before each step, and of all. */
+      readonly spent: readonly number[];
+    }
+    | undefined;
   #most = 0;
 
   constructor(steps: readonly Step[], limits: SearchLimits) {
@@ -132,46 +140,51 @@ export class FrontierSearch {
    * the work of {@linkcode solve}: it ends where the frontier is again the one of the free search.
    */
   solveWith(index: number, allowed: (alternative: number) => boolean): Solution | undefined {
-    const path = this.#solvePath();
-    if (!path) return undefined;
-    const { alternatives } = this.#steps[index]!;
+    const path = this.#solvePath(), varied = path && this.#vary(index, allowed);
+    if (!varied) return undefined;
+    const { from, kept, transitions } = varied;
+    const all = [...path.transitions.slice(0, index), ...transitions, ...path.transitions.slice(from)];
+    const { decisions, ...rest } = readPath(all);
+    const own = decisions[index]!;
+    return { ...rest, decisions: decisions.with(index, { ...own, alternative: kept[own.alternative]! }) };
+  }
+
+  /** The cost of {@linkcode solveWith}; Infinity where that is impossible. */
+  costWith(index: number, allowed: (alternative: number) => boolean): number {
+    const path = this.#solvePath(), varied = path && this.#vary(index, allowed);
+    if (!varied) return Infinity;
+    const { spent } = path;
+    return varied.transitions.reduce((sum, t) => sum + t.delta, spent[index]!) + spent.at(-1)! - spent[varied.from]!;
+  }
+
+  /** The transitions from step `index` on that a restriction of it changes; from step `from` on they are those of the path. */
+  #vary(index: number, allowed: (alternative: number) => boolean) {
+    const path = this.#path!, { alternatives } = this.#steps[index]!;
     const kept = alternatives.flatMap((_, i) => (allowed(i) ? [i] : []));
     const restricted = { ...this.#steps[index]!, alternatives: kept.map((i) => alternatives[i]!) };
-    const transitions = path.transitions.slice(0, index);
-    let frontier = path.frontiers[index]!, spent = transitions.reduce((sum, t) => sum + t.delta, 0);
-    for (let i = index; i < this.#steps.length; i++) {
-      if (i > index && frontier === path.frontiers[i]) {
-        transitions.push(...path.transitions.slice(i));
-        break;
-      }
-      const step = i === index ? restricted : this.#steps[i]!;
-      const t = this.#transition(frontier, { step, index: i, spent }, path.slots[i]!);
+    const transitions: Transition[] = [];
+    let frontier = path.frontiers[index]!, spent = path.spent[index]!, from = index;
+    for (; from < this.#steps.length; from++) {
+      if (from > index && frontier === path.frontiers[from]) break;
+      const step = from === index ? restricted : this.#steps[from]!;
+      const t = this.#transition(frontier, { step, index: from, spent }, path.slots[from]!);
       if (!t) return undefined;
       spent += t.delta;
       transitions.push(t);
       frontier = t.next;
     }
-    const { decisions, ...rest } = readPath(transitions);
-    return {
-      ...rest,
-      decisions: decisions.map((d, i) => (i === index ? { ...d, alternative: kept[d.alternative]! } : d)),
-    };
-  }
-
-  /** The cost of {@linkcode solveWith}; Infinity where that is impossible. */
-  costWith(index: number, allowed: (alternative: number) => boolean): number {
-    return this.solveWith(index, allowed)?.cost ?? Infinity;
+    return { from, kept, transitions };
   }
 
   #solvePath() {
     if (this.#path) return this.#path;
     const frontiers = [this.#start], transitions: Transition[] = [], slots: string[][] = [[]];
-    let spent = 0;
+    const spent = [0];
     for (const [index, step] of this.#steps.entries()) {
       const names = slots.at(-1)!;
-      const t = this.#transition(frontiers.at(-1)!, { step, index, spent }, names);
+      const t = this.#transition(frontiers.at(-1)!, { step, index, spent: spent.at(-1)! }, names);
       if (!t) return undefined;
-      spent += t.delta;
+      spent.push(spent.at(-1)! + t.delta);
       transitions.push(t);
       frontiers.push(t.next);
       slots.push([
@@ -180,7 +193,7 @@ export class FrontierSearch {
         ...step.outputs.map((o) => o.value).filter((n) => !step.dies.has(n)),
       ]);
     }
-    return this.#path = { frontiers, transitions, slots };
+    return this.#path = { frontiers, transitions, slots, spent };
   }
 
   #transition(frontier: Frontier, at: At, slots: readonly string[]): Transition | undefined {

@@ -14,6 +14,7 @@ export interface Named {
  * `/` and `.` are the same. `h.*.mlp.fc` matches `transformer.h.3.mlp.fc` and `/transformer/h.3/mlp/fc/MatMul`.
  */
 export function matchesLayer(pattern: string, { name, scope }: Named): boolean {
+  if (pattern === "") return false;
   const source = dotted(pattern).split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&")).join(".*");
   const regexp = new RegExp(`(?:^|\\.)${source}(?:\\.|$)`);
   return regexp.test(dotted(name)) || (scope !== undefined && regexp.test(dotted(scope)));

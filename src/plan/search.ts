@@ -13,7 +13,7 @@ import { PlanError } from "../core/errors.ts";
 import { type Graph, isCall, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { seconds } from "./cost.ts";
-import { smallest, solveCapped, type SolvedPlan, totalCost } from "./capped.ts";
+import { leastOf, solveCapped, type SolvedPlan, totalCost } from "./capped.ts";
 import { FrontierSearch, type Solution } from "./frontier.ts";
 import { measureMemory } from "./memory.ts";
 import type { Plan, Reshard, Strategy } from "./plan.ts";
@@ -21,7 +21,6 @@ import { buildProblem, type PlanOptions, type Problem } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
 
 export type { PlanOptions, SolvedPlan };
-export { readSolution };
 
 /** Few models need a tenth of it; where it is met, the plan tells how far from the optimum it may be. */
 const MAX_STATES = 1024;
@@ -55,13 +54,13 @@ export function solvePlan(graph: Graph<"global">, options: PlanOptions): SolvedP
 
 /** The least that every rank of a plan must be able to hold, in bytes. */
 export function leastMemory(graph: Graph<"global">, options: PlanOptions): number {
-  const problem = buildProblem(graph, options);
-  const least = smallest(problem, options.maxStates ?? MAX_STATES);
-  return least ? readSolution(problem, least).cost.memory.total : Infinity;
+  const problem = buildProblem(graph, options), maxStates = options.maxStates ?? MAX_STATES;
+  const read = (found: Solution) => readSolution(problem, found);
+  return leastOf(problem, { maxStates, read }).plan.cost.memory.total;
 }
 
 /** Turns the decisions of the search into a plan. */
-function readSolution(problem: Problem, solution: Solution): Plan {
+export function readSolution(problem: Problem, solution: Solution): Plan {
   const { graph, classes, pricing, isConstant } = problem;
   const placements = new Map<string, Placement>();
   for (const value of graph.values.keys()) if (!isConstant(value)) placements.set(value, REPLICATE);

@@ -39,7 +39,7 @@ export function whyNot(
       break;
     default: {
       const dim = Number(/\d+/.exec(wish)![0]);
-      if (dims && dim >= dims.length) return `${what} has ${dims.length} dims, counted from 0`;
+      if (dims && dim >= dims.length) return `the last dim of ${what} is ${dims.length - 1}`;
       if (of((f) => f.inputs[at]!.dim === dim).length === 0) return `dim ${dim} of ${what} must stay whole`;
     }
   }
