@@ -168,6 +168,7 @@ export {
 // Plans.
 export type { Plan, PlanCost, PlanMemory, Reshard, Strategy } from "./src/plan/plan.ts";
 export type { CostModel, Nominal } from "./src/plan/cost.ts";
+export type { Measurement } from "./src/runtime/host/calibration.ts";
 export type { Override, Overrides } from "./src/plan/overrides.ts";
 export {
   type CollectiveReport,

@@ -80,8 +80,15 @@ export interface GenerateReport {
   readonly ended: boolean;
 }
 
+/** Measures the host. */
+export interface CalibrateJob {
+  readonly kind: "calibrate";
+  /** Of each rank's sessions. */
+  readonly threads: number;
+}
+
 /** What ranks can be asked to do. */
-export type Job = RunJob | VerifyJob | GenerateJob;
+export type Job = RunJob | VerifyJob | GenerateJob | CalibrateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };

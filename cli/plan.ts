@@ -6,6 +6,7 @@ import { planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
+import type { Measurement } from "../src/runtime/host/calibration.ts";
 import { explainModel } from "../src/session.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
@@ -61,7 +62,12 @@ function printPlan(args: ParsedArgs): Promise<number> {
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
   if (args.flag("json")) {
-    const more = { ...(explanations.length > 0 ? { explanations } : {}), ...(comparison ? { comparison } : {}) };
+    const { measured } = explained;
+    const more = {
+      ...(measured ? { measured } : {}),
+      ...(explanations.length > 0 ? { explanations } : {}),
+      ...(comparison ? { comparison } : {}),
+    };
     printResult(JSON.stringify({ ...planJson(report, plan), ...more }, undefined, 1));
     return Promise.resolve(0);
   }
@@ -69,8 +75,18 @@ function printPlan(args: ParsedArgs): Promise<number> {
     ...explanations.map(explanationScreen),
     ...(comparison ? [comparisonScreen(comparison)] : []),
   ];
-  printResult(screens.length > 0 ? [planSummary(report), ...screens].join("\n\n") : planScreen(report));
+  const head = screens.length > 0 ? [planSummary(report), ...screens].join("\n\n") : planScreen(report);
+  printResult(`${head}\n${costsLine(explained.measured)}`);
   return Promise.resolve(0);
+}
+
+/** Which costs a plan was made with. */
+export function costsLine(measured: Measurement | undefined): string {
+  return measured === undefined
+    ? "costs: defaults; `shardwise calibrate` measures this host"
+    : `costs: measured on this host with ${measured.ranks} rank${measured.ranks === 1 ? "" : "s"} on ${
+      measured.measured.slice(0, 10)
+    }`;
 }
 
 function rules(args: ParsedArgs): Baseline[] {

@@ -3,7 +3,7 @@
  */
 import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
-import { InputError } from "./core/errors.ts";
+import { FormatError, InputError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
@@ -21,6 +21,7 @@ import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
+import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
@@ -56,9 +57,10 @@ export interface ParallelizeOptions {
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   const { comm, onProgress } = options;
   onProgress?.("reading");
+  const config = await agreeOnCosts(comm, options.config ?? {});
   using sources = mappedSources();
   using file = readOnnx(path, { open: sources.open });
-  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: options.config ?? {} });
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
   const clean = cleanPipeline().run(importOnnx(file), ctx);
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
@@ -95,6 +97,8 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
+  readonly measured: Measurement | undefined;
   /**
    * Why the layers that a pattern means are what they are, and what else they could be, each with the best plan around it:
    * `explain("h.*.mlp.fc")`. @throws {PlanError} If no layer matches: with near names.
@@ -112,17 +116,50 @@ export interface ExplainedModel {
  */
 export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
   using file = readOnnx(path);
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   checkNominal(graph, config.nominal ?? {});
-  const options = planOptions(config, ranks);
+  const options = planOptions(ctx.config, ranks);
   const solved = solvePlan(graph, options);
   return {
     plan: solved.plan,
     report: explainSolved(graph, solved),
+    measured,
     explain: (pattern) => explainLayers(graph, solved, pattern),
     compare: (baselines) => comparePlans(graph, solved, baselines, options),
   };
+}
+
+/** What was measured on this host for a job of `ranks`, or nearly as many. @throws {FormatError} If the file is broken. */
+function hostMeasurement(ranks: number): Measurement | undefined {
+  return measurementFor(readCalibration(calibrationPlace()), ranks);
+}
+
+function withMeasured(config: Config, measured: Measurement | undefined): Config {
+  return measured ? { ...config, costs: { ...measured.costs, ...config.costs } } : config;
+}
+
+/**
+ * `config` with rank 0's measured costs, as ranks on other hosts may have measured others and would plan differently.
+ *
+ * @throws {FormatError} If rank 0's measurements are broken: on all ranks.
+ */
+async function agreeOnCosts(comm: Communicator, config: Config): Promise<Config> {
+  if (config.calibrated === false) return config;
+  type Found = { readonly measured?: Measurement | undefined; readonly problem?: { message: string; hint: string } };
+  let found: Found | undefined;
+  if (comm.rank === 0) {
+    try {
+      found = { measured: hostMeasurement(comm.size) };
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error;
+      found = { problem: { message: error.message, hint: error.hint ?? "" } };
+    }
+  }
+  const { measured, problem } = await comm.objects.broadcast(found, 0);
+  if (problem) throw new FormatError(problem.message, { hint: problem.hint });
+  return withMeasured(config, measured);
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */

@@ -161,6 +161,7 @@ const TYPES = [
   "Layout",
   "LinearOptions",
   "LoadOptions",
+  "Measurement",
   "MessageOptions",
   "Node",
   "Nominal",

@@ -12,8 +12,10 @@ export interface Config {
   readonly memoryPrice?: number;
   /** Wishes for single layers, by pattern of their name or scope: `{ "*.lm_head": "replicated" }`. */
   readonly overrides?: Overrides;
-  /** Numbers of the cost model to replace. */
+  /** Numbers of the cost model to replace; they win over measured ones. */
   readonly costs?: Partial<CostModel>;
+  /** Whether what `shardwise calibrate` measured on this host is used, rank 0's on all ranks; true by default. */
+  readonly calibrated?: boolean;
   /** Sizes of symbols at which costs are compared. */
   readonly nominal?: Nominal;
   /** Most states that the search keeps at a time. */

@@ -204,12 +204,14 @@ function computeCosts(
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
+  // Rows of a product: all dims of the result but the last.
+  const rows = shape?.slice(0, -1).reduce<number>((n, d) => n * pricing.size(d), 1) ?? 1;
   return candidates.map((c) => {
     const traffic = (bytes: readonly number[], at: readonly Placement[]) =>
       bytes.reduce((sum, b, i) => sum + b * shareOf(at[i]!), 0);
     // Of equal plans, the one that sums earlier wins.
     const own =
-      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs) }) +
+      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs), rows }) +
       (c.name === LINEAR ? 1 : 0);
     return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
   });
