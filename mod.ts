@@ -29,12 +29,17 @@ export {
   type ExplainedModel,
   explainModel,
   type ExplainOptions,
+  type MeshOptions,
   parallelizeModel,
   type ParallelizeOptions,
+  parallelizeOverMesh,
 } from "./src/session.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
+export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
+export { type Mesh, parseMesh } from "./src/plan/mesh.ts";
+export type { Batch, BatchDim } from "./src/plan/batch.ts";
 export { ModelState } from "./src/runtime/model_state.ts";
 
 // The ranks of the job.

@@ -4,6 +4,7 @@ import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import type { OutputDifference } from "./compare.ts";
+import type { Mesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import type { PlanConfig } from "./plan_options.ts";
 
@@ -14,6 +15,7 @@ export interface RunJob {
   readonly inputs: string;
   readonly outputs: string;
   readonly plan: PlanConfig;
+  readonly mesh?: Mesh;
 }
 
 /** Checks models against what they should give. */

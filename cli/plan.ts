@@ -5,6 +5,7 @@ import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "
 import { planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
 import { didYouMean } from "../src/core/suggest.ts";
+import { type Mesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
 import type { Measurement } from "../src/runtime/host/calibration.ts";
 import { explainModel } from "../src/session.ts";
@@ -39,6 +40,11 @@ export const plan: Command = {
       value: "RULES",
       help: `put plans by simple rules beside this one; of ${BASELINES.join(", ")}`,
     },
+    mesh: {
+      value: "dp=D,tp=T",
+      help: "D groups of T ranks: groups share the batch, the ranks of a group the layers; instead of --tp.\n" +
+        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+    },
     ...PLAN_OPTIONS,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
@@ -53,11 +59,12 @@ export const plan: Command = {
 };
 
 function printPlan(args: ParsedArgs): Promise<number> {
-  const ranks = args.number("tp", { least: 1, most: 1024, whole: true });
+  const mesh = meshOf(args);
+  const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true });
   if (ranks === undefined) throw args.error("--tp N is missing");
   const nominal = sizes(args), baselines = rules(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const explained = explainModel(model, { ranks, config: { nominal, ...planConfig(args) } });
+  const explained = explainModel(model, { ranks, ...(mesh ? { mesh } : {}), config: { nominal, ...planConfig(args) } });
   const { plan, report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
@@ -76,8 +83,21 @@ function printPlan(args: ParsedArgs): Promise<number> {
     ...(comparison ? [comparisonScreen(comparison)] : []),
   ];
   const head = screens.length > 0 ? [planSummary(report), ...screens].join("\n\n") : planScreen(report);
+  if (mesh && mesh.dp > 1) {
+    const groups = `${mesh.dp} groups that share the batch, of ${mesh.tp} rank${mesh.tp === 1 ? "" : "s"} each`;
+    printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
+  }
   printResult(`${head}\n${costsLine(explained.measured)}`);
   return Promise.resolve(0);
+}
+
+/** The mesh that is asked for. @throws {UsageError} If it cannot be read, or `--tp` says something else. */
+export function meshOf(args: ParsedArgs): Mesh | undefined {
+  const text = args.text("mesh");
+  if (text === undefined) return undefined;
+  const mesh = parseMesh(text), tp = args.text("tp");
+  if (tp !== undefined && Number(tp) !== mesh.tp) throw args.error(`--tp ${tp} and --mesh ${text} disagree`);
+  return mesh;
 }
 
 /** Which costs a plan was made with. */

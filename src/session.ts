@@ -3,7 +3,7 @@
  */
 import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
-import { FormatError, InputError } from "./core/errors.ts";
+import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
@@ -15,7 +15,9 @@ import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
 import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
+import { type Batch, batchDims } from "./plan/batch.ts";
 import type { Nominal } from "./plan/cost.ts";
+import { type Mesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
@@ -23,6 +25,8 @@ import { compile } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
+import { DataParallelModel } from "./runtime/data_parallel_model.ts";
+import { opDef } from "./ops/table.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
 /** How a model is made parallel. */
@@ -83,10 +87,61 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   });
 }
 
+/** How a model is put on a mesh. */
+export interface MeshOptions extends ParallelizeOptions {
+  /** Groups that share the batch, and ranks of a group that share the layers; together the ranks of `comm`. */
+  readonly mesh: Mesh;
+}
+
+/**
+ * Like {@linkcode parallelizeModel} on a mesh of two axes: groups of ranks share the batch, the ranks of each group share the
+ * layers. All ranks call it together.
+ *
+ * @throws {PlanError} If the mesh has not as many ranks as `comm`, or the model's batch cannot be shared: why not.
+ * @example
+ * ```ts ignore
+ * await using comm = await init(); // 4 ranks
+ * await using model = await parallelizeOverMesh("bert.onnx", { comm, mesh: { dp: 2, tp: 2 } });
+ * ```
+ */
+export async function parallelizeOverMesh(path: string, { mesh, ...options }: MeshOptions): Promise<DataParallelModel> {
+  const { comm } = options, { dp, tp } = mesh;
+  if (meshSize(mesh) !== comm.size) {
+    throw new PlanError(`Cannot put ${comm.size} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
+  }
+  const batch = batchOf(path, mesh);
+  // What the whole job measured and agreed on, before it falls into groups.
+  const config = shareNominal(await agreeOnCosts(comm, options.config ?? {}), batch, mesh);
+  const group = (await comm.split(Math.floor(comm.rank / tp), comm.rank, { name: "tp" }))!;
+  const across = (await comm.split(comm.rank % tp, comm.rank, { name: "dp" }))!;
+  const threads = options.threads ?? Math.max(1, Math.floor(comm.cores / (dp * tp)));
+  const model = await parallelizeModel(path, {
+    ...options,
+    threads,
+    comm: group,
+    config: { ...config, calibrated: false },
+  });
+  return new DataParallelModel({ model, mesh, batch, group, across });
+}
+
+/** Where the model at `path` has its batch. @throws {PlanError} If it cannot be shared. */
+function batchOf(path: string, mesh: Mesh): Batch {
+  using file = readOnnx(path);
+  const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
+  return batchDims(cleanPipeline().run(importOnnx(file), ctx), opDef, mesh.assume);
+}
+
+/** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
+function shareNominal(config: Config, { symbol }: Batch, { dp }: Mesh): Config {
+  return { ...config, nominal: { ...config.nominal, [symbol]: Math.ceil((config.nominal?.[symbol] ?? dp) / dp) } };
+}
+
 /** What {@linkcode explainModel} is told. */
 export interface ExplainOptions {
   /** How many ranks would share the model. */
   readonly ranks: number;
+  /** How they are arranged: the plan is then that of each group. One group by default. */
+  readonly mesh?: Mesh;
   /** What the passes may be told. */
   readonly config?: Config;
 }
@@ -114,7 +169,13 @@ export interface ExplainedModel {
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
  */
-export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
+export function explainModel(path: string, { mesh, ...given }: ExplainOptions): ExplainedModel {
+  if (mesh && meshSize(mesh) !== given.ranks) {
+    throw new PlanError(`Cannot put ${given.ranks} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
+  }
+  const ranks = mesh?.tp ?? given.ranks;
+  const asked = given.config ?? {};
+  const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
