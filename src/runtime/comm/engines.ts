@@ -23,6 +23,8 @@ export type OpenEngine = (options: EngineOptions) => Promise<Communicator>;
 const ENGINES: Readonly<Partial<Record<Backend, () => Promise<OpenEngine>>>> = {
   local: async () => (await import("./local.ts")).openLocal,
   shm: async () => (await import("./open_shm.ts")).openShm,
+  mpi: async () => (await import("./mpi/open.ts")).openMpi,
+  "shm+mpi": async () => (await import("./mpi/open_hybrid.ts")).openShmMpi,
 };
 
 /** What a user may ask for: an engine, or `auto`. */
@@ -34,9 +36,9 @@ export const BACKENDS: readonly BackendChoice[] = ["auto", "local", "shm", "mpi"
 const NEEDS: Readonly<Record<Backend, string>> = {
   local: "it is part of Shardwise",
   shm: "it is part of Shardwise, and needs Linux",
-  mpi: "install Open MPI or MPICH (libmpi.so), and a Shardwise with the MPI engine",
+  mpi: "install Open MPI or MPICH (libmpi.so), and start the ranks with its mpirun",
   nccl: "install NCCL (libnccl.so.2) and an NVIDIA driver, and use a Shardwise with the NCCL engine",
-  "shm+mpi": "install Open MPI or MPICH (libmpi.so), and a Shardwise with the MPI engine",
+  "shm+mpi": "install Open MPI or MPICH (libmpi.so), and start the ranks with its mpirun",
 };
 
 /** @throws {UsageError} Unless `name` is a backend. */

@@ -188,25 +188,31 @@ export class Work<T = void> implements PromiseLike<T> {
   }
 }
 
-interface Item {
+/** What a queue needs of an engine: where its collectives stand, and how to wait for them. */
+export type Waiting = Pick<
+  Meeting,
+  "begin" | "end" | "passed" | "waitSync" | "spin" | "spinMs" | "relax" | "sleep" | "nap" | "check" | "abort"
+>;
+
+interface Item<X> {
   readonly work: Pending;
   readonly code: OperationCode;
   readonly timeoutMs: number;
   /** When it was called, as `performance.now()`. */
   readonly at: number;
-  readonly start: (x: Meeting) => Steps<unknown>;
+  readonly start: (x: X) => Steps<unknown>;
   steps: Steps<unknown> | undefined;
 }
 
 /** The collectives of one communicator, in the order in which they were called; each begins when the one before is done. */
-export class WorkQueue implements Runner {
-  #x: Meeting;
-  #items: Item[] = [];
+export class WorkQueue<X extends Waiting = Meeting> implements Runner {
+  #x: X;
+  #items: Item<X>[] = [];
   #side: Side | undefined;
   #driving = false;
 
-  constructor(meeting: Meeting) {
-    this.#x = meeting;
+  constructor(waiting: X) {
+    this.#x = waiting;
   }
 
   /** Keeps `side` going as well. */
@@ -225,7 +231,7 @@ export class WorkQueue implements Runner {
   }
 
   /** Adds a collective and begins it if it is its turn. */
-  issue<T>(code: OperationCode, timeoutMs: number, start: (x: Meeting) => Steps<T>): Work<T> {
+  issue<T>(code: OperationCode, timeoutMs: number, start: (x: X) => Steps<T>): Work<T> {
     const work = new Work<T>(this);
     this.#items.push({ work, code, timeoutMs, at: performance.now(), start, steps: undefined });
     if (this.#items.length === 1) this.pump();
