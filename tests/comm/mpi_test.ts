@@ -4,6 +4,7 @@ import { type MpiName, type MpiResult, mpirun, mpirunOrSkip } from "../support/m
 
 const CONFORMANCE = new URL("./conformance/program.ts", import.meta.url);
 const CASES = new URL("./programs/mpi_cases.ts", import.meta.url);
+const MODEL = new URL("./programs/mpi_model.ts", import.meta.url);
 const FAULTS = new URL("./programs/mpi_faults.ts", import.meta.url);
 
 interface Run {
@@ -76,6 +77,26 @@ Deno.test("a program that ends without closing its communicator has succeeded, a
   assert.equal(left!.code, 0, left!.stderr.slice(-3000));
   assert.equal(threw!.code, 1);
   assert.match(threw!.stderr, /a rank that fails/);
+});
+
+Deno.test("a model runs on the ranks of one host by shm+mpi, and says over mpi and over hosts why it does not", async () => {
+  const command = await mpirunOrSkip("Open MPI");
+  if (command === undefined) return;
+  const run = async (env: Record<string, string>) => {
+    const { code, lines, stderr } = await mpirun(command, 2, MODEL, { env });
+    assert.equal(code, 0, stderr.slice(-3000));
+    return lines.map((l) => JSON.parse(l) as { elements?: number; off?: number; name?: string; message?: string });
+  };
+  for (const { elements, off } of await run({ SHARDWISE_BACKEND: "shm+mpi" })) {
+    assert.equal(elements, 128);
+    assert.ok(off! < 1e-5, `${off}`); // sums of 64 products of numbers around 1, in another order
+  }
+  for (const [SHARDWISE_BACKEND, SHARDWISE_PRETEND_HOSTS] of [["mpi", "a,a"], ["shm+mpi", "a,b"]] as const) {
+    for (const { name, message } of await run({ SHARDWISE_BACKEND, SHARDWISE_PRETEND_HOSTS })) {
+      assert.equal(name, "CommunicatorError");
+      assert.match(message!, /Cannot run a model on 2 ranks that (shm\+)?mpi joins: .* in shared memory/);
+    }
+  }
 });
 
 interface Told {
