@@ -66,7 +66,7 @@ for (const mpi of ["Open MPI", "MPICH"] as const) {
     const { code, lines, stderr } = await mpirun(command, 2, CASES);
     assert.equal(code, 0, stderr.slice(-3000));
     assert.equal(lines.length, 2);
-    assert.equal((JSON.parse(lines[0]!) as string[]).length, 10);
+    assert.equal((JSON.parse(lines[0]!) as string[]).length, 11);
   });
 }
 
@@ -117,7 +117,9 @@ function told({ lines, stderr }: MpiResult, ranks: number): Told[] {
 Deno.test("ranks that wait too long are told who is missing, and the missing one that they gave up", async () => {
   const command = await mpirunOrSkip("Open MPI");
   if (command === undefined) return;
-  const [a, late, c] = told(await mpirun(command, 3, FAULTS, { args: ["late"] }), 3);
+  const folder = await Deno.makeTempDir({ prefix: "shardwise-test-" });
+  const env = { SHARDWISE_FLIGHT_DIR: folder };
+  const [a, late, c] = told(await mpirun(command, 3, FAULTS, { args: ["late"], env }), 3);
   for (const { name, message, missing } of [a!, c!]) {
     assert.equal(name, "CollectiveTimeout", message);
     assert.deepEqual(missing, [1]);
@@ -127,7 +129,32 @@ Deno.test("ranks that wait too long are told who is missing, and the missing one
     );
   }
   assert.equal(late!.name, "CollectiveAborted", late!.message);
-  assert.match(late!.message, /rank [02] of group "world" gave up; rank 1 in allReduce .* cannot go on/);
+  assert.match(late!.message, /rank [02] of group "world" gave up; rank 1 in .* cannot go on/);
+  // Each has written what it did last.
+  for (const rank of [0, 2]) {
+    const dump = JSON.parse(await Deno.readTextFile(`${folder}/flight-0-${rank}.json`));
+    assert.match(dump.reason, /^CollectiveTimeout: /);
+    const world = dump.groups.find((g: { name: string }) => g.name === "world");
+    const { seq, verb, op, count, state } = world.entries.at(-1);
+    assert.deepEqual({ seq, verb, op, count, state }, {
+      seq: 1,
+      verb: "allReduce",
+      op: "sum",
+      count: 3,
+      state: "started",
+    });
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("a rank that is killed takes the job with it", async () => {
+  for (const mpi of ["Open MPI", "MPICH"] as const) {
+    const command = await mpirunOrSkip(mpi);
+    if (command === undefined) continue;
+    const { code, lines } = await mpirun(command, 2, FAULTS, { args: ["kill"] });
+    assert.notEqual(code, 0);
+    assert.deepEqual(lines.filter((l) => l.includes('"none"')), []);
+  }
 });
 
 Deno.test("where SHARDWISE_COMM_CHECK is 1, different collectives are told to all ranks with all sides", async () => {

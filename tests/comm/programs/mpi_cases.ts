@@ -118,6 +118,10 @@ assert.deepEqual([...own.data], [1, 2, 3, 4].map((v) => v * size));
 if (size > 1) assert.throws(() => own.peer(next), /Cannot read the memory of rank \d: mpi joins the ranks/);
 done.push("memory");
 
+// MPI is joined once.
+await assert.rejects(init({ backend: "mpi" }), /MPI is initialised in this process/);
+done.push("once");
+
 console.log(JSON.stringify(done));
 if (leave === "throw" && rank === 0) throw new Error("a rank that fails");
 if (leave === "") await comm.close();
