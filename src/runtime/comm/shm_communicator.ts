@@ -2,14 +2,17 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import type { ReduceOp, View } from "./buffers.ts";
 import type { CommunicatorError } from "./errors.ts";
 import type { FlightRecorder } from "./flight_recorder.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import { ProgressThread } from "./progress_thread.ts";
 import type { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
+import type { Work } from "./work.ts";
 
 /** What all groups of a process share. */
 export interface ShmHost {
@@ -56,6 +59,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   #messages: Arena;
   #channels: SymmetricBuffer | undefined;
   #exchange: Exchange;
+  #progress: ProgressThread | undefined;
   #splits = 0;
   #subgroups = new Map<string, number>();
 
@@ -122,7 +126,25 @@ export class ShmCommunicator extends MeetingCommunicator {
     return { wake: () => exchange.barrier.wake(), check: (...args) => exchange.checkPeers(...args) };
   }
 
+  protected override inBackground(send: View, recv: View, o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
+    if (this.size === 1) return undefined;
+    const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
+    this.#progress ??= new ProgressThread(
+      {
+        ...{ runId, localRank, localWorldSize, cores, directory, name: `${this.name}.background` },
+        ...{ rank: this.rank, ranks: this.ranks, timeoutMs: this.timeoutMs },
+      },
+      (error) => flight.dump(error),
+    );
+    return this.#progress.allReduce(send, recv, o);
+  }
+
+  protected override endBackground(): Promise<void> {
+    return this.#progress?.close() ?? Promise.resolve();
+  }
+
   protected override release(): void {
+    this.#progress?.stop();
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
     this.#exchange[Symbol.dispose]();

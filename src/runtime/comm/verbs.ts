@@ -15,6 +15,7 @@ import {
 } from "./buffers.ts";
 import * as steps from "./collectives.ts";
 import type {
+  AllReduceOptions,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -77,6 +78,14 @@ export abstract class MeetingCommunicator implements Communicator {
   protected abstract channel(from: number, to: number): Uint8Array;
   /** How messages wake and watch the other ranks. */
   protected abstract readonly peers: MailboxPeers;
+  /** All-reduces on another thread; undefined where the engine has none. */
+  protected inBackground(_send: View, _recv: View, _o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
+    return undefined;
+  }
+  /** Waits for what is under way on another thread, and ends that. */
+  protected endBackground(): Promise<void> {
+    return Promise.resolve();
+  }
   /** Gives back what the engine holds; called once. */
   protected abstract release(): void;
 
@@ -126,9 +135,15 @@ export abstract class MeetingCommunicator implements Communicator {
     return this.#issue(this.#code("broadcast", view, { root }), options, (x) => steps.broadcast(x, view, root));
   }
 
-  allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
+  allReduce(buf: Buf, op: ReduceOp = "sum", options: AllReduceOptions = {}): Work {
     const own = viewOf(buf, "the input"), recv = receiver(own, options.recv);
     const { send, reducer } = this.#reduction(own, op);
+    if (options.background === true && send.bytes.length > steps.SMALL_BYTES) {
+      this.requireOpen();
+      const o = { op: typeof op === "string" ? op : "sum" as const, timeoutMs: options.timeoutMs ?? this.timeoutMs };
+      const work = this.inBackground(send, recv, o);
+      if (work !== undefined) return this.#issued(work, options);
+    }
     return this.#issue(this.#code("allReduce", send, { op }), options, (x) => steps.reduce(x, { send, recv, reducer }));
   }
 
@@ -258,6 +273,7 @@ export abstract class MeetingCommunicator implements Communicator {
   async close(options: OpOptions = {}): Promise<void> {
     if (!this.#open) return;
     try {
+      await this.endBackground();
       await this.#issue(this.#code("close"), options, steps.barrier);
     } finally {
       this.#leave();
