@@ -2,7 +2,9 @@
 import { UsageError } from "../src/core/errors.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
+import { planSource } from "../src/plan_source.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
+import { shardedFor } from "../src/sharded_folder.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 
@@ -10,6 +12,7 @@ import type { OptionSpec, ParsedArgs } from "./command.ts";
 export interface RunJob {
   readonly kind: "run";
   readonly model: string;
+  readonly plan?: string | undefined;
   readonly inputs: string;
   readonly outputs: string;
 }
@@ -18,6 +21,7 @@ export interface RunJob {
 export interface VerifyJob {
   readonly kind: "verify";
   readonly cases: readonly VerifyCase[];
+  readonly plan?: string | undefined;
 }
 
 /** One check. Paths are resolved. */
@@ -54,6 +58,7 @@ export interface VerifyResult {
 export interface GenerateJob {
   readonly kind: "generate";
   readonly model: string;
+  readonly plan?: string | undefined;
   readonly prompt: readonly number[];
   readonly maxNewTokens: number;
   readonly sampling: SamplingOptions;
@@ -82,14 +87,35 @@ export type Job = RunJob | VerifyJob | GenerateJob;
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
 
+/** The option of every command that can do without planning. */
+export const PLAN: OptionSpec = {
+  value: "FILE",
+  help:
+    "follow this plan.json (of `plan --json` or `export`), or the device annotations\nof this .onnx file, instead of planning",
+};
+
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;
 /** Linux takes at most 128 KiB in one argument; a character may take 4 bytes. */
 const ARGUMENT_CHARACTERS = 30_000;
 
-/** The number of ranks that `--nproc` asks for. @throws {UsageError} */
-export function rankCount(args: ParsedArgs): number {
-  return args.number("nproc", { least: 1, most: MOST_RANKS, whole: true }) ?? 1;
+/** The number of ranks that `--nproc` asks for; else what a model in parts was split for, or 1. @throws {UsageError} */
+export function rankCount(args: ParsedArgs, model?: string): number {
+  const asked = args.number("nproc", { least: 1, most: MOST_RANKS, whole: true });
+  const made = model === undefined ? undefined : shardedFor(model);
+  if (asked !== undefined && made !== undefined && asked !== made) {
+    throw args.error(`${model} was split for ${made} ranks, not ${asked}`, `pass --nproc ${made}, or leave it out`);
+  }
+  return asked ?? made ?? 1;
+}
+
+/** The file that `--plan` names; all that is wrong with it by itself is told here, before a rank starts. */
+export function planPath(args: ParsedArgs, ranks: number, model: string): string | undefined {
+  const path = args.text("plan");
+  if (path === undefined) return undefined;
+  if (shardedFor(model) !== undefined) throw args.error(`--plan has no effect on ${model}, which is split already`);
+  planSource(path, ranks);
+  return path;
 }
 
 /** How a job ended. */

@@ -1,10 +1,12 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
 import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
-import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
+import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
 import { explainModel } from "../src/session.ts";
+import { planSource } from "../src/plan_source.ts";
 import type { Command, ParsedArgs } from "./command.ts";
+import { PLAN, planPath } from "./job.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
@@ -24,6 +26,7 @@ export const plan: Command = {
       help:
         "size of a symbolic dim at which costs are compared, as in sequence_length=16;\ndefault: 1 new token after 128, or 128 tokens for a model without a cache",
     },
+    plan: PLAN,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
   examples: ["shardwise plan model.onnx --tp 4", "shardwise plan smollm2/ --tp 2 --json > plan.json"],
@@ -35,8 +38,10 @@ function printPlan(args: ParsedArgs): Promise<number> {
   if (ranks === undefined) throw args.error("--tp N is missing");
   const nominal = sizes(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const { plan, report } = explainModel(model, { ranks, config: { nominal } });
-  printResult(args.flag("json") ? JSON.stringify(planJson(report, plan), undefined, 1) : planScreen(report));
+  const given = planPath(args, ranks, model);
+  const config = { nominal, ...(given === undefined ? {} : planSource(given, ranks)) };
+  const { report, file } = explainModel(model, { ranks, config });
+  printResult(args.flag("json") ? JSON.stringify(file, undefined, 1) : planScreen(report));
   return Promise.resolve(0);
 }
 

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { NPROC, rankCount, startJob } from "./job.ts";
+import { NPROC, PLAN, planPath, rankCount, startJob } from "./job.ts";
 
 /** The command. */
 export const run: Command = {
@@ -12,11 +12,13 @@ export const run: Command = {
   usage: "MODEL.onnx --inputs FILE --outputs FILE [--nproc N]",
   description:
     "Reads the model's inputs by their ONNX names, runs the model split over N ranks, and writes all its outputs by\n" +
-    "their ONNX names. Files are .safetensors; a folder of .npy files (NAME.npy) does as well, for both.",
+    "their ONNX names. Files are .safetensors; a folder of .npy files (NAME.npy) does as well, for both. MODEL may be a folder\n" +
+    "that `shardwise export` made: then each rank loads its own file, and nothing is planned.",
   options: {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
+    plan: PLAN,
   },
   examples: [
     "shardwise run model.onnx --nproc 2 --inputs in.safetensors --outputs out.safetensors",
@@ -26,13 +28,14 @@ export const run: Command = {
 };
 
 async function runModel(args: ParsedArgs): Promise<number> {
-  const nproc = rankCount(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const nproc = rankCount(args, model);
+  const plan = planPath(args, nproc, model);
   const inputs = args.required("inputs"), outputs = args.required("outputs");
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
   requireFolderOf(outputs, args);
-  return (await startJob({ kind: "run", model, inputs, outputs }, nproc)).code;
+  return (await startJob({ kind: "run", model, plan, inputs, outputs }, nproc)).code;
 }
 
 function requireFolderOf(path: string, args: ParsedArgs): void {

@@ -17,12 +17,12 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel(path, cases, comm, report);
+    await verifyModel({ path, plan: job.plan }, cases, comm, report);
   }
 }
 
 async function verifyModel(
-  path: string,
+  { path, plan }: { path: string; plan: string | undefined },
   cases: readonly VerifyCase[],
   comm: Communicator,
   report: (result: VerifyResult) => void,
@@ -35,7 +35,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await loadModel(path, comm);
+    model = await loadModel(path, comm, plan);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

@@ -5,7 +5,7 @@
  */
 import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import { type Graph, valueOf } from "../graph/graph.ts";
+import { type Call, type Graph, valueOf } from "../graph/graph.ts";
 import type { Placement } from "../graph/placement.ts";
 import { candidateLayouts } from "./candidates.ts";
 import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
@@ -30,6 +30,8 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** Leaves a call some of its strategies, at least one; throws where it cannot. */
+  readonly restrict?: (node: Call, candidates: readonly Candidate[]) => readonly Candidate[];
 }
 
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
@@ -47,7 +49,9 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
   const layouts = candidateLayouts(graph, planned, ranks);
-  const strategies = strategiesOfAll(planned, layouts);
+  const { restrict } = options;
+  const possible = strategiesOfAll(planned, layouts);
+  const strategies = restrict ? possible.map((list, i) => restrict(planned[i]!.node, list)) : possible;
   const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
   const wished = wishedStrategies(planned, pruned, weights, options.overrides ?? {});
