@@ -32,6 +32,8 @@ export {
   parallelizeModel,
   type ParallelizeOptions,
 } from "./src/session.ts";
+export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
+export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
@@ -180,6 +182,8 @@ export {
   planText,
   type WeightReport,
 } from "./src/plan/explain.ts";
+export { type PlanFile, planFile, type ReshardEntry, type StrategyEntry } from "./src/plan/plan_file.ts";
+export type { NodeSharding, TensorSharding } from "./src/formats/device_annotations.ts";
 export { planOutline } from "./src/plan/outline.ts";
 export type { LayerKind } from "./src/plan/layer_kind.ts";
 

@@ -4,7 +4,10 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
 import { explainModel } from "../src/session.ts";
-import { planSource } from "../src/plan_source.ts";
+import { join } from "node:path";
+import type { PlanFile } from "../src/plan/plan_file.ts";
+import { planSource, readPlanFile } from "../src/plan_source.ts";
+import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { PLAN, planPath } from "./job.ts";
 import { printResult } from "./print.ts";
@@ -34,15 +37,23 @@ export const plan: Command = {
 };
 
 function printPlan(args: ParsedArgs): Promise<number> {
-  const ranks = args.number("tp", { least: 1, most: 1024, whole: true });
-  if (ranks === undefined) throw args.error("--tp N is missing");
-  const nominal = sizes(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const made = shardedFor(model);
+  const ranks = args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
+  if (ranks === undefined) throw args.error("--tp N is missing");
+  if (made !== undefined && made !== ranks) throw args.error(`${model} was split for ${made} ranks, not ${ranks}`);
+  const nominal = sizes(args);
   const given = planPath(args, ranks, model);
   const config = { nominal, ...(given === undefined ? {} : planSource(given, ranks)) };
-  const { report, file } = explainModel(model, { ranks, config });
+  const { report, file } = made === undefined ? explainModel(model, { ranks, config }) : storedReport(model);
   printResult(args.flag("json") ? JSON.stringify(file, undefined, 1) : planScreen(report));
   return Promise.resolve(0);
+}
+
+/** What the plan of a model in parts says of itself. */
+function storedReport(folder: string): { readonly report: PlanReport; readonly file: PlanFile } {
+  const file = readPlanFile(join(folder, FOLDER_FILES.plan));
+  return { report: file, file };
 }
 
 /** The report as a table between an outline and the estimated cost. */

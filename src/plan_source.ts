@@ -4,6 +4,7 @@ import { deviceConfigurations, type NodeSharding, readShardings } from "./format
 import { fileSize } from "./formats/mapped_file.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import type { Config } from "./passes/context.ts";
+import { checkRanks } from "./plan/check_plan.ts";
 import { parsePlanFile, type PlanFile } from "./plan/plan_file.ts";
 
 /** Reads a plan's file. @throws {FormatError} If there is none. @throws {PlanError} If it is no plan. */
@@ -33,7 +34,11 @@ export function readAnnotations(file: OnnxFile, ranks: number): NodeSharding[] {
 
 /** What `--plan PATH` asks for: an `.onnx` file's annotations, or a plan's file. */
 export function planSource(path: string, ranks: number): Pick<Config, "plan" | "annotations"> {
-  if (!path.endsWith(".onnx")) return { plan: readPlanFile(path) };
+  if (!path.endsWith(".onnx")) {
+    const plan = readPlanFile(path);
+    checkRanks(plan, ranks);
+    return { plan };
+  }
   using file = readOnnx(path);
   return { annotations: readAnnotations(file, ranks) };
 }

@@ -13,8 +13,8 @@ import { type Call, type Graph, isCall, valueOf } from "../graph/graph.ts";
 import type { Placement } from "../graph/placement.ts";
 import type { Plan, Strategy } from "../plan/plan.ts";
 
-/** What annotations demand: of the strategies of a call, those that agree with them. */
-export type Restriction = <T extends Strategy>(node: Call, candidates: readonly T[]) => readonly T[];
+/** What annotations demand: of the strategies of a call, those that agree with them; of the useful ones, if any of these do. */
+export type Restriction = <T extends Strategy>(node: Call, useful: readonly T[], all: readonly T[]) => readonly T[];
 
 /** The annotations of the nodes of the file that the clean graph `graph` was read from. */
 export function shardingsOf(
@@ -66,13 +66,13 @@ export function restrictionOf(graph: Graph<"global">, shardings: readonly NodeSh
     byName.set(node.name, node);
     for (const output of node.outputs) byOutput.set(output, node);
   }
-  return (node, candidates) => {
+  return (node, useful, all) => {
     const said = new Set([
       node.name === "" ? undefined : byName.get(node.name),
       ...node.outputs.map((o) => byOutput.get(o)),
     ]);
     said.delete(undefined);
-    if (said.size === 0) return candidates;
+    if (said.size === 0) return useful;
     const tensors = [...said].flatMap((n) => n!.tensors);
     const agrees = (values: readonly string[], placements: readonly Placement[]) =>
       values.every((value, i) =>
@@ -80,8 +80,10 @@ export function restrictionOf(graph: Graph<"global">, shardings: readonly NodeSh
           t.tensor !== value || value === "" || isAt(t, placements[i]!, valueOf(graph, value).type.shape)
         )
       );
-    const kept = candidates.filter((c) => agrees(node.inputs, c.inputs) && agrees(node.outputs, c.outputs));
-    if (kept.length > 0) return kept;
+    const fits = (c: Strategy) => agrees(node.inputs, c.inputs) && agrees(node.outputs, c.outputs);
+    const kept = useful.every(fits) ? useful : useful.filter(fits);
+    const others = kept.length > 0 ? kept : all.filter(fits);
+    if (others.length > 0) return others;
     throw new PlanError(
       `Cannot plan ${node.op} "${node.name}" as the model's annotations say: its op has no such way to run on ${ranks} ranks`,
       { hint: `annotated: ${tensors.map(printSharding).join(", ")}` },

@@ -30,16 +30,20 @@ export interface PlanCheck {
  * @throws {PlanError} If it is not, naming the first thing that does not fit.
  */
 export function planFromFile(file: PlanFile, { graph, ranks, opDef }: PlanCheck): Plan {
-  if (file.ranks !== ranks) {
-    throw new PlanError(`Cannot use the plan of "${file.model.name}" on ${ranks} ranks: it is for ${file.ranks}`, {
-      hint: `run it on ${file.ranks} ranks, or plan again with --tp ${ranks}`,
-    });
-  }
+  checkRanks(file, ranks);
   const stored = storedPlan(file);
   if (file.model.fingerprint !== graphFingerprint(graph)) throw foreignPlan(file, stored, graph);
   const strategies = legalStrategies(stored, graph, { ranks, opDef });
   checkPlaces({ ...stored, strategies }, graph);
   return { ...stored, strategies };
+}
+
+/** @throws {PlanError} If the plan is not for as many ranks. */
+export function checkRanks(file: Pick<PlanFile, "ranks" | "model">, ranks: number): void {
+  if (file.ranks === ranks) return;
+  throw new PlanError(`Cannot use the plan of "${file.model.name}" on ${ranks} ranks: it is for ${file.ranks}`, {
+    hint: `run it on ${file.ranks} ranks, or plan again with --tp ${ranks}`,
+  });
 }
 
 /** The error for a plan of another graph, which says what the plan lacks or has too much, if that can be told. */

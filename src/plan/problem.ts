@@ -30,8 +30,12 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
-  /** Leaves a call some of its strategies, at least one; throws where it cannot. */
-  readonly restrict?: (node: Call, candidates: readonly Candidate[]) => readonly Candidate[];
+  /** Leaves a call some of its strategies, of the useful ones if it can, at least one; throws where it cannot. */
+  readonly restrict?: (
+    node: Call,
+    useful: readonly Candidate[],
+    all: readonly Candidate[],
+  ) => readonly Candidate[];
 }
 
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
@@ -50,9 +54,9 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const planned = plannedCalls(graph, options.opDef);
   const layouts = candidateLayouts(graph, planned, ranks);
   const { restrict } = options;
-  const possible = strategiesOfAll(planned, layouts);
-  const strategies = restrict ? possible.map((list, i) => restrict(planned[i]!.node, list)) : possible;
-  const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const strategies = strategiesOfAll(planned, layouts);
+  const useful = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const pruned = restrict ? useful.map((list, i) => restrict(planned[i]!.node, list, strategies[i]!)) : useful;
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
   const wished = wishedStrategies(planned, pruned, weights, options.overrides ?? {});
   const readers = new Map<string, number>();
