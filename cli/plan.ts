@@ -1,22 +1,23 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
+import { join } from "node:path";
 import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
 import { explainModel } from "../src/session.ts";
-import { join } from "node:path";
 import type { PlanFile } from "../src/plan/plan_file.ts";
 import { planSource, readPlanFile } from "../src/plan_source.ts";
 import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { PLAN, planPath } from "./job.ts";
+import { HTML, writePlanPage } from "./plan_html.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
 export const plan: Command = {
   name: "plan",
   summary: "show how a model would be split over N ranks, and what that costs",
-  usage: "MODEL.onnx --tp N [--json]",
+  usage: "MODEL.onnx --tp N [--json] [--html FILE]",
   description:
     "Prints every layer with what becomes of it (column-, row- or vocab-parallel, or replicated), the placement of its weights\n" +
     "(R: whole on every rank; S(d): cut along dim d), its bytes on a rank, its collectives with the bytes of one token, and what\n" +
@@ -30,13 +31,18 @@ export const plan: Command = {
         "size of a symbolic dim at which costs are compared, as in sequence_length=16;\ndefault: 1 new token after 128, or 128 tokens for a model without a cache",
     },
     plan: PLAN,
+    html: HTML,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
-  examples: ["shardwise plan model.onnx --tp 4", "shardwise plan smollm2/ --tp 2 --json > plan.json"],
+  examples: [
+    "shardwise plan model.onnx --tp 4",
+    "shardwise plan smollm2/ --tp 2 --json > plan.json",
+    "shardwise plan smollm2/ --tp 2 --html plan.html",
+  ],
   run: printPlan,
 };
 
-function printPlan(args: ParsedArgs): Promise<number> {
+async function printPlan(args: ParsedArgs): Promise<number> {
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
   const made = shardedFor(model);
   const ranks = args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
@@ -47,7 +53,8 @@ function printPlan(args: ParsedArgs): Promise<number> {
   const config = { nominal, ...(given === undefined ? {} : planSource(given, ranks)) };
   const { report, file } = made === undefined ? explainModel(model, { ranks, config }) : storedReport(model);
   printResult(args.flag("json") ? JSON.stringify(file, undefined, 1) : planScreen(report));
-  return Promise.resolve(0);
+  await writePlanPage(args, { model, ranks, config });
+  return 0;
 }
 
 /** What the plan of a model in parts says of itself. */

@@ -1,8 +1,8 @@
 /** `shardwise run`: one run of a model, from files to files. */
-import { dirname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
+import { requireFolder } from "./plan_html.ts";
 import { NPROC, PLAN, planPath, rankCount, startJob } from "./job.ts";
 
 /** The command. */
@@ -34,16 +34,6 @@ async function runModel(args: ParsedArgs): Promise<number> {
   const inputs = args.required("inputs"), outputs = args.required("outputs");
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
-  requireFolderOf(outputs, args);
+  requireFolder(outputs, "outputs", args);
   return (await startJob({ kind: "run", model, plan, inputs, outputs }, nproc)).code;
-}
-
-function requireFolderOf(path: string, args: ParsedArgs): void {
-  const folder = dirname(path);
-  try {
-    if (Deno.statSync(folder).isDirectory) return;
-  } catch {
-    // Told below.
-  }
-  throw args.error(`there is no folder ${folder} for --outputs ${path}`, `mkdir -p ${folder}`);
 }
