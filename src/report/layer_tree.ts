@@ -36,6 +36,9 @@ interface Member {
   readonly index: number;
 }
 
+/** Fewer plain ops in a row stay rows of their own. */
+const LEAST_PLAIN_OPS = 4;
+
 /** A module under construction. */
 class Module {
   readonly members: (Member | Module)[] = [];
@@ -104,9 +107,15 @@ class Folder {
   constructor(readonly places: Place[]) {}
 
   rows(folded: Folded, blocks: readonly string[]): Row[] {
-    return folded.members.map((
-      member,
-    ) => ("run" in member ? this.#group(member.run, blocks) : this.#leaf(member, blocks)));
+    const rows = folded.members.map((member): Row =>
+      "run" in member ? this.#group(member.run, blocks) : this.#leaf(member, blocks)
+    );
+    // The rows of modules that are one op keep their names.
+    const plain = (i: number) => {
+      const row = rows[i];
+      return row?.kind === "op" && !row.layer && row.marks.length === 0 && !("run" in folded.members[i]!);
+    };
+    return folded.members.some((m) => "run" in m || m.leaf.layer) ? foldPlainOps(rows, plain) : rows;
   }
 
   #leaf({ leaf, index }: Member, blocks: readonly string[]): Leaf {
@@ -117,7 +126,8 @@ class Folder {
 
   #group(run: readonly Folded[], blocks: readonly string[]): Row {
     const [first] = run as [Folded];
-    const inside = (f: Folded) => (run.length > 1 ? [...blocks, f.name] : blocks);
+    // A numbered module is a block by itself where its neighbours differ.
+    const inside = (f: Folded) => (run.length > 1 || /^\d+$/.test(f.name) ? [...blocks, f.name] : blocks);
     const start = this.#next;
     const rows = this.rows(first, inside(first));
     // The other blocks are alike, so their calls have the same rows in the same order.
@@ -136,6 +146,26 @@ class Folder {
     }
     return { kind: "group", label: labelOf(names), names, rows } satisfies Group;
   }
+}
+
+/** Ops without weights or collectives that stand in a row beside modules become one row: shape arithmetic, masks. */
+function foldPlainOps(rows: readonly Row[], plain: (index: number) => boolean): Row[] {
+  const out: Row[] = [];
+  for (let i = 0; i < rows.length;) {
+    let j = i;
+    while (plain(j)) j++;
+    if (j - i < LEAST_PLAIN_OPS) {
+      out.push(...rows.slice(i, Math.max(j, i + 1)));
+      i = Math.max(j, i + 1);
+      continue;
+    }
+    const run = rows.slice(i, j);
+    const ops = [...new Set(run.map((row) => row.label))];
+    const label = `${run.length} ops: ${ops.slice(0, 3).join(", ")}${ops.length > 3 ? ", …" : ""}`;
+    out.push({ kind: "group", label, names: [label], rows: run });
+    i = j;
+  }
+  return out;
 }
 
 function labelOf(names: readonly string[]): string {

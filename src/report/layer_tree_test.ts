@@ -53,6 +53,14 @@ Deno.test("layerTree() keeps a block that differs from its neighbours as a row o
   assert.deepEqual(layers.rows.map((r) => r.label), ["0", "1", "2 … 3"]);
 });
 
+Deno.test("layerTree() folds plain ops that stand in a row beside modules", () => {
+  const ops = ["Shape", "Gather", "Shape", "Cast", "Mul"].map((op) => call("m", op));
+  const { rows, places } = layerTree([call("m.embed", "Gather"), ...ops, call("m.head", "MatMul"), call("m", "Add")]);
+  const [m] = rows as [Group];
+  assert.deepEqual(m.rows.map((r) => r.label), ["embed", "5 ops: Shape, Gather, Cast, …", "head", "Add"]);
+  assert.deepEqual(places.map((p) => p.id), [0, 1, 2, 3, 4, 5, 6, 7]);
+});
+
 Deno.test("layerTree() lists calls that come from no module", () => {
   const { rows } = layerTree([call(undefined, "MatMul"), call(undefined, "Add")]);
   assert.deepEqual(rows.map((r) => [r.kind, r.label]), [["op", "MatMul"], ["op", "Add"]]);

@@ -76,6 +76,9 @@ function legend(): HTMLElement {
   for (const role of Object.keys(ROLE_NAMES) as Role[]) {
     if (seen.has(role)) box.append(el("span", {}, el("i", { class: `role-${role}` }), ROLE_NAMES[role]));
   }
+  if (view.memory.some((m) => m.states > 0)) {
+    box.append(el("span", {}, el("i", { class: "role-states" }), "carried states (KV cache)"));
+  }
   box.append(el("span", {}, el("i", { class: "role-collective" }), "collective"));
   return box;
 }
@@ -165,6 +168,7 @@ function memory(): HTMLElement {
   const most = Math.max(view.weightBytes, ...sums);
   const box = el("section", { class: "ranks", attributes: { "aria-label": "Memory by rank" } });
   box.append(el("h2", { text: "Memory by rank" }));
+  const bars = el("div", { class: "bars" });
   view.memory.forEach((rank, r) => {
     const bar = el("span", { class: "stack" });
     for (const role of Object.keys(ROLE_NAMES) as Role[]) {
@@ -186,15 +190,16 @@ function memory(): HTMLElement {
     }
     const weights = sums[r]! - rank.states;
     const text = `${bytesText(weights)}${rank.states > 0 ? ` + ${bytesText(rank.states)} states` : ""}`;
-    box.append(
-      el("div", { class: "rank" }, el("span", { text: `rank ${r}` }), bar, el("span", { class: "number", text })),
-    );
+    bars.append(el("span", { text: `rank ${r}` }), bar, el("span", { class: "number", text }));
   });
-  box.append(el("p", {
-    class: "hint",
-    text: `Weights by what became of their layers; a full bar is ${bytesText(most)}${
-      most === view.weightBytes ? ", the whole model" : ""
-    }.`,
-  }));
+  box.append(
+    bars,
+    el("p", {
+      class: "hint",
+      text: `Weights by what became of their layers; a full bar is ${bytesText(most)}${
+        most === view.weightBytes ? ", the whole model" : ""
+      }.`,
+    }),
+  );
   return box;
 }

@@ -55,6 +55,7 @@ export class Timeline {
     this.#tip = el("div", { class: "tip", attributes: { role: "status" } });
     this.element = el("div", { class: "timeline" }, this.#canvas, this.#tip);
     this.#listen();
+    this.#say(undefined);
     redrawn(this.element, () => this.#draw());
   }
 

@@ -138,7 +138,7 @@ export class Tree {
     while (level.length > 0) {
       const next: TreeNode[] = [];
       for (const node of level) {
-        if (node.children.length === 0 || rows + node.children.length > 36) continue;
+        if (node.totals.roles.size === 0 || rows + node.children.length > 36) continue;
         this.toggle(node, true);
         rows += node.children.length;
         next.push(...node.children);
@@ -155,7 +155,7 @@ export class Tree {
       { class: "name", style: { "--depth": String(node.depth) } },
       el("span", { class: "twisty", attributes: { "aria-hidden": "true" } }),
       swatch(totals),
-      el("span", { class: isGroup || row.layer ? "label strong" : "label", text: row.label, title: row.label }),
+      el("span", { class: totals.roles.size > 0 ? "label strong" : "label", text: row.label, title: row.label }),
     );
     if (node.times > 1) name.append(el("span", { class: "times", text: `× ${node.times}` }));
     const share = totals.bytes > 0 ? totals.bytesPerRank / totals.bytes : 0;
