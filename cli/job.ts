@@ -5,6 +5,7 @@ import { launch } from "../launcher/launch.ts";
 import { planSource } from "../src/plan_source.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
+import type { Trace } from "../src/trace/trace.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 
@@ -81,8 +82,25 @@ export interface GenerateReport {
   readonly ended: boolean;
 }
 
+/** Records what ranks do. */
+export interface TraceJob {
+  readonly kind: "trace";
+  readonly model: string;
+  readonly plan?: string | undefined;
+  /** What to continue, where there are no inputs. */
+  readonly prompt: readonly number[];
+  /** A file of inputs to run on. */
+  readonly inputs?: string | undefined;
+  readonly steps: number;
+}
+
+/** What rank 0 reports of a {@linkcode TraceJob}. */
+export interface TraceReport {
+  readonly trace: Trace;
+}
+
 /** What ranks can be asked to do. */
-export type Job = RunJob | VerifyJob | GenerateJob;
+export type Job = RunJob | VerifyJob | GenerateJob | TraceJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };

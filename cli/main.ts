@@ -9,12 +9,13 @@ import { exportParts } from "./export.ts";
 import { generate } from "./generate.ts";
 import { plan } from "./plan.ts";
 import { run } from "./run.ts";
+import { trace } from "./trace.ts";
 import { verify } from "./verify.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
 const USER_ERROR = 2;
-const COMMANDS: readonly Command[] = [run, verify, generate, plan, exportParts, doctor];
+const COMMANDS: readonly Command[] = [run, verify, generate, plan, exportParts, trace, doctor];
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {

@@ -10,6 +10,7 @@ import { init } from "../src/runtime/comm/init.ts";
 import { type Job, type RankContext, unpackJob } from "./job.ts";
 import { generateOnRank } from "./ranks/generate.ts";
 import { runOnRank } from "./ranks/run.ts";
+import { traceOnRank } from "./ranks/trace.ts";
 import { verifyOnRank } from "./ranks/verify.ts";
 
 async function carryOut(job: Job, context: RankContext): Promise<void> {
@@ -20,6 +21,8 @@ async function carryOut(job: Job, context: RankContext): Promise<void> {
       return await verifyOnRank(job, context);
     case "generate":
       return await generateOnRank(job, context);
+    case "trace":
+      return await traceOnRank(job, context);
   }
 }
 

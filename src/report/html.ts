@@ -2,7 +2,7 @@
 import { fileURLToPath } from "node:url";
 
 /** The viewers, by what they show. */
-const VIEWERS = { plan: "./viewer/plan_main.ts" } as const;
+const VIEWERS = { plan: "./viewer/plan_main.ts", trace: "./viewer/trace_main.ts" } as const;
 
 /** What goes into a report. */
 export interface Report {
