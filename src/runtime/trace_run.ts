@@ -4,7 +4,7 @@ import { dtypeInfo } from "../core/dtype.ts";
 import { isCall } from "../graph/graph.ts";
 import type { TensorType } from "../graph/types.ts";
 import type { Program, Segment } from "../program/program.ts";
-import { alignClocks, type ClockGroup } from "../trace/clock.ts";
+import { type ClockGroup, meet } from "../trace/clock.ts";
 import { mergeRecordings, type PartLabel } from "../trace/merge.ts";
 import { Recorder } from "../trace/recorder.ts";
 import type { Trace } from "../trace/trace.ts";
@@ -22,15 +22,15 @@ export interface Traced {
  */
 export async function traceRun(executor: Traced, group: ClockGroup, body: () => Promise<unknown>): Promise<Trace> {
   const recorder = new Recorder();
-  const alignment = await alignClocks(group, recorder.now);
+  const meetings = meet(group, recorder.now);
   executor.recorder = recorder;
   try {
     await body();
   } finally {
     executor.recorder = undefined;
   }
-  const own = { recording: recorder.recording, labels: executor.program.steps.map(labelOf) };
-  return mergeRecordings(await group.objects.allGather(own), alignment);
+  const own = { meetings, recording: recorder.recording, labels: executor.program.steps.map(labelOf) };
+  return mergeRecordings(await group.objects.allGather(own));
 }
 
 function labelOf(step: Program["steps"][number]): PartLabel {

@@ -1,12 +1,16 @@
 /**
- * Aligning the clocks of ranks: after a barrier all ranks read theirs at nearly the same moment, and the differences between the
- * readings are the differences between the clocks. Many rounds, and the median of them, take out who was late once.
+ * Aligning the clocks of ranks by the barriers at which they met.
+ *
+ * Nobody leaves a barrier before all have arrived. So the moment at which rank 0 arrives is not after the one at which rank r
+ * leaves, and the other way round: each meeting bounds the difference of the two clocks from both sides, and the best of
+ * many meetings bounds it to microseconds, however late ranks were at others.
  */
 
-/** What reading clocks together needs. */
+/** One barrier as a rank saw it, on its own clock, in milliseconds. */
+export type Meeting = readonly [arrived: number, left: number];
+
+/** What meeting needs. */
 export interface ClockGroup {
-  readonly rank: number;
-  readonly size: number;
   barrierSync(): void;
   readonly objects: { allGather<T>(value: T): Promise<T[]> };
 }
@@ -15,29 +19,32 @@ export interface ClockGroup {
 export interface ClockAlignment {
   /** By rank: what to subtract from its times to get those of rank 0, in milliseconds. */
   readonly offsets: readonly number[];
-  /** Half of the spread of the differences, of the worst rank: milliseconds by which an offset may be wrong. */
+  /** Milliseconds by which the offset of the worst rank may be wrong. */
   readonly error: number;
 }
 
-const ROUNDS = 31;
+const ROUNDS = 32;
 
-/** Measures the clocks of all ranks; all call it together. */
-export async function alignClocks(group: ClockGroup, now: () => number): Promise<ClockAlignment> {
-  const readings: number[] = [];
-  for (let round = 0; round < ROUNDS; round++) {
+/** Meetings for their own sake; all ranks call it together. */
+export function meet(group: ClockGroup, now: () => number): Meeting[] {
+  return Array.from({ length: ROUNDS }, () => {
+    const arrived = now();
     group.barrierSync();
-    readings.push(now());
-  }
-  return clockOffsets(await group.objects.allGather(readings));
+    return [arrived, now()] as const;
+  });
 }
 
-/** The alignment that readings of `readings[rank][round]` give. */
-export function clockOffsets(readings: readonly (readonly number[])[]): ClockAlignment {
-  const [first = []] = readings;
-  const aligned = readings.map((own) => {
-    const differences = own.map((t, i) => t - first[i]!).sort((a, b) => a - b);
-    const at = (share: number) => differences[Math.floor(share * (differences.length - 1))]!;
-    return { offset: at(0.5), error: (at(0.75) - at(0.25)) / 2 };
+/** The alignment that `meetings[rank][k]` give: all ranks' views of the same barriers. */
+export function clockOffsets(meetings: readonly (readonly Meeting[])[]): ClockAlignment {
+  const [first = []] = meetings;
+  const bounds = meetings.map((own, rank) => {
+    if (rank === 0) return { offset: 0, error: 0 };
+    let least = -Infinity, most = Infinity;
+    for (let k = 0; k < Math.min(own.length, first.length); k++) {
+      least = Math.max(least, own[k]![0] - first[k]![1]);
+      most = Math.min(most, own[k]![1] - first[k]![0]);
+    }
+    return { offset: (least + most) / 2, error: Math.abs(most - least) / 2 };
   });
-  return { offsets: aligned.map((a) => a.offset), error: Math.max(0, ...aligned.map((a) => a.error)) };
+  return { offsets: bounds.map((b) => b.offset), error: Math.max(0, ...bounds.map((b) => b.error)) };
 }

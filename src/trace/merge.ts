@@ -5,7 +5,7 @@
  * collective itself. So a span of waiting ends, and the collective begins, on all ranks at the moment when the last
  * arrived. (The sum or concatenation that a collective needs is computed by the segment that follows.)
  */
-import type { ClockAlignment } from "./clock.ts";
+import { clockOffsets, type Meeting } from "./clock.ts";
 import type { Recording } from "./recorder.ts";
 import type { RankTrace, Span, Trace } from "./trace.ts";
 
@@ -20,16 +20,21 @@ export interface PartLabel {
 export interface LabelledRecording {
   readonly recording: Recording;
   readonly labels: readonly PartLabel[];
+  /** Barriers outside of the recording, from which its clock is aligned besides those in it. */
+  readonly meetings?: readonly Meeting[];
 }
 
 /** The trace of `ranks`, by rank. */
-export function mergeRecordings(ranks: readonly LabelledRecording[], { offsets, error }: ClockAlignment): Trace {
-  const begin = Math.min(...ranks.map(({ recording }, r) => (recording.steps[0]?.[0] ?? Infinity) - offsets[r]!));
-  const onClock = (rank: number, t: number) => Math.max(0, t - offsets[rank]! - begin);
+export function mergeRecordings(ranks: readonly LabelledRecording[]): Trace {
   // All ranks have the same barriers in the same order.
   const barriers = ranks.map(({ recording, labels }) =>
     recording.parts.filter(([, index]) => labels[index]!.kind === "collective")
   );
+  const { offsets, error } = clockOffsets(
+    ranks.map(({ meetings = [] }, r) => [...meetings, ...barriers[r]!.map(([, , from, to]) => [from, to] as const)]),
+  );
+  const begin = Math.min(...ranks.map(({ recording }, r) => (recording.steps[0]?.[0] ?? Infinity) - offsets[r]!));
+  const onClock = (rank: number, t: number) => Math.max(0, t - offsets[rank]! - begin);
   const arrivals = Array.from(
     { length: Math.max(0, ...barriers.map((list) => list.length)) },
     (_, k) => Math.max(...barriers.map((list, r) => (list[k] ? onClock(r, list[k][2]) : 0))),

@@ -43,6 +43,14 @@ export function flameChart(root: Flame): HTMLElement {
   return box;
 }
 
+/** What tells a name from its neighbours': of modules the last part, of collectives the layer before them. */
+function shortName(name: string): string {
+  if (name.includes(" … ")) return name.split(" … ").map(shortName).join(" … ");
+  const parts = name.split(/[/.]/).filter((part) => !/^MatMul$|^Gemm$|^Add$/.test(part));
+  const [last = name, before] = parts.toReversed();
+  return /^\d+$/.test(last) && before !== undefined ? `${before}.${last}` : last;
+}
+
 function rowOf(
   boxes: readonly (readonly [Flame, x: number, width: number])[],
   root: Flame,
@@ -53,7 +61,7 @@ function rowOf(
     const text = `${flame.name}: ${timeText(flame.ms / 1e3)}, ${(100 * flame.ms / root.ms).toFixed(1)} %`;
     const button = el("button", {
       class: KIND_CLASSES[flame.kind],
-      text: `${flame.name} ${timeText(flame.ms / 1e3)}`,
+      text: width < 0.012 ? "" : `${shortName(flame.name)} ${timeText(flame.ms / 1e3)}`,
       title: text,
       attributes: { type: "button", "aria-label": text, ...(width < 0.002 ? { tabindex: "-1" } : {}) },
       style: { left: `${x * 100}%`, width: `${width * 100}%` },

@@ -152,7 +152,7 @@ export class Lanes {
       g.restore();
     });
     g.fillStyle = soft;
-    const ticks = Math.max(2, Math.floor(width / 130));
+    const ticks = Math.max(2, Math.floor(width / 170));
     for (let i = 0; i <= ticks; i++) {
       const t = this.#from + (this.#to - this.#from) * i / ticks, label = `${t.toFixed(2)} ms`;
       const x = LABEL + (t - this.#from) * scale;
