@@ -192,6 +192,11 @@ export { segment } from "./src/program/segment.ts";
 export { printProgram } from "./src/program/text.ts";
 export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/program/program.ts";
 
+// Traces: what ranks did when.
+export type { RankTrace, RunTrace, Span, SpanKind } from "./src/trace/run_trace.ts";
+export { type ChromeEvent, type ChromeTrace, chromeTrace } from "./src/trace/chrome.ts";
+export { planPage } from "./src/plan_page.ts";
+
 // Text generation.
 export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";
 export type { FeedInput } from "./src/generate/feeds.ts";

@@ -5,7 +5,7 @@ import { launch } from "../launcher/launch.ts";
 import { planSource } from "../src/plan_source.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
-import type { Trace } from "../src/trace/trace.ts";
+import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 
@@ -96,7 +96,7 @@ export interface TraceJob {
 
 /** What rank 0 reports of a {@linkcode TraceJob}. */
 export interface TraceReport {
-  readonly trace: Trace;
+  readonly trace: RunTrace;
 }
 
 /** What ranks can be asked to do. */

@@ -5,7 +5,7 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { reportHtml } from "../src/report/html.ts";
 import { traceView } from "../src/report/trace_view.ts";
 import { chromeTrace } from "../src/trace/chrome.ts";
-import type { Trace } from "../src/trace/trace.ts";
+import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { NPROC, PLAN, planPath, rankCount, startJob, type TraceReport } from "./job.ts";
 import { requireFolder } from "./plan_html.ts";
@@ -71,7 +71,7 @@ async function traceModel(args: ParsedArgs): Promise<number> {
 }
 
 /** A line a rank: the mean step after the first, in parts. */
-export function traceSummary(trace: Trace): string {
+export function traceSummary(trace: RunTrace): string {
   const { flames } = traceView("", trace);
   return flames.map((flame, rank) => {
     const parts = flame.parts.map(({ kind, ms }) => `${ms.toFixed(3)} ms ${kind}`);

@@ -1,5 +1,5 @@
 /** From a trace to what its page shows: the spans of all ranks, and where the time of a step went, as a flame. */
-import type { Span, SpanKind, Trace } from "../trace/trace.ts";
+import type { RunTrace, Span, SpanKind } from "../trace/run_trace.ts";
 
 /** A box of the flame: a stretch of a mean step, with what it is made of. */
 export interface Flame {
@@ -28,7 +28,7 @@ export interface TraceView {
 const KINDS: readonly SpanKind[] = ["step", "compute", "waiting", "collective"];
 
 /** The view of a trace. The first step (a prompt, usually) counts for the flames only if it is the only one. */
-export function traceView(title: string, trace: Trace): TraceView {
+export function traceView(title: string, trace: RunTrace): TraceView {
   const names = new Map<string, number>();
   const id = (name: string) => names.get(name) ?? (names.set(name, names.size), names.size - 1);
   const steps = trace.ranks[0]?.spans.filter((s) => s.kind === "step").length ?? 0;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { Span } from "../trace/trace.ts";
+import type { Span } from "../trace/run_trace.ts";
 import { traceView } from "./trace_view.ts";
 
 function span(kind: Span["kind"], name: string, start: number, end: number, step: number): Span {

@@ -7,7 +7,7 @@ import type { TensorType } from "../graph/types.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Program } from "../program/program.ts";
 import type { ClockGroup } from "../trace/clock.ts";
-import type { Trace } from "../trace/trace.ts";
+import type { RunTrace } from "../trace/run_trace.ts";
 import { checkInputs } from "./check_inputs.ts";
 import type { CpuExecutor, StepTiming } from "./cpu/executor.ts";
 import { ModelState } from "./model_state.ts";
@@ -203,7 +203,7 @@ export class ParallelModel implements AsyncDisposable {
    * Runs `body` and gives a trace of the steps that it made: what each rank did when, on one clock. `chromeTrace` makes a file of
    * it that Perfetto opens. All ranks call it together. Steps outside of it cost nothing.
    */
-  async trace(body: () => Promise<unknown>): Promise<Trace> {
+  async trace(body: () => Promise<unknown>): Promise<RunTrace> {
     return await traceRun(this.#executor, this.#group, body);
   }
 

@@ -7,7 +7,7 @@ import type { Program, Segment } from "../program/program.ts";
 import { type ClockGroup, meet } from "../trace/clock.ts";
 import { mergeRecordings, type PartLabel } from "../trace/merge.ts";
 import { Recorder } from "../trace/recorder.ts";
-import type { Trace } from "../trace/trace.ts";
+import type { RunTrace } from "../trace/run_trace.ts";
 
 /** What can be traced: an executor that tells a recorder, if it has one. */
 export interface Traced {
@@ -20,7 +20,7 @@ export interface Traced {
  *
  * @throws What `body` throws; nothing is exchanged then.
  */
-export async function traceRun(executor: Traced, group: ClockGroup, body: () => Promise<unknown>): Promise<Trace> {
+export async function traceRun(executor: Traced, group: ClockGroup, body: () => Promise<unknown>): Promise<RunTrace> {
   const recorder = new Recorder();
   const meetings = meet(group, recorder.now);
   executor.recorder = recorder;

@@ -1,24 +1,35 @@
 /** A trace in Chrome's format, which Perfetto (ui.perfetto.dev) and chrome://tracing open: a process a rank, spans as complete events. */
-import type { SpanKind, Trace } from "./trace.ts";
+import type { RunTrace, SpanKind } from "./run_trace.ts";
 
 /** An event of the format. Times are in microseconds. */
 export interface ChromeEvent {
+  /** What the box says. */
   readonly name: string;
   /** `X`: complete; `M`: metadata. */
   readonly ph: "X" | "M";
+  /** The rank. */
   readonly pid: number;
+  /** 0: a rank has one track. */
   readonly tid: number;
+  /** Begin. */
   readonly ts?: number;
+  /** Duration. */
   readonly dur?: number;
+  /** What the rank was doing. */
   readonly cat?: string;
+  /** A colour of the viewer's. */
   readonly cname?: string;
+  /** What is shown of a box that is chosen. */
   readonly args?: Readonly<Record<string, unknown>>;
 }
 
 /** The file, before it is JSON. */
 export interface ChromeTrace {
+  /** Metadata and spans of all ranks. */
   readonly traceEvents: readonly ChromeEvent[];
+  /** What the viewer's axis counts in. */
   readonly displayTimeUnit: "ms";
+  /** What holds of the whole trace. */
   readonly otherData: Readonly<Record<string, unknown>>;
 }
 
@@ -31,7 +42,7 @@ const COLOURS: Readonly<Record<SpanKind, string>> = {
 };
 
 /** `trace` for Chrome and Perfetto; `JSON.stringify` makes the file of it. */
-export function chromeTrace({ ranks, clockError }: Trace): ChromeTrace {
+export function chromeTrace({ ranks, clockError }: RunTrace): ChromeTrace {
   const traceEvents = ranks.flatMap(({ rank, spans }): ChromeEvent[] => [
     { name: "process_name", ph: "M", pid: rank, tid: 0, args: { name: `rank ${rank}` } },
     { name: "process_sort_index", ph: "M", pid: rank, tid: 0, args: { sort_index: rank } },

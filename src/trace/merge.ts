@@ -7,7 +7,7 @@
  */
 import { clockOffsets, type Meeting } from "./clock.ts";
 import type { Recording } from "./recorder.ts";
-import type { RankTrace, Span, Trace } from "./trace.ts";
+import type { RankTrace, RunTrace, Span } from "./run_trace.ts";
 
 /** What a position in the program is. */
 export interface PartLabel {
@@ -25,7 +25,7 @@ export interface LabelledRecording {
 }
 
 /** The trace of `ranks`, by rank. */
-export function mergeRecordings(ranks: readonly LabelledRecording[]): Trace {
+export function mergeRecordings(ranks: readonly LabelledRecording[]): RunTrace {
   // All ranks have the same barriers in the same order.
   const barriers = ranks.map(({ recording, labels }) =>
     recording.parts.filter(([, index]) => labels[index]!.kind === "collective")

@@ -61,7 +61,7 @@ function rowOf(
     const text = `${flame.name}: ${timeText(flame.ms / 1e3)}, ${(100 * flame.ms / root.ms).toFixed(1)} %`;
     const button = el("button", {
       class: KIND_CLASSES[flame.kind],
-      text: width < 0.012 ? "" : `${shortName(flame.name)} ${timeText(flame.ms / 1e3)}`,
+      text: width < 0.03 ? "" : `${shortName(flame.name)} ${timeText(flame.ms / 1e3)}`,
       title: text,
       attributes: { type: "button", "aria-label": text, ...(width < 0.002 ? { tabindex: "-1" } : {}) },
       style: { left: `${x * 100}%`, width: `${width * 100}%` },

@@ -17,13 +17,17 @@ document.body.append(
 );
 show(0);
 
+function kindName(kind: Flame["kind"]): string {
+  return kind === "other" ? "between the parts" : kind;
+}
+
 function msOf(rank: Flame, kind: Flame["kind"]): number {
   return rank.parts.reduce((ms, p) => ms + (p.kind === kind ? p.ms : 0), 0);
 }
 
 function summary(): HTMLElement {
   const [from, steps] = view.counted;
-  const head = el("tr", {}, ...["rank", "a step", ...KINDS].map((text) => el("th", { text })));
+  const head = el("tr", {}, ...["rank", "a step", ...KINDS.map(kindName)].map((text) => el("th", { text })));
   const rows = view.flames.map((rank, r) =>
     el(
       "tr",
@@ -56,9 +60,7 @@ function legend(): HTMLElement {
   return el(
     "div",
     { class: "legend" },
-    ...KINDS.map((kind) =>
-      el("span", {}, el("i", { class: KIND_CLASSES[kind] }), kind === "other" ? "between the parts" : kind)
-    ),
+    ...KINDS.map((kind) => el("span", {}, el("i", { class: KIND_CLASSES[kind] }), kindName(kind))),
   );
 }
 

@@ -5,6 +5,7 @@ export type SpanKind = "step" | "compute" | "waiting" | "collective";
 
 /** A stretch of time on one rank. */
 export interface Span {
+  /** What the rank was doing. */
   readonly kind: SpanKind;
   /** For people: which modules were computed, which collective was waited for. */
   readonly name: string;
@@ -22,13 +23,15 @@ export interface Span {
 
 /** One rank's part of a trace. */
 export interface RankTrace {
+  /** Whose it is. */
   readonly rank: number;
   /** By begin; a span lies within its step, and no two others of a rank overlap. */
   readonly spans: readonly Span[];
 }
 
 /** A trace of all ranks. */
-export interface Trace {
+export interface RunTrace {
+  /** By rank. */
   readonly ranks: readonly RankTrace[];
   /** Milliseconds by which clocks of two ranks may disagree after alignment. */
   readonly clockError: number;
