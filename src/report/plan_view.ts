@@ -41,7 +41,7 @@ export function planView({ graph, plan, report, nominal, costs }: ViewedPlan): P
   const collectives = pricedCollectives(graph, plan, problem);
   const layers = new Map(report.layers.map((l) => [l.name, l]));
   const marks = marksByCall(report, collectives, problem.calls);
-  const leaves = problem.calls.map((call) => leafOf(graph, plan, call, { layer: layers.get(call.node.name), marks }));
+  const leaves = problem.calls.map((call) => leafOf(plan, call, { layer: layers.get(call.node.name), marks }));
   const { rows, places } = layerTree(leaves.map((leaf, i) => ({ leaf, scope: problem.calls[i]!.node.scope })));
   const before = Map.groupBy(collectives, (c) => c.before);
   const timeline = leaves.flatMap((leaf, i): Moment[] => {
@@ -122,7 +122,6 @@ function marksByCall(
 }
 
 function leafOf(
-  graph: Graph,
   plan: Plan,
   call: PricedCall,
   { layer, marks }: { layer: LayerReport | undefined; marks: ReadonlyMap<string, readonly Mark[]> },

@@ -191,7 +191,8 @@ export class Timeline {
       const { block, start } = moments[i]!, end = moments[j - 1]!;
       if (block !== "") {
         const left = x(start), width = x(end.start + end.seconds) - left;
-        g.fillStyle = colour((odd = !odd) ? "--band" : "--lane");
+        odd = !odd;
+        g.fillStyle = colour(odd ? "--band" : "--lane");
         g.fillRect(left, BLOCKS[0], width, BLOCKS[1]);
         const visible = Math.max(left, 0);
         if (g.measureText(block).width + 6 < left + width - visible) {
