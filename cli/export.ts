@@ -1,18 +1,18 @@
 /** `shardwise export`: a model in parts, as files that run without planning. */
 import { ModelFolder } from "../src/generate/model_folder.ts";
-import { planSummary, printBytes } from "../src/plan/explain.ts";
-import { planSource } from "../src/plan_source.ts";
+import { planSummary } from "../src/plan/explain.ts";
+import { printBytes } from "../src/plan/units.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import { shardModel } from "../src/shard_model.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { PLAN, planPath } from "./job.ts";
+import { passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
 export const exportParts: Command = {
   name: "export",
   summary: "split a model into one ONNX file a rank, which runs without planning",
-  usage: "MODEL.onnx --tp N --out DIR [--plan FILE]",
+  usage: "MODEL.onnx --tp N --out DIR [OPTIONS]",
   description:
     "Writes to DIR: rank<r>.onnx and rank<r>.bin, each rank's part; plan.json, every placement, collective and cost; graph.txt,\n" +
     "the sharded graph; model.onnx and model.onnx.data, the whole model with ONNX's multi-device annotations (IR 11). Tokenizer\n" +
@@ -21,7 +21,7 @@ export const exportParts: Command = {
   options: {
     tp: { short: "n", value: "N", help: "ranks to split for; required" },
     out: { short: "o", value: "DIR", help: "the folder to write, made if need be; required" },
-    plan: PLAN,
+    ...PLAN_OPTIONS,
   },
   examples: [
     "shardwise export model.onnx --tp 4 --out parts/",
@@ -41,11 +41,7 @@ function writeParts(args: ParsedArgs): Promise<number> {
       "name the model itself: model.onnx in it",
     );
   }
-  const plan = planPath(args, ranks, model);
-  const { plan: made, files } = shardModel(model, out, {
-    ranks,
-    config: plan === undefined ? {} : planSource(plan, ranks),
-  });
+  const { plan: made, files } = shardModel(model, out, { ranks, config: passConfig(planConfig(args), ranks) });
   const width = Math.max(...files.map(({ name }) => name.length)) + 2;
   printResult(
     [planSummary(made), ...files.map(({ name, bytes }) => `  ${name.padEnd(width)}${printBytes(bytes)}`)].join("\n"),

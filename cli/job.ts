@@ -2,27 +2,29 @@
 import { UsageError } from "../src/core/errors.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
-import { planSource } from "../src/plan_source.ts";
-import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
+import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import type { OutputDifference } from "./compare.ts";
+import type { DeviceMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
+import type { PlanConfig } from "./plan_options.ts";
 
 /** Runs a model once. */
 export interface RunJob {
   readonly kind: "run";
   readonly model: string;
-  readonly plan?: string | undefined;
   readonly inputs: string;
   readonly outputs: string;
+  readonly plan: PlanConfig;
+  readonly mesh?: DeviceMesh;
 }
 
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
   readonly cases: readonly VerifyCase[];
-  readonly plan?: string | undefined;
+  readonly plan: PlanConfig;
 }
 
 /** One check. Paths are resolved. */
@@ -59,10 +61,10 @@ export interface VerifyResult {
 export interface GenerateJob {
   readonly kind: "generate";
   readonly model: string;
-  readonly plan?: string | undefined;
   readonly prompt: readonly number[];
   readonly maxNewTokens: number;
   readonly sampling: SamplingOptions;
+  readonly plan: PlanConfig;
   readonly endIds: readonly number[];
   /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */
   readonly print: { readonly kind: "ids" } | {
@@ -82,11 +84,18 @@ export interface GenerateReport {
   readonly ended: boolean;
 }
 
+/** Measures the host. */
+export interface CalibrateJob {
+  readonly kind: "calibrate";
+  /** Of each rank's sessions. */
+  readonly threads: number;
+}
+
 /** Records what ranks do. */
 export interface TraceJob {
   readonly kind: "trace";
   readonly model: string;
-  readonly plan?: string | undefined;
+  readonly plan: PlanConfig;
   /** What to continue, where there are no inputs. */
   readonly prompt: readonly number[];
   /** A file of inputs to run on. */
@@ -100,17 +109,10 @@ export interface TraceReport {
 }
 
 /** What ranks can be asked to do. */
-export type Job = RunJob | VerifyJob | GenerateJob | TraceJob;
+export type Job = TraceJob | RunJob | VerifyJob | GenerateJob | CalibrateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
-
-/** The option of every command that can do without planning. */
-export const PLAN: OptionSpec = {
-  value: "FILE",
-  help:
-    "follow this plan.json (of `plan --json` or `export`), or the device annotations\nof this .onnx file, instead of planning",
-};
 
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;
@@ -125,15 +127,6 @@ export function rankCount(args: ParsedArgs, model?: string): number {
     throw args.error(`${model} was split for ${made} ranks, not ${asked}`, `pass --nproc ${made}, or leave it out`);
   }
   return asked ?? made ?? 1;
-}
-
-/** The file that `--plan` names; all that is wrong with it by itself is told here, before a rank starts. */
-export function planPath(args: ParsedArgs, ranks: number, model: string): string | undefined {
-  const path = args.text("plan");
-  if (path === undefined) return undefined;
-  if (shardedFor(model) !== undefined) throw args.error(`--plan has no effect on ${model}, which is split already`);
-  planSource(path, ranks);
-  return path;
 }
 
 /** How a job ended. */

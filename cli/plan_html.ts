@@ -1,9 +1,7 @@
 /** `--html FILE` of `shardwise plan`. */
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import type { Config } from "../src/passes/context.ts";
 import { planPage } from "../src/plan_page.ts";
-import { readPlanFile } from "../src/plan_source.ts";
-import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import { printNote } from "./print.ts";
 
@@ -22,11 +20,7 @@ export async function writePlanPage(
   const path = args.text("html");
   if (path === undefined) return;
   requireFolder(path, "html", args);
-  const parts = shardedFor(model) !== undefined;
-  const page = await planPage(parts ? join(model, FOLDER_FILES.model) : model, {
-    ranks,
-    config: parts ? { ...config, plan: readPlanFile(join(model, FOLDER_FILES.plan)) } : config,
-  });
+  const page = await planPage(model, { ranks, config });
   Deno.writeTextFileSync(path, page);
   printNote(`wrote ${path}`);
 }

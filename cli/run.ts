@@ -2,8 +2,11 @@
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
+import { NPROC, rankCount, startJob } from "./job.ts";
+import { meshSize, parseMesh } from "../src/plan/mesh.ts";
+import { shardedFor } from "../src/sharded_folder.ts";
 import { requireFolder } from "./plan_html.ts";
-import { NPROC, PLAN, planPath, rankCount, startJob } from "./job.ts";
+import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 
 /** The command. */
 export const run: Command = {
@@ -18,7 +21,8 @@ export const run: Command = {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
-    plan: PLAN,
+    mesh: { value: "dp=D,tp=T", help: "D groups of T ranks that share the batch; D·T is the number of ranks" },
+    ...PLAN_OPTIONS,
   },
   examples: [
     "shardwise run model.onnx --nproc 2 --inputs in.safetensors --outputs out.safetensors",
@@ -28,12 +32,21 @@ export const run: Command = {
 };
 
 async function runModel(args: ParsedArgs): Promise<number> {
+  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const nproc = rankCount(args, model);
-  const plan = planPath(args, nproc, model);
+  const nproc = mesh && args.text("nproc") === undefined ? meshSize(mesh) : rankCount(args, model);
+  if (mesh && meshSize(mesh) !== nproc) throw args.error(`--mesh ${text} is of ${meshSize(mesh)} ranks, not ${nproc}`);
+  const plan = planConfig(args);
+  checkPlanFile(args, plan, { ranks: nproc, model });
+  if (mesh && (plan.file !== undefined || shardedFor(model) !== undefined)) {
+    throw args.error("--mesh plans anew, so it cannot be had with a plan's file or a model in parts");
+  }
   const inputs = args.required("inputs"), outputs = args.required("outputs");
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
   requireFolder(outputs, "outputs", args);
-  return (await startJob({ kind: "run", model, plan, inputs, outputs }, nproc)).code;
+  return (await startJob(
+    { kind: "run", model, inputs, outputs, plan, ...(mesh ? { mesh } : {}) },
+    nproc,
+  )).code;
 }

@@ -7,7 +7,8 @@ import { traceView } from "../src/report/trace_view.ts";
 import { chromeTrace } from "../src/trace/chrome.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { NPROC, PLAN, planPath, rankCount, startJob, type TraceReport } from "./job.ts";
+import { NPROC, rankCount, startJob, type TraceReport } from "./job.ts";
+import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { requireFolder } from "./plan_html.ts";
 import { printNote, printResult } from "./print.ts";
 
@@ -31,7 +32,7 @@ export const trace: Command = {
     steps: { value: "K", help: `steps to trace; default ${DEFAULT_STEPS}` },
     "prompt-ids": { value: "1,2,3", help: `token ids to continue; default ${DEFAULT_PROMPT}` },
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files, instead of a prompt" },
-    plan: PLAN,
+    ...PLAN_OPTIONS,
   },
   examples: [
     "shardwise trace smollm2/ --nproc 2 --out trace.json --html trace.html",
@@ -43,7 +44,8 @@ export const trace: Command = {
 async function traceModel(args: ParsedArgs): Promise<number> {
   const { model } = ModelFolder.open(args.only("MODEL"));
   const nproc = rankCount(args, model);
-  const plan = planPath(args, nproc, model);
+  const plan = planConfig(args);
+  checkPlanFile(args, plan, { ranks: nproc, model });
   const out = args.text("out"), html = args.text("html"), inputs = args.text("inputs");
   if (out === undefined && html === undefined) throw args.error("neither --out nor --html is given");
   if (out !== undefined) requireFolder(out, "out", args);

@@ -3,8 +3,8 @@ import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { PLAN, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
-import { planSource } from "../src/plan_source.ts";
+import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { passConfig, PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
@@ -23,7 +23,7 @@ export const verify: Command = {
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
-    plan: PLAN,
+    ...PLAN_OPTIONS,
     json: { help: "print the results as JSON, every output by itself" },
   },
   examples: [
@@ -43,9 +43,8 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
       "leave --cases out to see all names",
     );
   }
-  const plan = args.text("plan");
-  if (plan !== undefined) { for (const size of sizes) planSource(plan, size); }
-  const results: VerifyResult[] = [];
+  const plan = planConfig(args), results: VerifyResult[] = [];
+  for (const size of sizes) passConfig(plan, size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
     results.push(...await verifyAt(cases, size, plan));
@@ -69,11 +68,7 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
  * after it.
  */
-async function verifyAt(
-  cases: readonly VerifyCase[],
-  size: number,
-  plan: string | undefined,
-): Promise<VerifyResult[]> {
+async function verifyAt(cases: readonly VerifyCase[], size: number, plan: PlanConfig): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
     const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length), plan }, size);

@@ -10,10 +10,9 @@ import { explainFile, type ExplainOptions } from "./session.ts";
  *
  * @throws {FormatError} If the model cannot be read. @throws {PlanError} If `config` asks for the impossible.
  */
-export async function planPage(path: string, options: ExplainOptions): Promise<string> {
+export async function planPage(path: string, options: Omit<ExplainOptions, "mesh">): Promise<string> {
   using file = readOnnx(path);
-  const { config = {} } = options;
-  const { graph, plan, report } = explainFile(file, options);
+  const { graph, plan, report, config } = explainFile(file, options);
   const { nominal, costs } = config;
   const data = planView({ graph, plan, report, ...(nominal ? { nominal } : {}), ...(costs ? { costs } : {}) });
   return await reportHtml({ viewer: "plan", title: `${data.title} on ${plan.ranks} ranks`, data });

@@ -17,12 +17,14 @@ import type { Graph, TensorData } from "./graph/graph.ts";
 import { printGraph } from "./graph/text.ts";
 import { shardingsOf } from "./passes/annotations.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
-import { loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { localize } from "./passes/localize.ts";
+import { shardPipeline } from "./passes/pipelines.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { explainFile } from "./session.ts";
-import { FOLDER_FILES, RANK_METADATA } from "./sharded_folder.ts";
+import { SizeLimits } from "./runtime/size_limits.ts";
+import { FOLDER_FILES, RANK_METADATA, rankFiles } from "./sharded_folder.ts";
 
 /** How a model is exported. */
 export interface ShardModelOptions {
@@ -66,8 +68,7 @@ export function shardModel(path: string, to: string, { ranks, config = {} }: Sha
   files.push(write(to, FOLDER_FILES.graph, new TextEncoder().encode(printGraph(sharded))));
   const data = writeWeights(file, join(to, FOLDER_FILES.data));
   for (let rank = 0; rank < ranks; rank++) {
-    const local = loadPipeline().run(sharded, new ParallelExecutionCtx({ ranks, rank, config }));
-    files.push(...writeRank(local, { to, rank, ranks, fingerprint, data }));
+    files.push(...writeRank(sharded, { to, rank, ranks, fingerprint, data }));
   }
   // Last, as it changes the model that the weights were read from.
   files.push(
@@ -113,32 +114,47 @@ function at({ path, offset, length }: { path: string; offset: number; length: nu
   return { file: path, offset, length };
 }
 
-/** A rank's model, and the file of its own slices. */
+/** A rank's models, and the file of its own slices. */
 function writeRank(
-  local: Graph<"local">,
+  sharded: Graph<"sharded">,
   into: { to: string; rank: number; ranks: number; fingerprint: string; data: PlacedData },
 ): ShardedFolder["files"] {
   const { to, rank, ranks, fingerprint, data: whole } = into;
-  const bin = `rank${rank}.bin`;
-  const references = new Map<TensorData, ExternalReference>();
+  const names = rankFiles(rank);
+  const shared = new Set(sharded.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
+  /** Where the slices of the sharded graph's constants are, by name: both models read the same. */
+  const slices = new Map<string, ExternalReference>();
+  const written: { name: string; bytes: number }[] = [];
+  const models = [[names.model, localize(sharded, rank, ranks)] as const];
+  // Above the limits of fused ops, plain ones take their place.
+  if (SizeLimits.of(sharded)) models.push([names.plain, localize(sharded, rank, ranks, { plain: true })]);
   {
-    using out = new DataWriter(join(to, bin));
-    for (const node of local.nodes) {
-      if (node.kind !== "get_attr") continue;
-      const { data } = node, length = byteLength(data.dtype, data.shape.reduce((a, b) => a * b, 1));
-      if (length < INLINE_BELOW || references.has(data)) continue;
-      const known = whole.find(data);
-      references.set(
-        data,
-        known ?? { location: bin, offset: out.append(data.chunks?.() ?? [data.bytes()]), length },
+    using out = new DataWriter(join(to, names.weights));
+    for (const [name, local] of models) {
+      const references = new Map<TensorData, ExternalReference>();
+      for (const node of local.nodes) {
+        if (node.kind !== "get_attr") continue;
+        const { data, outputs: [value] } = node;
+        const length = byteLength(data.dtype, data.shape.reduce((a, b) => a * b, 1));
+        if (length < INLINE_BELOW || references.has(data)) continue;
+        let reference = whole.find(data) ?? slices.get(value);
+        if (!reference) {
+          const offset = out.append(data.chunks?.() ?? [data.bytes()]);
+          reference = { location: names.weights, offset, length };
+          if (shared.has(value)) slices.set(value, reference);
+        }
+        references.set(data, reference);
+      }
+      const metadata = {
+        [RANK_METADATA.rank]: `${rank} of ${ranks}`,
+        [RANK_METADATA.fingerprint]: fingerprint,
+      };
+      written.push(
+        write(to, name, exportRankModel(local, { external: (_, data) => references.get(data), metadata })),
       );
     }
   }
-  const model = exportRankModel(local, {
-    external: (_, data) => references.get(data),
-    metadata: { [RANK_METADATA.rank]: `${rank} of ${ranks}`, [RANK_METADATA.fingerprint]: fingerprint },
-  });
-  return [write(to, `rank${rank}.onnx`, model), ...sized(to, bin)];
+  return [...written, ...sized(to, names.weights)];
 }
 
 /** The whole model with annotations, its weights in the data file. */

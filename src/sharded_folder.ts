@@ -6,6 +6,7 @@
  *     model.onnx         the whole model, with ONNX's multi-device annotations
  *     model.onnx.data    its weights; ranks refer to their slices of it where these are contiguous
  *     rank<r>.onnx       rank r's part
+ *     rank<r>.plain.onnx the same without fused ops that have limits of size, where there are such; for sizes above these
  *     rank<r>.bin        the slices of weights that are not contiguous in model.onnx.data
  *
  * Running it reads the rank's own file and plans nothing.
@@ -13,7 +14,7 @@
 import { join } from "node:path";
 import { FormatError, PlanError } from "./core/errors.ts";
 import { fileSize, type OpenSource } from "./formats/mapped_file.ts";
-import { readOnnx } from "./formats/onnx_file.ts";
+import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { importRankModel } from "./formats/rank_model.ts";
 import type { Graph } from "./graph/graph.ts";
 import { parseGraph } from "./graph/text_parser.ts";
@@ -29,6 +30,11 @@ export const FOLDER_FILES = {
   data: "model.onnx.data",
 } as const;
 
+/** Names of the files of one rank. */
+export function rankFiles(rank: number): { readonly model: string; readonly plain: string; readonly weights: string } {
+  return { model: `rank${rank}.onnx`, plain: `rank${rank}.plain.onnx`, weights: `rank${rank}.bin` };
+}
+
 /** What a rank's model says of itself in its metadata. */
 export const RANK_METADATA = { fingerprint: "shardwise.fingerprint", rank: "shardwise.rank" } as const;
 
@@ -38,6 +44,8 @@ export interface RankPart {
   readonly sharded: Graph<"sharded">;
   /** The rank's graph. */
   readonly local: Graph<"local">;
+  /** The rank's graph with plain ops, for sizes that fused ops do not take. */
+  readonly plain: () => Graph<"local">;
   /** The plan that it follows. */
   readonly plan: Plan;
 }
@@ -66,24 +74,31 @@ export function openRankPart(
   }
   fileSize(join(path, FOLDER_FILES.graph));
   const sharded = parseGraph(Deno.readTextFileSync(join(path, FOLDER_FILES.graph)), { stage: "sharded" });
-  const name = join(path, `rank${rank}.onnx`);
-  const file = readOnnx(name, { open });
-  try {
+  const files: OnnxFile[] = [];
+  const dispose = () => files.forEach((file) => file[Symbol.dispose]());
+  const read = (name: string) => {
+    const file = readOnnx(join(path, name), { open });
+    files.push(file);
     const said = new Map(file.model.metadataProps.map(({ key, value }) => [key, value]));
     const belongs = said.get(RANK_METADATA.fingerprint) === stored.model.fingerprint &&
       said.get(RANK_METADATA.rank) === `${rank} of ${ranks}`;
-    if (!belongs) {
-      throw new FormatError(
-        `Cannot run ${name}: it is not the part of rank ${rank} that ${FOLDER_FILES.plan} beside it tells of`,
-        {
-          hint: "export the model again: files of several exports are mixed up",
-        },
-      );
-    }
-    const local = importRankModel(file, sharded.carried);
-    return { sharded, local, plan: storedPlan(stored), [Symbol.dispose]: () => file[Symbol.dispose]() };
+    if (belongs) return importRankModel(file, sharded.carried);
+    throw new FormatError(
+      `Cannot run ${file.path}: it is not the part of rank ${rank} that ${FOLDER_FILES.plan} beside it tells of`,
+      { hint: "export the model again: files of several exports are mixed up" },
+    );
+  };
+  try {
+    const { model, plain } = rankFiles(rank);
+    return {
+      sharded,
+      local: read(model),
+      plain: () => read(plain),
+      plan: storedPlan(stored),
+      [Symbol.dispose]: dispose,
+    };
   } catch (error) {
-    file[Symbol.dispose]();
+    dispose();
     throw error;
   }
 }

@@ -10,7 +10,8 @@ import type { Pass } from "./pass.ts";
 
 /** What the search is told of a configuration, for the clean graph `graph`. */
 export function planOptions(config: Config, ranks: number, graph: Graph<"global">): PlanOptions {
-  const { memoryPrice, costs, nominal, overrides, maxStates, annotations } = config;
+  const { memoryPrice, costs, nominal, overrides, maxStates, baseline, annotations } = config;
+  const { memoryPerRank: perRank, memoryLength: length } = config;
   return {
     ranks,
     opDef,
@@ -19,6 +20,8 @@ export function planOptions(config: Config, ranks: number, graph: Graph<"global"
     ...(overrides ? { overrides } : {}),
     ...(maxStates === undefined ? {} : { maxStates }),
     ...(annotations ? { restrict: restrictionOf(graph, annotations, ranks) } : {}),
+    ...(baseline === undefined ? {} : { baseline }),
+    memory: { ...(perRank === undefined ? {} : { perRank }), ...(length === undefined ? {} : { length }) },
   };
 }
 
