@@ -2,9 +2,10 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
-import type { ReduceOp, View } from "./buffers.ts";
+import type { ReduceOpName, View } from "./buffers.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { FlightRecorder } from "./flight_recorder.ts";
+import { SMALL_BYTES } from "./collectives.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { ControlBlock } from "./control_block.ts";
 import { Exchange } from "./exchange.ts";
@@ -52,10 +53,6 @@ export interface ShmGroup {
 /** Ranks of one host. */
 export class ShmCommunicator extends MeetingCommunicator {
   readonly backend = "shm";
-  readonly name: string;
-  readonly ranks: readonly number[];
-  readonly localRank: number;
-  readonly cores: number;
   readonly arena: Arena;
   #host: ShmHost;
   #segment: JoinedSegment;
@@ -73,14 +70,10 @@ export class ShmCommunicator extends MeetingCommunicator {
       new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.checkAll() });
     const staging = arena(STAGING_CHUNKS);
     // The exchange begins before the communicator that it serves.
-    const pending = { queued: () => this.queued, messages: () => this.messages };
+    const pending = { queued: () => this.queue.queued, messages: () => this.messages };
     const spin = host.localWorldSize <= (host.coresOfAll ?? host.cores);
     const exchange = new Exchange({ ...host, ...group, control, staging, spin, pending });
-    super(exchange, group.timeoutMs);
-    this.name = group.name;
-    this.ranks = group.ranks;
-    this.localRank = host.localRank;
-    this.cores = host.cores;
+    super(exchange, { ...group, ...host });
     this.arena = arena(ARENA_CHUNKS);
     this.#host = host;
     this.#segment = segment;
@@ -137,8 +130,12 @@ export class ShmCommunicator extends MeetingCommunicator {
     );
   }
 
-  protected override inBackground(send: View, recv: View, o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
-    if (this.size === 1) return undefined;
+  protected override inBackground(
+    send: View,
+    recv: View,
+    o: { op: ReduceOpName; timeoutMs: number },
+  ): Work | undefined {
+    if (this.size === 1 || send.bytes.length <= SMALL_BYTES) return undefined;
     const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
     this.#progress ??= new ProgressThread(
       {
