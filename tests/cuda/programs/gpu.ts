@@ -60,6 +60,7 @@ export class Gpu {
   }
 
   download(memory: DeviceMemory, count: number): Float32Array {
+    this.stream.synchronize(); // a synchronous copy does not wait for streams that do not block
     const array = new Float32Array(count);
     this.driver.call.cuMemcpyDtoH_v2(array, memory.value, BigInt(array.byteLength));
     return array;

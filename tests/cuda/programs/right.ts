@@ -175,7 +175,7 @@ const cublas = new Cublas(gpu.libraries);
 assert.throws(() => gpu.compile('extern "C" __global__ void k(float* y) { y[0] = undefined_name; }'), (e) => {
   assert.ok(e instanceof KernelCompileError);
   assert.match(e.message, /test\.cu does not compile:[^]*undefined_name/);
-  assert.match(e.source, /^ +1  extern "C"/);
+  assert.match(e.source, /^ +1 +extern "C"/);
   return true;
 });
 assert.throws(() => module.function("sw_nothing"), /cuModuleGetFunction failed: CUDA_ERROR_NOT_FOUND \(500\)/);
