@@ -302,8 +302,12 @@ function* pieces(bytes: Uint8Array, itemBytes: number): Generator<Uint8Array> {
   for (let start = 0; start < bytes.length; start += most) yield bytes.subarray(start, start + most);
 }
 
-/** `bytes` where they stay: V8 keeps short arrays among its objects, and moves them, until somebody asks for their buffer. */
+/**
+ * `bytes` where they stay: V8 keeps short arrays among its objects, and moves them, until somebody asks for their buffer. Empty
+ * ones get an address of their own, since MPICH refuses an input and an output at the same one.
+ */
 function pinned(bytes: Uint8Array): Bytes {
+  if (bytes.length === 0) return new Uint8Array(new ArrayBuffer(8), 0, 0);
   void bytes.buffer;
   return bytes as Bytes;
 }

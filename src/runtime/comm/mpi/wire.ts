@@ -3,7 +3,8 @@
  * 16-bit floats; so what MPI does not define travels in another form, in which its exact integer operations mean the same:
  *
  *     integers                direct
- *     i8, u8: sum, prod       as i32, since Open MPI 4.1 adds bytes with saturation where the processor has AVX
+ *     i8, u8: sum, …, max     as i32, since Open MPI 4.1 adds bytes with saturation where the processor has AVX
+ *     u32, u64: max, min      as signed ones with the upper bit flipped, since MPICH 4.0 compares them as if they were signed
  *     f32, f64: sum, prod     direct; afterwards all NaNs are made one
  *     floats: max, min        as integers in the order of IEEE 754's totalOrder, NaN beyond all
  *     f16, bf16, f8: sum, …   as f32, rounded once
@@ -65,9 +66,15 @@ export function wireOf(dtype: CommDType, op: ElementOp): Wire {
   if (dtype === "bool" || op === "land" || op === "lor" || op === "lxor") {
     return wire("u8", LOGICAL[op]!, (elements) => truths(dtype, elements), (bits, out) => fromTruths(dtype, bits, out));
   }
-  if ((dtype === "i8" || dtype === "u8") && (op === "sum" || op === "prod")) {
-    return wire("i32", op, (elements) => new Uint8Array(Int32Array.from(elements).buffer), (words, out) => {
+  if ((dtype === "i8" || dtype === "u8") && !(op === "band" || op === "bor" || op === "bxor")) {
+    const widen = (elements: Uint8Array) => Int32Array.from(dtype === "i8" ? view(Int8Array, elements) : elements);
+    return wire("i32", op as WireOp, (elements) => new Uint8Array(widen(elements).buffer), (words, out) => {
       out.set(view(Int32Array, words)); // stores wrap around
+    });
+  }
+  if ((dtype === "u32" || dtype === "u64") && (op === "max" || op === "min")) {
+    return wire(dtype === "u32" ? "i32" : "i64", op, (elements) => flipped(dtype, elements), (keys, out) => {
+      out.set(flipped(dtype, keys));
     });
   }
   if (!FLOATS.includes(dtype)) return wire(dtype as WireType, op as WireOp);
@@ -112,6 +119,13 @@ function finish(dtype: "f32" | "f64", bytes: Uint8Array, contributors: number): 
     const value = contributors > 1 ? values[i]! * factor : values[i]!;
     values[i] = value === value ? value : NaN; // deno-lint-ignore no-self-compare
   }
+}
+
+/** A copy with the upper bit of every element flipped. */
+function flipped(dtype: "u32" | "u64", elements: Uint8Array): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(elements), words = view(Uint32Array, out), step = dtype === "u32" ? 1 : 2;
+  for (let i = step - 1; i < words.length; i += step) words[i] = words[i]! ^ 0x80000000;
+  return out;
 }
 
 /**
