@@ -2,9 +2,10 @@
 
 /** The parameters of C function `name` in `header`, each as text without its name; undefined if it is not declared there. */
 export function prototypeOf(header: string, name: string): string[] | undefined {
-  const declared = new RegExp(`[\\w*]\\s*\\b${name}\\s*\\(([^;{]*?)\\)\\s*;`).exec(header);
+  const code = header.replace(/\/\*[^]*?\*\//g, " ").replace(/\/\/.*$/gm, "");
+  const declared = new RegExp(`[\\w*]\\s*\\b${name}\\s*\\(([^;{]*?)\\)\\s*;`).exec(code);
   if (declared === null) return undefined;
-  const text = declared[1]!.replace(/\/\*[^]*?\*\//g, " ").replace(/\s+/g, " ").trim();
+  const text = declared[1]!.replace(/\s+/g, " ").trim();
   return text === "" || text === "void" ? [] : text.split(",").map((p) => p.trim());
 }
 
