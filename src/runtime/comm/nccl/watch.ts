@@ -23,9 +23,7 @@ export interface Watch extends Disposable {
   checkComing(): void;
   /** Whether waiting for `ranks` of the group since `started` makes sense. @throws {CommunicatorError} If not. */
   checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void;
-  /** Waits a little for somebody to come, leaving the event loop free. */
-  sleep(ready: () => boolean): Promise<void>;
-  /** The same, blocking. */
+  /** Waits a little for somebody to come, blocking. */
   nap(ready: () => boolean): void;
   /** Looks a short while for all to come. */
   spin(): boolean;
@@ -91,9 +89,6 @@ class HostWatch implements Watch {
   }
   checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void {
     if (ranks.length > 0) this.#exchange.checkPeers(ranks, started, timeoutMs);
-  }
-  sleep(ready: () => boolean): Promise<void> {
-    return this.#exchange.sleep(ready);
   }
   nap(ready: () => boolean): void {
     this.#exchange.nap(ready);
@@ -164,9 +159,6 @@ export class StoreWatch implements Watch {
       { hint: "look at what each rank is doing, or pass a longer timeoutMs" },
     );
     throw this.#failure;
-  }
-  sleep(): Promise<void> {
-    return Promise.resolve();
   }
   nap(): void {}
   spin(): boolean {
