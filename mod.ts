@@ -29,12 +29,19 @@ export {
   type ExplainedModel,
   explainModel,
   type ExplainOptions,
+  type OverMeshOptions,
   parallelizeModel,
   type ParallelizeOptions,
+  parallelizeOverMesh,
 } from "./src/session.ts";
+export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
+export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
+export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
+export { type DeviceMesh, parseMesh } from "./src/plan/mesh.ts";
+export type { Batch, BatchDim } from "./src/plan/batch.ts";
 export { ModelState } from "./src/runtime/model_state.ts";
 
 // The ranks of the job.
@@ -42,6 +49,7 @@ export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
 export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
+  AllReduceOptions,
   Backend,
   Communicator,
   CountOptions,
@@ -134,6 +142,7 @@ export { balanced, type Layout, layout, type Range } from "./src/graph/layout.ts
 
 // Passes.
 export { type Config, type Dump, ParallelExecutionCtx } from "./src/passes/context.ts";
+export type { RewriteNote } from "./src/passes/rewrites/rewrite.ts";
 export { type Pass, pass } from "./src/passes/pass.ts";
 export { PassPipeline } from "./src/passes/pipeline.ts";
 export { cleanPipeline, loadPipeline, shardPipeline } from "./src/passes/pipelines.ts";
@@ -172,8 +181,9 @@ export {
 } from "./src/layers/activations.ts";
 
 // Plans.
-export type { Plan, PlanCost, Reshard, Strategy } from "./src/plan/plan.ts";
+export type { Plan, PlanCost, PlanMemory, Reshard, Strategy } from "./src/plan/plan.ts";
 export type { CostModel, Nominal } from "./src/plan/cost.ts";
+export type { Measurement } from "./src/runtime/host/calibration.ts";
 export type { Override, Overrides } from "./src/plan/overrides.ts";
 export {
   type CollectiveReport,
@@ -186,13 +196,23 @@ export {
   planText,
   type WeightReport,
 } from "./src/plan/explain.ts";
+export { type PlanFile, planFile, type ReshardEntry, type StrategyEntry } from "./src/plan/plan_file.ts";
+export type { NodeSharding, TensorSharding } from "./src/formats/device_annotations.ts";
 export { planOutline } from "./src/plan/outline.ts";
+export type { AlternativeReport, LayerExplanation } from "./src/plan/alternatives.ts";
+export { type Baseline, BASELINES } from "./src/plan/baselines.ts";
+export type { PlanComparison } from "./src/plan/comparison.ts";
 export type { LayerKind } from "./src/plan/layer_kind.ts";
 
 // Programs: what one rank does in a step.
 export { segment } from "./src/program/segment.ts";
 export { printProgram } from "./src/program/text.ts";
 export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/program/program.ts";
+
+// Traces: what ranks did when.
+export type { RankTrace, RunTrace, Span, SpanKind } from "./src/trace/run_trace.ts";
+export { type ChromeEvent, type ChromeTrace, chromeTrace } from "./src/trace/chrome.ts";
+export { planPage } from "./src/plan_page.ts";
 
 // Text generation.
 export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";

@@ -7,26 +7,22 @@ import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** One rank alone. */
 export class LocalCommunicator extends MeetingCommunicator {
   readonly backend = "local";
-  readonly name: string;
-  readonly ranks: readonly number[];
-  readonly localRank: number;
-  readonly cores = navigator.hardwareConcurrency; // minds affinity and control groups
   readonly arena: SymmetricArena = new LocalArena();
 
   #meeting: LocalMeeting;
 
   constructor(options: { readonly name?: string; readonly rank?: number; readonly localRank?: number } = {}) {
     const meeting = new LocalMeeting();
-    super(meeting, Infinity);
+    const { name = "world", rank = 0, localRank = 0 } = options;
+    const cores = navigator.hardwareConcurrency; // minds affinity and control groups
+    super(meeting, { name, ranks: [rank], localRank, cores, timeoutMs: Infinity });
     this.#meeting = meeting;
-    this.name = options.name ?? "world";
-    this.ranks = [options.rank ?? 0];
-    this.localRank = options.localRank ?? 0;
   }
 
   split(color: number | null, _key = 0, options: GroupOptions = {}): Promise<LocalCommunicator | null> {
@@ -68,7 +64,7 @@ export function openLocal({ env }: EngineOptions): Promise<LocalCommunicator> {
 class LocalMeeting implements Meeting {
   readonly rank = 0;
   readonly size = 1;
-  readonly memory = undefined;
+  readonly reducers = new Reducers(undefined);
   readonly spinMs = 0;
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
   parity: 0 | 1 = 0;
@@ -86,6 +82,7 @@ class LocalMeeting implements Meeting {
   begin(_op: OperationCode, _timeoutMs: number): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
+  end(): void {}
   arrive(): void {}
   passed(): boolean {
     return true;

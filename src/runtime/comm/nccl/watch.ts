@@ -4,9 +4,10 @@
  */
 import type { StoreClient } from "../../../core/store_client.ts";
 import { Arena, STAGING_CHUNKS } from "../arena.ts";
-import { describeRecord, type OperationCode } from "../control_block.ts";
+import { decodeOperation, describeRecord, type OperationCode } from "../control_block.ts";
 import { CollectiveTimeout, CommunicatorError, PeerLost } from "../errors.ts";
 import { Exchange } from "../exchange.ts";
+import type { FlightRing, FlightSource } from "../flight_recorder.ts";
 import { type JoinedSegment, joinSegment } from "../join.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 
@@ -14,7 +15,9 @@ import type { NcclProcess } from "./nccl_process.ts";
 export interface Watch extends Disposable {
   /** Whether members are seen before they come to a collective. */
   readonly meets: boolean;
-  begin(op: OperationCode, timeoutMs: number): void;
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void;
+  /** The operation is done. */
+  end(at?: number): void;
   /** Says that this rank has come. */
   arrive(): void;
   /** Whether all have come, as far as they can be seen, and mean the same. @throws {CommunicatorError} If not. */
@@ -40,6 +43,8 @@ export interface WatchOptions {
   readonly rank: number;
   readonly ranks: readonly number[];
   readonly timeoutMs: number;
+  /** What waits for its turn, for the flight recorder. */
+  readonly pending: Pick<FlightSource, "queued" | "messages">;
 }
 
 /** The watch of a group whose members are all on this host. @throws {RendezvousError} If members do not come. */
@@ -60,12 +65,12 @@ class HostWatch implements Watch {
   #staging: Arena;
 
   constructor(o: WatchOptions, segment: JoinedSegment) {
-    const { libc, window, env, cores } = o.process, { control } = segment;
+    const { libc, window, reducers, flight, env, cores } = o.process, { control } = segment;
     const host = { libc, window, control, rank: o.rank };
     // Nothing travels through it: it is what an exchange stands on.
     this.#staging = new Arena({ ...host, label: o.name, chunks: STAGING_CHUNKS, check: () => exchange.check() });
     const spin = env.localWorldSize <= cores;
-    const exchange = new Exchange({ ...host, staging: this.#staging, name: o.name, ranks: o.ranks, spin });
+    const exchange = new Exchange({ ...host, ...o, reducers, flight, staging: this.#staging, spin });
     this.#exchange = exchange;
     this.#segment = segment;
     this.#rank = o.rank;
@@ -75,8 +80,11 @@ class HostWatch implements Watch {
     return describeRecord(this.#segment.control.lastRecord(this.#rank));
   }
 
-  begin(op: OperationCode, timeoutMs: number): void {
-    this.#exchange.begin(op, timeoutMs);
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void {
+    this.#exchange.begin(op, timeoutMs, calledAt);
+  }
+  end(at?: number): void {
+    this.#exchange.end(at);
   }
   arrive(): void {
     this.#exchange.arrive();
@@ -103,6 +111,7 @@ class HostWatch implements Watch {
   [Symbol.dispose](): void {
     this.#segment.control.leave(this.#rank);
     this.#exchange.barrier.ring();
+    this.#exchange[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#segment[Symbol.dispose]();
   }
@@ -116,9 +125,11 @@ export class StoreWatch implements Watch {
   #op: OperationCode | undefined;
   #failure: CommunicatorError | undefined;
   #stop: () => void;
+  #ring: FlightRing;
 
   constructor(o: WatchOptions, store: Pick<StoreClient, "onAbort" | "onLeft">) {
     this.#o = o;
+    this.#ring = o.process.flight.open({ name: o.name, ranks: o.ranks, ...o.pending });
     let open = true;
     store.onAbort((reason) => {
       if (open) this.#failure ??= this.#ended(culpritOf(reason), "ended");
@@ -133,13 +144,17 @@ export class StoreWatch implements Watch {
   }
 
   get what(): string {
-    return describeRecord(this.#op && { ...this.#op.operation, seq: this.#seq });
+    return describeRecord(this.#op && { ...decodeOperation(this.#op), seq: this.#seq });
   }
 
-  begin(op: OperationCode): void {
+  begin(op: OperationCode, _timeoutMs: number, calledAt = 0): void {
     if (this.#failure !== undefined) throw this.#failure;
     this.#seq++;
     this.#op = op;
+    this.#ring.begin(this.#seq, op, calledAt);
+  }
+  end(at = 0): void {
+    this.#ring.end(at);
   }
   arrive(): void {}
   passed(): boolean {
@@ -166,10 +181,12 @@ export class StoreWatch implements Watch {
   }
   abort(error: CommunicatorError): void {
     this.#failure ??= error;
+    this.#o.process.flight.dump(this.#failure);
   }
 
   [Symbol.dispose](): void {
     this.#stop();
+    this.#o.process.flight.close(this.#ring);
   }
 
   get #job(): number {
