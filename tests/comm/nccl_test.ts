@@ -10,7 +10,7 @@ const FAULTS = new URL("./programs/faults.ts", import.meta.url),
 
 /** A collective over the stand-in takes ten times one over shared memory, so there are fewer cases for more ranks. */
 const RUNS: readonly { ranks: number; args: string[]; atLeast: number }[] = [
-  { ranks: 1, args: ["0,3,1023", "4"], atLeast: 4000 },
+  { ranks: 1, args: ["0,3,257", "6"], atLeast: 3000 },
   { ranks: 2, args: ["3,70000", "7", "f32,bf16,u8"], atLeast: 400 },
   { ranks: 3, args: ["1,17", "9", "f32,f16,i64"], atLeast: 500 },
   { ranks: 4, args: ["5", "11", "f64,u32"], atLeast: 100 },
