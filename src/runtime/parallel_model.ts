@@ -224,7 +224,8 @@ export class ParallelModel implements AsyncDisposable {
 
   /**
    * Runs `body` and gives a trace of the steps that it made: what each rank did when, on one clock. `chromeTrace` makes a file of
-   * it that Perfetto opens. All ranks call it together. Steps outside of it cost nothing.
+   * it that Perfetto opens. All ranks call it together. Steps outside of it cost nothing. Steps at sizes for which the program with
+   * plain ops runs are not taken down.
    */
   async trace(body: () => Promise<unknown>): Promise<RunTrace> {
     return await traceRun(this.#executor, this.#group, body);
