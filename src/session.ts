@@ -3,23 +3,25 @@
  */
 import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
-import { InputError } from "./core/errors.ts";
+import { FormatError, InputError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { joinSteps, planFirstStep } from "./passes/first_step.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { specializeBranches } from "./passes/specialize_branches.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import type { Nominal } from "./plan/cost.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
-import { compile } from "./runtime/compile.ts";
+import { compileAll } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
-import { ParallelModel } from "./runtime/parallel_model.ts";
+import { type OtherGraph, ParallelModel } from "./runtime/parallel_model.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions {
@@ -51,31 +53,96 @@ export interface ParallelizeOptions {
  * ```
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm, onProgress } = options;
-  onProgress?.("reading");
+  options.onProgress?.("reading");
   using sources = mappedSources();
   using file = readOnnx(path, { open: sources.open });
-  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: options.config ?? {} });
-  const clean = cleanPipeline().run(importOnnx(file), ctx);
+  const graph = importOnnx(file);
+  const branches = specializeBranches(graph);
+  if (branches === undefined) return await compileGraphs({ main: graph }, options);
+  const { steps, input, whenTrue, whenFalse } = branches;
+  const main = steps?.next ?? whenTrue, other = steps?.first ?? whenFalse;
+  const inputs = graph.nodes.flatMap((n) =>
+    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
+  );
+  const choice = { input, value: other === whenTrue };
+  return await compileGraphs({ main, other: { graph: other, first: steps !== undefined, choice, inputs } }, options);
+}
+
+/** The two files of a decoder whose first step is a model of its own. */
+export interface DecoderFiles {
+  /** Without past keys and values: `decoder_model.onnx`. */
+  readonly first: string;
+  /** With them: `decoder_with_past_model.onnx`. */
+  readonly next: string;
+}
+
+/**
+ * Like {@linkcode parallelizeModel}, for a decoder in two files. The model that it gives has a `first` step, which begins
+ * the states of the later ones.
+ *
+ * @throws {FormatError} If a file is missing or broken, or the files do not belong together.
+ */
+export async function parallelizeDecoder(files: DecoderFiles, options: ParallelizeOptions): Promise<ParallelModel> {
+  options.onProgress?.("reading");
+  using sources = mappedSources();
+  using firstFile = readOnnx(files.first, { open: sources.open });
+  using nextFile = readOnnx(files.next, { open: sources.open });
+  const { first, next } = joinSteps(importOnnx(firstFile), importOnnx(nextFile));
+  if (first.carried.length === 0 || first.carried.length < next.carried.length) {
+    throw new FormatError(
+      `Cannot go on from ${files.first} with ${files.next}: the first does not give all states that the second takes`,
+      { hint: "take both files from one export" },
+    );
+  }
+  const inputs = next.nodes.flatMap((n) =>
+    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(next, n.outputs[0]).type }] : []
+  );
+  const other = { graph: first, first: true, choice: undefined, inputs };
+  return await compileGraphs({ main: next, other }, options);
+}
+
+/** The graphs of one model, as they were imported. */
+interface Graphs {
+  readonly main: Graph<"global">;
+  readonly other?: Omit<OtherGraph, "model"> & { readonly graph: Graph<"global"> };
+}
+
+/** Cleans, plans, shards and compiles the graphs of a model. */
+async function compileGraphs({ main, other }: Graphs, options: ParallelizeOptions): Promise<ParallelModel> {
+  const { comm, onProgress, config = {} } = options;
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
+  const clean = cleanPipeline().run(main, ctx);
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
+  const parts = [{ sharded, local, plan: ctx.requirePlan() }];
+  if (other) {
+    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, slices: ctx.slices });
+    parts.push(shardOther(other, sharded, ctx2));
+  }
   const engine = await openEngine(options.engine);
-  const executor = await compile(local, {
+  const executors = await compileAll(parts.map((p) => p.local), {
     engine,
     comm,
     threads: options.threads,
     disablePrepacking: options.disablePrepacking,
     onProgress,
   });
-  return new ParallelModel({
-    sharded,
-    local,
-    plan: ctx.requirePlan(),
-    executor,
-    group: comm,
-    notice: engine.notice,
-  });
+  const made = (i: number, otherGraph?: OtherGraph) =>
+    new ParallelModel({ ...parts[i]!, executor: executors[i]!, group: comm, notice: engine.notice, other: otherGraph });
+  return made(0, other && { ...other, model: made(1) });
+}
+
+/** The other graph of a model, whose main graph is sharded already. */
+function shardOther(
+  other: NonNullable<Graphs["other"]>,
+  main: Graph<"sharded">,
+  ctx: ParallelExecutionCtx,
+): { readonly sharded: Graph<"sharded">; readonly local: Graph<"local">; readonly plan: Plan } {
+  const clean = cleanPipeline().run(other.graph, ctx);
+  if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks));
+  const sharded = shardPipeline().run(clean, ctx);
+  return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan() };
 }
 
 /** What {@linkcode explainModel} is told. */
@@ -95,14 +162,15 @@ export interface ExplainedModel {
 }
 
 /**
- * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
+ * How the model at `path` would be split over `ranks`, and why; of a model with a first step, its later steps. Starts nothing and reads no weights.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  */
 export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
-  const graph = cleanPipeline().run(importOnnx(file), ctx);
+  const imported = importOnnx(file), branches = specializeBranches(imported);
+  const graph = cleanPipeline().run(branches?.steps?.next ?? branches?.whenTrue ?? imported, ctx);
   checkNominal(graph, config.nominal ?? {});
   const solved = solvePlan(graph, planOptions(config, ranks));
   return { plan: solved.plan, report: explainSolved(graph, solved) };

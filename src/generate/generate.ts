@@ -13,7 +13,7 @@ export interface CausalModel<S> {
   /** Must include `logits`. */
   readonly outputs: readonly { readonly name: string; readonly type?: { readonly shape: Shape | undefined } }[];
   /** The carried inputs (the KV cache) and the outputs that become them; empty for a model without a cache. */
-  readonly carried: readonly { readonly input: string; readonly output: string }[];
+  readonly carried: readonly { readonly input: string; readonly output?: string }[];
   /** Runs once on all inputs. */
   readonly run: (inputs: Record<string, HostTensor>) => Promise<Record<string, HostTensor>>;
   /** An empty state for `batch` sequences. */

@@ -4,6 +4,7 @@ import type { Graph } from "../graph/graph.ts";
 import type { CostModel, Nominal } from "../plan/cost.ts";
 import type { Overrides } from "../plan/overrides.ts";
 import type { Plan } from "../plan/plan.ts";
+import { LocalSlices } from "./local_data.ts";
 
 /** What a user may ask of the passes. Everything has a default. */
 export interface Config {
@@ -37,6 +38,8 @@ export class ParallelExecutionCtx {
   readonly rank: number;
   /** What the user asked for. */
   readonly config: Config;
+  /** This rank's parts of constants, shared by all graphs that are made local with this state. */
+  readonly slices: LocalSlices;
   /** Set by the solver pass. */
   plan: Plan | undefined;
   /** How often a pipeline has run to its end. */
@@ -48,7 +51,12 @@ export class ParallelExecutionCtx {
 
   /** The state of rank `rank` of `ranks`. @throws {RangeError} If `rank` is none of `ranks`. */
   constructor(
-    { ranks, rank, config = {} }: { readonly ranks: number; readonly rank: number; readonly config?: Config },
+    { ranks, rank, config = {}, slices }: {
+      readonly ranks: number;
+      readonly rank: number;
+      readonly config?: Config;
+      readonly slices?: LocalSlices;
+    },
   ) {
     if (!Number.isInteger(ranks) || ranks < 1) throw new RangeError(`Cannot use ${ranks} ranks: expected at least 1`);
     if (!Number.isInteger(rank) || rank < 0 || rank >= ranks) {
@@ -57,6 +65,7 @@ export class ParallelExecutionCtx {
     this.ranks = ranks;
     this.rank = rank;
     this.config = config;
+    this.slices = slices ?? new LocalSlices(rank);
   }
 
   /** The plan. @throws {PlanError} If no pass has made one. */

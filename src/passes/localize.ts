@@ -17,10 +17,15 @@ import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
 import { inferredTarget } from "../ops/known_ints.ts";
 import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
-import { localData } from "./local_data.ts";
+import { LocalSlices } from "./local_data.ts";
 
-/** Rank `rank`'s part of `graph`. */
-export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
+/** Rank `rank`'s part of `graph`; `slices` are its parts of constants, where another graph shares them. */
+export function localize(
+  graph: Graph<"sharded">,
+  rank: number,
+  ranks: number,
+  slices: LocalSlices = new LocalSlices(rank),
+): Graph<"local"> {
   const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
@@ -113,7 +118,7 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
     } else if (node.kind === "get_attr") {
       const value = valueOf(graph, node.outputs[0]);
       const placement = value.placement ?? REPLICATE;
-      builder.getAttr(value.name, localData(node.data, placement, rank), {
+      builder.getAttr(value.name, slices.of(node.data, placement), {
         ...(value.ints && placement.kind === "R" ? { ints: value.ints } : {}),
         placement,
       });

@@ -6,7 +6,7 @@
 import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, valueOf } from "../graph/graph.ts";
-import type { Placement } from "../graph/placement.ts";
+import { type Placement, placementKey } from "../graph/placement.ts";
 import { candidateLayouts } from "./candidates.ts";
 import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
@@ -30,6 +30,10 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** Where the states that the graph begins have to end, by their name in `carried`; replicated by default. */
+  readonly states?: ReadonlyMap<string, Placement>;
+  /** Placements in which ranks hold constants anyway, for another graph: these cost no memory. */
+  readonly held?: ReadonlyMap<string, readonly Placement[]>;
 }
 
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
@@ -66,9 +70,12 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     const sharers = node.inputs.map((name, k) =>
       name === "" || !shape.constant[k] || shared(name) ? 0 : readers.get(name)!
     );
-    const key = `${ids.of(candidates)}:${sharers.join()}`;
+    const held = node.inputs.map((name) => options.held?.get(name));
+    const key = `${ids.of(candidates)}:${sharers.join()}:${
+      held.map((h) => h?.map(placementKey).join() ?? "").join(";")
+    }`;
     let prices = memory.get(key);
-    if (!prices) memory.set(key, prices = memoryCosts(shape, candidates, sharers, pricing));
+    if (!prices) memory.set(key, prices = memoryCosts(shape, candidates, { sharers, held, pricing }));
     return {
       ...call,
       candidates,
@@ -77,7 +84,8 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
       compute: compute.of(candidates).of(shape),
     };
   });
-  return new Sequence(graph, calls, pricing, isConstant, shared).problem();
+  const { states = new Map(), held = new Map() } = options;
+  return new Sequence(graph, calls, pricing, { isConstant, shared, states, held }).problem();
 }
 
 /** The strategies that overrides leave to each call. Equal lists are the same object. */
@@ -120,16 +128,26 @@ export function isLayer(call: Pick<PlannedCall, "node">, weights: readonly numbe
   return weights.length > 0 || call.node.kind === "call_module";
 }
 
-/** Prices of the memory of weights, by strategy; `sharers` says by input how many calls share the price. */
+/**
+ * Prices of the memory of weights, by strategy; `sharers` says by input how many calls share the price, `held` where it
+ * costs nothing.
+ */
 function memoryCosts(
   { context }: CallShape,
   candidates: readonly Candidate[],
-  sharers: readonly number[],
-  pricing: Pricing,
+  { sharers, held, pricing }: {
+    readonly sharers: readonly number[];
+    readonly held: readonly (readonly Placement[] | undefined)[];
+    readonly pricing: Pricing;
+  },
 ): number[] {
+  const isHeld = (i: number, at: Placement) => held[i]?.some((p) => placementKey(p) === placementKey(at)) ?? false;
   return candidates.map((c) =>
     sharers.reduce(
-      (sum, n, i) => (n === 0 ? sum : sum + Math.round(pricing.memory(context.inputs[i]!, c.inputs[i]!) / n)),
+      (sum, n, i) =>
+        n === 0 || isHeld(i, c.inputs[i]!)
+          ? sum
+          : sum + Math.round(pricing.memory(context.inputs[i]!, c.inputs[i]!) / n),
       0,
     )
   );

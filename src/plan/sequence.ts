@@ -6,7 +6,7 @@
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
-import { type Placement, REPLICATE } from "../graph/placement.ts";
+import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { printType } from "../graph/types.ts";
 import type { Pricing } from "./cost.ts";
@@ -45,6 +45,8 @@ export interface Problem {
   readonly classes: ReadonlyMap<string, SlotClass>;
   readonly pricing: Pricing;
   readonly isConstant: (value: string) => boolean;
+  /** Where the states that the graph begins end, by their name. */
+  readonly begun: ReadonlyMap<string, Placement>;
 }
 
 /** A step before it is known which of its values are followed. */
@@ -84,8 +86,12 @@ export class Sequence {
   readonly #pricing: Pricing;
   readonly #isConstant: (value: string) => boolean;
   readonly #shared: (value: string) => boolean;
-  /** For each carried placeholder, the value that it becomes. */
+  /** Placements of constants that cost no memory. */
+  readonly #held: ReadonlyMap<string, readonly Placement[]>;
+  /** For each carried placeholder, the value that it becomes: itself, where it stays as it is. */
   readonly #carried = new Map<string, string>();
+  /** For each output that begins a state, where it has to end. */
+  readonly #begun = new Map<number, Placement>();
   readonly #callOptions = new Memo((_: readonly Candidate[]) =>
     new Memo((_: readonly number[]) => new Map<string, Options>())
   );
@@ -96,15 +102,24 @@ export class Sequence {
     graph: Graph,
     calls: readonly PricedCall[],
     pricing: Pricing,
-    isConstant: (value: string) => boolean,
-    shared: (value: string) => boolean,
+    { isConstant, shared, states, held }: {
+      readonly isConstant: (value: string) => boolean;
+      readonly shared: (value: string) => boolean;
+      readonly states: ReadonlyMap<string, Placement>;
+      readonly held: ReadonlyMap<string, readonly Placement[]>;
+    },
   ) {
     this.#graph = graph;
     this.#calls = calls;
     this.#pricing = pricing;
     this.#isConstant = isConstant;
     this.#shared = shared;
-    for (const { input, output } of graph.carried) this.#carried.set(input, outputOf(graph).inputs[output]!);
+    this.#held = held;
+    const { inputs } = outputOf(graph);
+    for (const { input, output } of graph.carried) {
+      if (graph.values.has(input)) this.#carried.set(input, output === undefined ? input : inputs[output]!);
+      else if (output !== undefined) this.#begun.set(output, states.get(input) ?? REPLICATE);
+    }
   }
 
   /** The steps of the graph. */
@@ -130,6 +145,10 @@ export class Sequence {
       classes: this.#classes,
       pricing: this.#pricing,
       isConstant: this.#isConstant,
+      begun: new Map(this.#graph.carried.flatMap(({ input, output }) => {
+        const placement = output === undefined ? undefined : this.#begun.get(output);
+        return placement ? [[input, placement] as const] : [];
+      })),
     };
   }
 
@@ -189,6 +208,12 @@ export class Sequence {
       out.set(input, this.#isConstant(output) || !this.#planned(output) ? [REPLICATE] : states);
       add(output, out.get(input)!);
     }
+    for (const [output, placement] of this.#begun) {
+      const value = outputOf(this.#graph).inputs[output]!, key = placementKey(placement);
+      const known = out.get(value)?.find((p) => placementKey(p) === key);
+      if (known) this.#begun.set(output, known);
+      else add(value, [placement]);
+    }
     return out;
   }
 
@@ -205,7 +230,7 @@ export class Sequence {
       behind.set(at, [...(behind.get(at) ?? []), { source: { kind: "result", value }, reads, writes: [], options }]);
     };
     const { inputs } = outputOf(this.#graph);
-    const carriedOutputs = new Set(this.#graph.carried.map((c) => c.output));
+    const carriedOutputs = new Set(this.#graph.carried.flatMap((c) => this.#carried.has(c.input) ? [c.output] : []));
     const ids: Memo<Placement, number> = new Memo(() => ids.size);
     const same = new Map<string, Options>();
     for (const [input, output] of this.#carried) {
@@ -217,9 +242,10 @@ export class Sequence {
       }
       put(output, [input, output], options);
     }
-    const replicated = optionsOf([{ cost: 0, wants: [[REPLICATE]], gives: [] }]);
+    const demands = new Memo((p: Placement) => optionsOf([{ cost: 0, wants: [[p]], gives: [] }]));
     inputs.forEach((value, i) => {
-      if (!carriedOutputs.has(i) && this.#planned(value) && !this.#isConstant(value)) put(value, [value], replicated);
+      if (carriedOutputs.has(i) || !this.#planned(value) || this.#isConstant(value)) return;
+      put(value, [value], demands.of(this.#begun.get(i) ?? REPLICATE));
     });
     return [...items.flatMap((item, i) => [item, ...(behind.get(i) ?? [])]), ...(behind.get(-1) ?? [])];
   }
@@ -250,15 +276,21 @@ export class Sequence {
   #class(value: string, placements: readonly Placement[]): SlotClass {
     const { type } = valueOf(this.#graph, value);
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
-    const key = `${kind} ${printType(type)} ${placements.map((p) => this.#placementIds.of(p)).join()}`;
+    const held = this.#held.get(value)?.map(placementKey) ?? [];
+    const free = placements.map((p) => kind === "constant" && held.includes(placementKey(p)));
+    const key = `${kind} ${printType(type)} ${placements.map((p) => this.#placementIds.of(p)).join()} ${free.join()}`;
     let known = this.#known.get(key);
-    if (!known) this.#known.set(key, known = this.#slots.of(kind, placements, this.#moves(kind, type, placements)));
+    if (!known) {
+      const moves = kind === "constant"
+        ? [placements.map((p, i) => free[i] ? 0 : this.#pricing.memory(type, p))]
+        : this.#moves(type, placements);
+      this.#known.set(key, known = this.#slots.of(kind, placements, moves));
+    }
     return known;
   }
 
-  /** Prices of moves between placements; for constants, of loading each. */
-  #moves(kind: SlotKind, type: TensorType, placements: readonly Placement[]): number[][] {
-    if (kind === "constant") return [placements.map((p) => this.#pricing.memory(type, p))];
+  /** Prices of moves between placements. */
+  #moves(type: TensorType, placements: readonly Placement[]): number[][] {
     const bytes = this.#pricing.bytes(type);
     return placements.map((from) =>
       placements.map((to) => {

@@ -22,28 +22,44 @@ export interface RuntimeOptions {
 
 /** Compiles rank `comm.rank`'s local graph; all ranks call it together. */
 export async function compile(graph: Graph<"local">, options: RuntimeOptions): Promise<CpuExecutor> {
+  const [executor] = await compileAll([graph], options);
+  return executor!;
+}
+
+/**
+ * Compiles several local graphs of one model (a first step and the steps after it), which share the files of their
+ * weights; all ranks call it together.
+ */
+export async function compileAll(
+  graphs: readonly Graph<"local">[],
+  options: RuntimeOptions,
+): Promise<CpuExecutor[]> {
   const { comm, engine } = options;
-  const program = segment(graph, comm.rank, comm.size);
-  const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graph, comm.size) : undefined, 0);
+  const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graphs, comm.size) : undefined, 0);
   try {
     using weights = new WeightFiles({
       folder,
       rank: comm.rank,
       ranks: comm.size,
       writesHostFile: comm.localRank === 0,
-      graph,
+      graphs,
     });
-    const executor = await CpuExecutor.compile(program, {
-      engine,
-      group: comm,
-      weights,
-      threads: options.threads ?? Math.max(1, Math.floor(comm.cores / comm.size)),
-      disablePrepacking: options.disablePrepacking,
-      onProgress: options.onProgress,
-      weightsWritten: () => comm.barrierSync(),
-    });
+    const executors: CpuExecutor[] = [];
+    for (const graph of graphs) {
+      executors.push(
+        await CpuExecutor.compile(segment(graph, comm.rank, comm.size), {
+          engine,
+          group: comm,
+          weights,
+          threads: options.threads ?? Math.max(1, Math.floor(comm.cores / comm.size)),
+          disablePrepacking: options.disablePrepacking,
+          onProgress: options.onProgress,
+          weightsWritten: () => comm.barrierSync(),
+        }),
+      );
+    }
     comm.barrierSync();
-    return executor;
+    return executors;
   } finally {
     // The sessions keep what they mapped. When another rank failed, the barrier threw, and this runs all the same.
     if (comm.rank === 0) Deno.removeSync(folder, { recursive: true });

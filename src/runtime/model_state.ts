@@ -18,10 +18,10 @@ export class ModelState {
   readonly batch: number;
   readonly #cells = new Map<string, Cell>();
 
-  /** `carried`: for every pair, the input's name with the local types of both ends. */
+  /** `carried`: for every state, the input's name with the local types of both ends; without `to` it stays as it is. */
   constructor(
     batch: number,
-    carried: readonly { readonly input: string; readonly from: TensorType; readonly to: TensorType }[],
+    carried: readonly { readonly input: string; readonly from: TensorType; readonly to: TensorType | undefined }[],
   ) {
     this.batch = batch;
     for (const { input, from, to } of carried) {
@@ -52,12 +52,16 @@ export class ModelState {
   }
 }
 
-/** The content before the first step: empty along the dim that grows. */
-function emptyTensor(name: string, pair: { from: TensorType; to: TensorType; batch: number }): HostTensor {
+/** The content before the first step: empty along the dim that grows, or along all open dims where none does. */
+function emptyTensor(name: string, pair: { from: TensorType; to: TensorType | undefined; batch: number }): HostTensor {
   const { from, to, batch } = pair;
-  if (!from.shape || !to.shape || !from.dtype || from.shape.every((d, i) => dimEquals(d, to.shape![i] ?? 0))) {
+  if (to === undefined && from.shape && from.dtype) {
+    const shape = from.shape.map((d) => typeof d === "number" ? d : 0);
+    return { dtype: from.dtype, shape, data: elementsOf(from.dtype, shape, new Uint8Array(0)) };
+  }
+  if (!from.shape || !to?.shape || !from.dtype || from.shape.every((d, i) => dimEquals(d, to.shape![i] ?? 0))) {
     throw new InputError(
-      `Cannot start with an empty "${name}": no dim of ${printType(from)} grows to ${printType(to)}`,
+      `Cannot start with an empty "${name}": no dim of ${printType(from)} grows${to ? ` to ${printType(to)}` : ""}`,
       { hint: "give the state as an input to run()" },
     );
   }
