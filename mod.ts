@@ -189,7 +189,8 @@ export { printProgram } from "./src/program/text.ts";
 export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/program/program.ts";
 
 // Text generation.
-export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";
+export type { CausalModel, DecoderStep } from "./src/generate/causal_model.ts";
+export { generate, generateBatch, type GenerateBatchOptions, type GenerateOptions } from "./src/generate/generate.ts";
 export type { FeedInput } from "./src/generate/feeds.ts";
 export { Sampler, type SamplingOptions } from "./src/generate/sampler.ts";
 

@@ -37,6 +37,16 @@ export type VerifyCase =
     readonly model: string;
     readonly prompt: readonly number[];
     readonly expected: readonly number[];
+  }
+  | {
+    readonly kind: "seq2seq";
+    readonly name: string;
+    /** A folder with encoder and decoder. */
+    readonly model: string;
+    /** Ids for the encoder, or a file with its inputs. */
+    readonly prompt: readonly number[] | string;
+    readonly decoderPrompt: readonly number[];
+    readonly expected: readonly number[];
   };
 
 /** What rank 0 reports of each case of a {@linkcode VerifyJob}. */

@@ -1,6 +1,7 @@
 /** Loading a model on a rank, with what its user should see of that. */
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
+import { type LoadedFolder, loadModelFolder } from "../../src/folder_session.ts";
 import { parallelizeModel } from "../../src/session.ts";
 import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
@@ -10,6 +11,14 @@ export async function loadModel(path: string, comm: Communicator): Promise<Paral
   const model = await withProgress(path, comm);
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
+}
+
+/** The same for a model folder. */
+export async function loadFolder(path: string, comm: Communicator): Promise<LoadedFolder> {
+  using line = progressLine(comm);
+  const folder = await loadModelFolder(path, { comm, onProgress: line.onProgress });
+  if (folder.decoder.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${folder.decoder.notice}`);
+  return folder;
 }
 
 async function withProgress(path: string, comm: Communicator): Promise<ParallelModel> {

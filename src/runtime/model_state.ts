@@ -9,6 +9,10 @@ import { elementsOf, GrowingBuffer } from "./cpu/tensors.ts";
 interface Cell {
   current: HostTensor;
   readonly buffers: readonly [GrowingBuffer, GrowingBuffer];
+  /** The dim of the sequences of a batch; undefined where it cannot be told. */
+  readonly batchDim: number | undefined;
+  /** Whether steps leave it as it is. */
+  readonly kept: boolean;
   active: 0 | 1;
 }
 
@@ -29,6 +33,8 @@ export class ModelState {
         current: emptyTensor(input, { from, to, batch }),
         buffers: [new GrowingBuffer(), new GrowingBuffer()],
         active: 0,
+        batchDim: batchDim(from, to),
+        kept: to === undefined,
       });
     }
   }
@@ -44,12 +50,48 @@ export class ModelState {
     return cell.buffers[cell.active ^ 1]!.take(bytes);
   }
 
+  /**
+   * Row i becomes what row `rows[i]` was. States that steps leave as they are move only with `kept`.
+   *
+   * @throws {InputError} If a row does not exist, or a state has no dim for them.
+   */
+  reorder(rows: readonly number[], { kept }: { readonly kept: boolean }): void {
+    if (rows.length !== this.batch || rows.some((r) => !Number.isInteger(r) || r < 0 || r >= this.batch)) {
+      throw new InputError(`Cannot reorder a state of ${this.batch} rows by [${rows}]`);
+    }
+    for (const [name, cell] of this.#cells) {
+      if (cell.kept && !kept) continue;
+      const { dtype, shape, data } = cell.current, dim = cell.batchDim;
+      const size = dim === undefined ? 0 : shape[dim]!;
+      if (dim === undefined || size % this.batch !== 0) {
+        throw new InputError(
+          `Cannot reorder the rows of state "${name}" of shape [${shape}]: no dim of it is the batch`,
+        );
+      }
+      const from = new Uint8Array(data.buffer, data.byteOffset, data.byteLength), to = this.next(name, from.length);
+      const outer = shape.slice(0, dim).reduce((a, b) => a * b, 1), block = from.length / outer / this.batch;
+      for (let o = 0; o < outer; o++) {
+        rows.forEach((row, i) => {
+          const at = (o * this.batch + row) * block;
+          to.set(from.subarray(at, at + block), (o * this.batch + i) * block);
+        });
+      }
+      this.advance(name, { dtype, shape, data: elementsOf(dtype, shape, to) });
+    }
+  }
+
   /** What a step wrote becomes the present content. */
   advance(name: string, tensor: HostTensor): void {
     const cell = this.#cells.get(name)!;
     cell.current = tensor;
     cell.active = cell.active === 0 ? 1 : 0;
   }
+}
+
+/** The first open dim that does not grow. */
+function batchDim(from: TensorType, to: TensorType | undefined): number | undefined {
+  const at = from.shape?.findIndex((d, i) => typeof d !== "number" && (!to?.shape || dimEquals(d, to.shape[i] ?? 0)));
+  return at === undefined || at < 0 ? undefined : at;
 }
 
 /** The content before the first step: empty along the dim that grows, or along all open dims where none does. */

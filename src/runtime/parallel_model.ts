@@ -143,6 +143,11 @@ export class ParallelModel implements AsyncDisposable {
     return this.#other?.first ? this.#other.model : undefined;
   }
 
+  /** What {@linkcode step} takes: this graph's inputs but the states. */
+  get stepInputs(): readonly TensorInfo[] {
+    return [...this.#stepInputs].map(([name, type]) => ({ name, type }));
+  }
+
   /** What this rank does in a step. */
   get program(): Program {
     return this.#executor.program;
@@ -200,12 +205,16 @@ export class ParallelModel implements AsyncDisposable {
 
   /**
    * One step with the carried tensors in `state`, where they stay sharded. Gives the other outputs, whole, as views that
-   * are valid until the next step.
+   * are valid until the next step. Of a model whose branches an input chooses it is the later step unless that input is
+   * given and says otherwise.
    *
    * @throws {InputError} If an input is not what the model takes.
    */
   async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
-    const chosen = this.#choose(inputs);
+    const choice = this.#other?.choice;
+    const chosen = choice === undefined || Object.hasOwn(inputs, choice.input)
+      ? this.#choose(inputs)
+      : { model: this, inputs };
     if (chosen.model !== this) return await chosen.model.step(chosen.inputs, state);
     checkInputs(chosen.inputs, this.#stepInputs);
     const local: Record<string, HostTensor> = { ...chosen.inputs };
@@ -219,6 +228,20 @@ export class ParallelModel implements AsyncDisposable {
       else state.advance(input, tensor);
     }
     return outputs;
+  }
+
+  /**
+   * Makes row i of `state` (the i-th sequence of the batch) what row `rows[i]` was: beam search. `oneSource` says that all
+   * rows have the same encoder output, which then stays where it is. Ranks need not wait for each other.
+   *
+   * @throws {InputError} If a row does not exist.
+   */
+  reorder(
+    state: ModelState,
+    rows: readonly number[],
+    { oneSource = false }: { readonly oneSource?: boolean } = {},
+  ): void {
+    state.reorder(rows, { kept: !oneSource });
   }
 
   /** Which graph `inputs` ask for, and what it takes of them. */
