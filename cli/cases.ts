@@ -72,6 +72,8 @@ function readFolder(folder: string): FolderCases {
         `Cannot read ${greedy}: "prompt" and "greedy" must be lists of token ids, "decoder_start_token_id" an id`,
       );
     }
+    const { encoder } = ModelFolder.open(folder);
+    if (encoder === undefined) return { cases, skipped: [{ name, reason: "there is no encoder_model.onnx" }] };
     const decoderPrompt = [start as number];
     cases.push({ kind: "seq2seq", name, model: folder, prompt: encoded, decoderPrompt, expected });
     return { cases, skipped: [] };

@@ -19,12 +19,18 @@ import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
 import { LocalSlices } from "./local_data.ts";
 
-/** Rank `rank`'s part of `graph`; `slices` are its parts of constants, where another graph shares them. */
+/** How a rank's part is made. */
+export interface LocalizeOptions {
+  /** The rank's parts of constants, where another graph shares them. */
+  readonly slices?: LocalSlices;
+}
+
+/** Rank `rank`'s part of `graph`. */
 export function localize(
   graph: Graph<"sharded">,
   rank: number,
   ranks: number,
-  slices: LocalSlices = new LocalSlices(rank),
+  { slices = new LocalSlices(rank) }: LocalizeOptions = {},
 ): Graph<"local"> {
   const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));

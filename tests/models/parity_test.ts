@@ -26,10 +26,14 @@ function casesIn(folder: string): Map<string, OutputsCase[]> {
   return Map.groupBy(readCases(folder).cases.filter((c) => c.kind === "outputs"), (c) => c.model);
 }
 
-async function assertParity(path: string, cases: readonly OutputsCase[]): Promise<void> {
+async function assertParity(
+  path: string,
+  cases: readonly OutputsCase[],
+  sizes: readonly number[] = WORLD_SIZES,
+): Promise<void> {
   const engine = await openNativeEngine();
   const problems: string[] = [];
-  for (const ranks of WORLD_SIZES) {
+  for (const ranks of sizes) {
     await using model = await emulatedModel(engine, path, ranks);
     for (const c of cases) {
       const got = await model.run(Object.fromEntries(await readTensors(c.inputs)));
@@ -45,7 +49,7 @@ async function assertParity(path: string, cases: readonly OutputsCase[]): Promis
 
 const copied = casesIn(join(REPOSITORY, "tests/data/models"));
 for (const [path, cases] of copied) {
-  Deno.test(`${basename(dirname(path))} gives PyTorch's outputs at ${WORLD_SIZES} ranks`, () =>
+  Deno.test(`${basename(dirname(path))}/${basename(path)} gives PyTorch's outputs at ${WORLD_SIZES} ranks`, () =>
     assertParity(path, cases));
 }
 
@@ -58,6 +62,17 @@ for (const group of ["decoders", "encoders"]) {
     if (inRepository.has(name)) continue;
     Deno.test(`${group}/${name} gives PyTorch's outputs at ${WORLD_SIZES} ranks`, () => assertParity(path, cases));
   }
+}
+
+/** Fewer, as each folder holds up to three graphs, and a merged one stands for two. */
+const SEQ2SEQ_SIZES = [1, 2, 3, 4];
+
+const seq2seq = sharedOrSkip("models/seq2seq");
+for (const [path, cases] of seq2seq === undefined ? [] : casesIn(seq2seq)) {
+  const name = `${basename(dirname(path))}/${basename(path)}`;
+  if (inRepository.has(basename(dirname(path)))) continue;
+  Deno.test(`seq2seq/${name} gives PyTorch's outputs at ${SEQ2SEQ_SIZES} ranks`, () =>
+    assertParity(path, cases, SEQ2SEQ_SIZES));
 }
 
 /** Inputs for a model that came without cases: what its names mean. */
