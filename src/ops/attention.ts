@@ -121,6 +121,7 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     }
     const packed = (inner: number, offset: number) => at(2, { inner, offset });
     return {
+      alike: true,
       factors: [
         factor(context, "hq", kv, {
           inputs: { 0: packed(group, 0), ...extra },
@@ -212,6 +213,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
     }
     const bias = (inner: number, offset: number) => ({ 3: at(0, { inner, offset }) });
     return {
+      alike: true,
       factors: [
         factor(context, "hq", heads, { inputs: { ...q.inputs, ...bias(size, 0) }, outputs: q.outputs }),
         factor(context, "hk", heads, { inputs: { ...kPlaces.inputs, ...bias(size, width) }, outputs: kPlaces.outputs }),
@@ -274,6 +276,7 @@ export const PACKED_ATTENTION: OpDef = {
       return { 1: at(1, { inner, offset }), 2: at(0, { inner, offset }) };
     };
     return {
+      alike: true,
       factors: [
         factor(context, "hq", heads, {
           inputs: { ...fused(q, 0), ...(mask === undefined ? {} : { 5: at(mask) }) },
