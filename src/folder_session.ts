@@ -5,7 +5,8 @@ import { InputError } from "./core/errors.ts";
 import type { HostTensor } from "./core/host_tensor.ts";
 import { type BeamResult, beamSearch, type BeamSearchOptions } from "./generate/beam_search.ts";
 import { encode, type EncoderPrompt, readsEncoder } from "./generate/encoder_decoder.ts";
-import { generate, generateBatch } from "./generate/generate.ts";
+import { generate, generateBatch, type GenerateBatchOptions } from "./generate/generate.ts";
+import { isCall, opKey } from "./graph/graph.ts";
 import { ModelFolder } from "./generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "./generate/sampler.ts";
 import type { ParallelModel } from "./runtime/parallel_model.ts";
@@ -22,6 +23,9 @@ export interface FolderGenerateOptions {
   /** What an encoder-decoder's decoder starts from; the folder's own by default. */
   readonly decoderPrompt?: readonly number[] | undefined;
 }
+
+/** How a loaded folder goes on with several texts. */
+export interface FolderBatchOptions extends FolderGenerateOptions, Pick<GenerateBatchOptions, "ends"> {}
 
 /** How a loaded folder searches. */
 export interface FolderBeamOptions
@@ -61,11 +65,21 @@ export class LoadedFolder implements AsyncDisposable {
    */
   async *generateBatch(
     prompts: readonly EncoderPrompt[],
-    options: FolderGenerateOptions,
+    options: FolderBatchOptions,
   ): AsyncGenerator<(number | undefined)[], void, void> {
     const { rows, given } = await this.#prompts(prompts, options);
-    const { sampling, maxNewTokens, endIds = this.folder.endIds } = options;
-    yield* generateBatch(this.decoder, rows, { sampling, maxNewTokens, endIds, given, padId: this.folder.padId });
+    const { sampling, maxNewTokens, ends, endIds = this.folder.endIds } = options;
+    const batch = { sampling, maxNewTokens, ends, endIds, given, padId: this.folder.padId };
+    if (rows.every((row) => row.length === rows[0]!.length) || !countsTokens(this.decoder)) {
+      return yield* generateBatch(this.decoder, rows, batch);
+    }
+    const texts: (number | undefined)[][] = [];
+    for (const [i, row] of rows.entries()) {
+      const alone = generateBatch(this.decoder, [row], { ...batch, ends: ends && ((_, id) => ends(i, id)) });
+      texts.push((await Array.fromAsync(alone)).map(([id]) => id));
+    }
+    const longest = Math.max(...texts.map((t) => t.length));
+    for (let step = 0; step < longest; step++) yield texts.map((t) => t[step]);
   }
 
   /**
@@ -107,6 +121,14 @@ export class LoadedFolder implements AsyncDisposable {
     await this.encoder?.[Symbol.asyncDispose]();
     await this.decoder[Symbol.asyncDispose]();
   }
+}
+
+/**
+ * Whether the model's attention takes the number of tokens of a text instead of a mask, so that padding must stand behind
+ * them and not before: prompts of different lengths then cannot grow side by side.
+ */
+function countsTokens(model: ParallelModel): boolean {
+  return model.graph.nodes.some((n) => isCall(n) && opKey(n) === "com.microsoft.GroupQueryAttention");
 }
 
 /**

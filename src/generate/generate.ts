@@ -44,6 +44,8 @@ export async function* generate<S>(
 export interface GenerateBatchOptions extends Omit<GenerateOptions, "sampler"> {
   /** How to pick; every text has random numbers of its own, from the same seed. */
   readonly sampling?: SamplingOptions | undefined;
+  /** Whether the text of a prompt ends with the token that it just got, beside `endIds`: a stop string, say. */
+  readonly ends?: ((prompt: number, id: number) => boolean) | undefined;
   /** The id that fills shorter prompts and ended texts; the mask hides it. Default 0. */
   readonly padId?: number | undefined;
 }
@@ -59,7 +61,7 @@ export interface GenerateBatchOptions extends Omit<GenerateOptions, "sampler"> {
 export async function* generateBatch<S>(
   model: CausalModel<S>,
   prompts: readonly (readonly number[])[],
-  { sampling, maxNewTokens, endIds = [], given, padId = 0 }: GenerateBatchOptions,
+  { sampling, maxNewTokens, endIds = [], given, padId = 0, ends }: GenerateBatchOptions,
 ): AsyncGenerator<(number | undefined)[], void, void> {
   const decoding = new Decoding(model, prompts, { maxNewTokens, given, padId });
   const samplers = prompts.map(() => new Sampler(sampling));
@@ -73,7 +75,7 @@ export async function* generateBatch<S>(
     picked.forEach((id, i) => {
       if (id === undefined) return;
       seen[i]!.add(id);
-      if (endIds.includes(id)) ended[i] = true;
+      if (endIds.includes(id) || ends?.(i, id)) ended[i] = true;
     });
     yield picked;
   }
