@@ -69,7 +69,7 @@ const isAll = Deno.env.get("SHARDWISE_TEST_ALL") === "1";
 const MOST_SIZES = [1, 2, 3, 4, 5, 8];
 
 /** Fewer, as each folder holds up to three graphs, and a merged one stands for two. */
-const SEQ2SEQ_SIZES = isAll ? MOST_SIZES : [1, 2, 3, 4];
+const SEQ2SEQ_SIZES = isAll ? MOST_SIZES : [2, 3];
 
 const seq2seq = sharedOrSkip("models/seq2seq");
 for (const [path, cases] of seq2seq === undefined ? [] : casesIn(seq2seq)) {
@@ -80,7 +80,7 @@ for (const [path, cases] of seq2seq === undefined ? [] : casesIn(seq2seq)) {
 }
 
 /** Other exporters, quantisers and optimisers. */
-const OTHER_SIZES = isAll ? MOST_SIZES : [2, 3];
+const OTHER_SIZES = isAll ? MOST_SIZES : [3];
 /** What it expects was made by another version of ONNX Runtime, whose rounding of 8 bits differs by up to 0.5. */
 const OF_ANOTHER_VERSION = "llama-int8";
 
