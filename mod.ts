@@ -30,19 +30,27 @@ export {
   type ExplainedModel,
   explainModel,
   type ExplainOptions,
+  type OverMeshOptions,
   parallelizeDecoder,
   parallelizeModel,
   type ParallelizeOptions,
+  parallelizeOverMesh,
 } from "./src/session.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
+export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
+export { type DeviceMesh, parseMesh } from "./src/plan/mesh.ts";
+export type { Batch, BatchDim } from "./src/plan/batch.ts";
 export { ModelState } from "./src/runtime/model_state.ts";
 
 // The ranks of the job.
 export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
+export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
+  AllReduceOptions,
+  Backend,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -51,11 +59,15 @@ export type {
   OpOptions,
   ReceiveOptions,
   RecvOptions,
+  Verb,
 } from "./src/runtime/comm/communicator.ts";
+export type { Mesh, MeshOptions } from "./src/runtime/comm/mesh.ts";
 export {
   type Buf,
   type CommDType,
+  type PreMulSum,
   type ReduceOp,
+  type ReduceOpName,
   type SymmetricTensor,
   symmetricView,
   type TypedBuffer,
@@ -130,6 +142,7 @@ export { balanced, type Layout, layout, type Range } from "./src/graph/layout.ts
 
 // Passes.
 export { type Config, type Dump, ParallelExecutionCtx } from "./src/passes/context.ts";
+export type { RewriteNote } from "./src/passes/rewrites/rewrite.ts";
 export { type Pass, pass } from "./src/passes/pass.ts";
 export { PassPipeline } from "./src/passes/pipeline.ts";
 export { cleanPipeline, loadPipeline, shardPipeline } from "./src/passes/pipelines.ts";
@@ -168,8 +181,9 @@ export {
 } from "./src/layers/activations.ts";
 
 // Plans.
-export type { Plan, PlanCost, Reshard, Strategy } from "./src/plan/plan.ts";
+export type { Plan, PlanCost, PlanMemory, Reshard, Strategy } from "./src/plan/plan.ts";
 export type { CostModel, Nominal } from "./src/plan/cost.ts";
+export type { Measurement } from "./src/runtime/host/calibration.ts";
 export type { Override, Overrides } from "./src/plan/overrides.ts";
 export {
   type CollectiveReport,
@@ -183,6 +197,9 @@ export {
   type WeightReport,
 } from "./src/plan/explain.ts";
 export { planOutline } from "./src/plan/outline.ts";
+export type { AlternativeReport, LayerExplanation } from "./src/plan/alternatives.ts";
+export { type Baseline, BASELINES } from "./src/plan/baselines.ts";
+export type { PlanComparison } from "./src/plan/comparison.ts";
 export type { LayerKind } from "./src/plan/layer_kind.ts";
 
 // Programs: what one rank does in a step.

@@ -6,6 +6,7 @@ import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type GenerateJob, type GenerateReport, NPROC, rankCount, startJob } from "./job.ts";
+import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
 const DEFAULT_NEW_TOKENS = 128;
@@ -52,6 +53,7 @@ export const generate: Command = {
     "ignore-eos": { help: "go on at the model's end-of-text token" },
     ids: { help: "print token ids instead of text" },
     echo: { help: "print the prompt before its continuation" },
+    ...PLAN_OPTIONS,
   },
   examples: [
     'shardwise generate smollm2/ --nproc 2 --chat "What is the capital of France?"',
@@ -122,6 +124,7 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
       maxNewTokens: Math.min(asked, room),
       sampling,
       beams,
+      plan: planConfig(args),
       endIds: endIds(args, folder),
       print,
     },

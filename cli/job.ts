@@ -5,7 +5,9 @@ import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import type { OutputDifference } from "./compare.ts";
+import type { DeviceMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
+import type { PlanConfig } from "./plan_options.ts";
 
 /** Runs a model once. */
 export interface RunJob {
@@ -13,12 +15,15 @@ export interface RunJob {
   readonly model: string;
   readonly inputs: string;
   readonly outputs: string;
+  readonly plan: PlanConfig;
+  readonly mesh?: DeviceMesh;
 }
 
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
   readonly cases: readonly VerifyCase[];
+  readonly plan: PlanConfig;
 }
 
 /** One check. Paths are resolved. */
@@ -74,6 +79,7 @@ export interface GenerateJob {
   readonly sampling: SamplingOptions;
   /** Searches with beams instead of picking token by token. */
   readonly beams?: Pick<BeamSearchOptions, "beams" | "lengthPenalty" | "earlyStopping"> | undefined;
+  readonly plan: PlanConfig;
   readonly endIds: readonly number[];
   /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */
   readonly print: { readonly kind: "ids" } | {
@@ -93,8 +99,15 @@ export interface GenerateReport {
   readonly ended: boolean;
 }
 
+/** Measures the host. */
+export interface CalibrateJob {
+  readonly kind: "calibrate";
+  /** Of each rank's sessions. */
+  readonly threads: number;
+}
+
 /** What ranks can be asked to do. */
-export type Job = RunJob | VerifyJob | GenerateJob;
+export type Job = RunJob | VerifyJob | GenerateJob | CalibrateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };

@@ -4,6 +4,7 @@ import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
 import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
@@ -22,6 +23,7 @@ export const verify: Command = {
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
+    ...PLAN_OPTIONS,
     json: { help: "print the results as JSON, every output by itself" },
   },
   examples: [
@@ -41,10 +43,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
       "leave --cases out to see all names",
     );
   }
-  const results: VerifyResult[] = [];
+  const plan = planConfig(args), results: VerifyResult[] = [];
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, size));
+    results.push(...await verifyAt(cases, size, plan));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -65,10 +67,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
  * after it.
  */
-async function verifyAt(cases: readonly VerifyCase[], size: number): Promise<VerifyResult[]> {
+async function verifyAt(cases: readonly VerifyCase[], size: number, plan: PlanConfig): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length) }, size);
+    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length), plan }, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];

@@ -3,7 +3,7 @@
  */
 import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
-import { FormatError, InputError } from "./core/errors.ts";
+import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
@@ -11,17 +11,27 @@ import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps, planFirstStep } from "./passes/first_step.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
+import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { specializeBranches } from "./passes/specialize_branches.ts";
+import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
+import type { Baseline } from "./plan/baselines.ts";
+import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
+import { type Batch, batchDims } from "./plan/batch.ts";
 import type { Nominal } from "./plan/cost.ts";
+import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
+import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
-import { compileAll } from "./runtime/compile.ts";
+import { compile, compileAll } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
+import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
-import { type OtherGraph, ParallelModel } from "./runtime/parallel_model.ts";
+import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
+import { DataParallelModel } from "./runtime/data_parallel_model.ts";
+import { opDef } from "./ops/table.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions {
@@ -54,18 +64,7 @@ export interface ParallelizeOptions {
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   options.onProgress?.("reading");
-  using sources = mappedSources();
-  using file = readOnnx(path, { open: sources.open });
-  const graph = importOnnx(file);
-  const branches = specializeBranches(graph);
-  if (branches === undefined) return await compileGraphs({ main: graph }, options);
-  const { steps, input, whenTrue, whenFalse } = branches;
-  const main = steps?.next ?? whenTrue, other = steps?.first ?? whenFalse;
-  const inputs = graph.nodes.flatMap((n) =>
-    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
-  );
-  const choice = { input, value: other === whenTrue };
-  return await compileGraphs({ main, other: { graph: other, first: steps !== undefined, choice, inputs } }, options);
+  return await compileGraphs((files) => modelGraphs(path, files), options);
 }
 
 /** The two files of a decoder whose first step is a model of its own. */
@@ -84,21 +83,7 @@ export interface DecoderFiles {
  */
 export async function parallelizeDecoder(files: DecoderFiles, options: ParallelizeOptions): Promise<ParallelModel> {
   options.onProgress?.("reading");
-  using sources = mappedSources();
-  using firstFile = readOnnx(files.first, { open: sources.open });
-  using nextFile = readOnnx(files.next, { open: sources.open });
-  const { first, next } = joinSteps(importOnnx(firstFile), importOnnx(nextFile));
-  if (first.carried.length === 0 || first.carried.length < next.carried.length) {
-    throw new FormatError(
-      `Cannot go on from ${files.first} with ${files.next}: the first does not give all states that the second takes`,
-      { hint: "take both files from one export" },
-    );
-  }
-  const inputs = next.nodes.flatMap((n) =>
-    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(next, n.outputs[0]).type }] : []
-  );
-  const other = { graph: first, first: true, choice: undefined, inputs };
-  return await compileGraphs({ main: next, other }, options);
+  return await compileGraphs((opened) => decoderGraphs(files, opened), options);
 }
 
 /** The graphs of one model, as they were imported. */
@@ -107,15 +92,67 @@ interface Graphs {
   readonly other?: Omit<OtherGraph, "model"> & { readonly graph: Graph<"global"> };
 }
 
+/** Opens files that stay mapped as long as the graphs that were read from them are used. */
+class OpenFiles implements Disposable {
+  readonly #sources = mappedSources();
+  readonly #files = new DisposableStack();
+
+  /** The graph of the file at `path`. */
+  graph(path: string): Graph<"global"> {
+    return importOnnx(this.#files.use(readOnnx(path, { open: this.#sources.open })));
+  }
+
+  [Symbol.dispose](): void {
+    this.#files.dispose();
+    this.#sources[Symbol.dispose]();
+  }
+}
+
+/** The graph of a file, or its branches. */
+function modelGraphs(path: string, files: OpenFiles): Graphs {
+  const graph = files.graph(path);
+  const branches = specializeBranches(graph);
+  if (branches === undefined) return { main: graph };
+  const { steps, input, whenTrue, whenFalse } = branches;
+  const main = steps?.next ?? whenTrue, other = steps?.first ?? whenFalse;
+  const choice = { input, value: other === whenTrue };
+  return { main, other: { graph: other, first: steps !== undefined, choice, inputs: inputsOf(graph) } };
+}
+
+/** The graphs of a decoder in two files. */
+function decoderGraphs(files: DecoderFiles, opened: OpenFiles): Graphs {
+  const { first, next } = joinSteps(opened.graph(files.first), opened.graph(files.next));
+  if (first.carried.length === 0 || first.carried.length < next.carried.length) {
+    throw new FormatError(
+      `Cannot go on from ${files.first} with ${files.next}: the first does not give all states that the second takes`,
+      { hint: "take both files from one export" },
+    );
+  }
+  return { main: next, other: { graph: first, first: true, choice: undefined, inputs: inputsOf(next) } };
+}
+
+function inputsOf(graph: Graph<"global">): TensorInfo[] {
+  return graph.nodes.flatMap((n) =>
+    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
+  );
+}
+
 /** Cleans, plans, shards and compiles the graphs of a model. */
-async function compileGraphs({ main, other }: Graphs, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm, onProgress, config = {} } = options;
+async function compileGraphs(
+  read: (files: OpenFiles) => Graphs,
+  options: ParallelizeOptions,
+): Promise<ParallelModel> {
+  const { comm, onProgress, threads, disablePrepacking } = options;
+  const config = await agreeOnCosts(comm, options.config ?? {});
+  using files = new OpenFiles();
+  const graphs = read(files);
   const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
-  const clean = cleanPipeline().run(main, ctx);
+  const clean = cleanPipeline().run(graphs.main, ctx);
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
-  const parts = [{ sharded, local, plan: ctx.requirePlan() }];
+  const parts = [{ sharded, local, plan: ctx.requirePlan(), ctx }];
+  const { other } = graphs;
   if (other) {
     const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, slices: ctx.slices });
     parts.push(shardOther(other, sharded, ctx2));
@@ -124,12 +161,28 @@ async function compileGraphs({ main, other }: Graphs, options: ParallelizeOption
   const executors = await compileAll(parts.map((p) => p.local), {
     engine,
     comm,
-    threads: options.threads,
-    disablePrepacking: options.disablePrepacking,
+    threads,
+    disablePrepacking,
     onProgress,
   });
-  const made = (i: number, otherGraph?: OtherGraph) =>
-    new ParallelModel({ ...parts[i]!, executor: executors[i]!, group: comm, notice: engine.notice, other: otherGraph });
+  const made = (i: number, otherGraph?: OtherGraph) => {
+    const { ctx, ...part } = parts[i]!;
+    return new ParallelModel({
+      ...part,
+      executor: executors[i]!,
+      group: comm,
+      notice: engine.notice,
+      other: otherGraph,
+      compilePlain: async () => {
+        // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+        using again = new OpenFiles();
+        const { main, other } = read(again);
+        const graph = shardPipeline().run(cleanPipeline().run(i === 0 ? main : other!.graph, ctx), ctx);
+        const local = localize(graph, comm.rank, comm.size, { plain: true });
+        return await compile(local, { engine, comm, threads, disablePrepacking });
+      },
+    });
+  };
   return made(0, other && { ...other, model: made(1) });
 }
 
@@ -138,17 +191,76 @@ function shardOther(
   other: NonNullable<Graphs["other"]>,
   main: Graph<"sharded">,
   ctx: ParallelExecutionCtx,
-): { readonly sharded: Graph<"sharded">; readonly local: Graph<"local">; readonly plan: Plan } {
+): {
+  readonly sharded: Graph<"sharded">;
+  readonly local: Graph<"local">;
+  readonly plan: Plan;
+  readonly ctx: ParallelExecutionCtx;
+} {
   const clean = cleanPipeline().run(other.graph, ctx);
   if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks));
   const sharded = shardPipeline().run(clean, ctx);
-  return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan() };
+  return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan(), ctx };
+}
+
+/** How a model is put on a mesh. */
+export interface OverMeshOptions extends ParallelizeOptions {
+  /** Groups that share the batch, and ranks of a group that share the layers; together the ranks of `comm`. */
+  readonly mesh: DeviceMesh;
+}
+
+/**
+ * Like {@linkcode parallelizeModel} on a mesh of two axes: groups of ranks share the batch, the ranks of each group share the
+ * layers. All ranks call it together.
+ *
+ * @throws {PlanError} If the mesh has not as many ranks as `comm`, or the model's batch cannot be shared: why not.
+ * @example
+ * ```ts ignore
+ * await using comm = await init(); // 4 ranks
+ * await using model = await parallelizeOverMesh("bert.onnx", { comm, mesh: { dp: 2, tp: 2 } });
+ * ```
+ */
+export async function parallelizeOverMesh(
+  path: string,
+  { mesh, ...options }: OverMeshOptions,
+): Promise<DataParallelModel> {
+  const { comm } = options, { dp, tp } = mesh;
+  if (meshSize(mesh) !== comm.size) {
+    throw new PlanError(`Cannot put ${comm.size} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
+  }
+  const batch = batchOf(path, mesh);
+  // What the whole job measured and agreed on, before it falls into groups.
+  const config = shareNominal(await agreeOnCosts(comm, options.config ?? {}), batch, mesh);
+  const group = (await comm.split(Math.floor(comm.rank / tp), comm.rank, { name: "tp" }))!;
+  const across = (await comm.split(comm.rank % tp, comm.rank, { name: "dp" }))!;
+  const threads = options.threads ?? Math.max(1, Math.floor(comm.cores / (dp * tp)));
+  const model = await parallelizeModel(path, {
+    ...options,
+    threads,
+    comm: group,
+    config: { ...config, calibrated: false },
+  });
+  return new DataParallelModel({ model, mesh, batch, group, across });
+}
+
+/** Where the model at `path` has its batch. @throws {PlanError} If it cannot be shared. */
+function batchOf(path: string, mesh: DeviceMesh): Batch {
+  using file = readOnnx(path);
+  const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
+  return batchDims(cleanPipeline().run(importOnnx(file), ctx), opDef, mesh.assume);
+}
+
+/** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
+function shareNominal(config: Config, { symbol }: Batch, { dp }: DeviceMesh): Config {
+  return { ...config, nominal: { ...config.nominal, [symbol]: Math.ceil((config.nominal?.[symbol] ?? dp) / dp) } };
 }
 
 /** What {@linkcode explainModel} is told. */
 export interface ExplainOptions {
   /** How many ranks would share the model. */
   readonly ranks: number;
+  /** How they are arranged: the plan is then that of each group. One group by default. */
+  readonly mesh?: DeviceMesh;
   /** What the passes may be told. */
   readonly config?: Config;
 }
@@ -159,21 +271,79 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** What became of the patterns that rules of rewriting know. */
+  readonly rewrites: readonly RewriteNote[];
+  /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
+  readonly measured: Measurement | undefined;
+  /**
+   * Why the layers that a pattern means are what they are, and what else they could be, each with the best plan around it:
+   * `explain("h.*.mlp.fc")`. @throws {PlanError} If no layer matches: with near names.
+   */
+  readonly explain: (pattern: string) => LayerExplanation[];
+  /** The plan beside those of simple rules, priced alike. @throws {PlanError} If overrides leave a rule no plan. */
+  readonly compare: (baselines: readonly Baseline[]) => PlanComparison[];
 }
 
 /**
  * How the model at `path` would be split over `ranks`, and why; of a model with a first step, its later steps. Starts nothing and reads no weights.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
+ * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
  */
-export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
+export function explainModel(path: string, { mesh, ...given }: ExplainOptions): ExplainedModel {
+  if (mesh && meshSize(mesh) !== given.ranks) {
+    throw new PlanError(`Cannot put ${given.ranks} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
+  }
+  const ranks = mesh?.tp ?? given.ranks;
+  const asked = given.config ?? {};
+  const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const imported = importOnnx(file), branches = specializeBranches(imported);
   const graph = cleanPipeline().run(branches?.steps?.next ?? branches?.whenTrue ?? imported, ctx);
   checkNominal(graph, config.nominal ?? {});
-  const solved = solvePlan(graph, planOptions(config, ranks));
-  return { plan: solved.plan, report: explainSolved(graph, solved) };
+  const options = planOptions(ctx.config, ranks);
+  const solved = solvePlan(graph, options);
+  return {
+    plan: solved.plan,
+    report: explainSolved(graph, solved),
+    rewrites: ctx.rewrites,
+    measured,
+    explain: (pattern) => explainLayers(graph, solved, pattern),
+    compare: (baselines) => comparePlans(graph, solved, baselines, options),
+  };
+}
+
+/** What was measured on this host for a job of `ranks`, or nearly as many. @throws {FormatError} If the file is broken. */
+function hostMeasurement(ranks: number): Measurement | undefined {
+  return measurementFor(readCalibration(calibrationPlace()), ranks);
+}
+
+function withMeasured(config: Config, measured: Measurement | undefined): Config {
+  return measured ? { ...config, costs: { ...measured.costs, ...config.costs } } : config;
+}
+
+/**
+ * `config` with rank 0's measured costs, as ranks on other hosts may have measured others and would plan differently.
+ *
+ * @throws {FormatError} If rank 0's measurements are broken: on all ranks.
+ */
+async function agreeOnCosts(comm: Communicator, config: Config): Promise<Config> {
+  if (config.calibrated === false) return config;
+  type Found = { readonly measured?: Measurement | undefined; readonly problem?: { message: string; hint: string } };
+  let found: Found | undefined;
+  if (comm.rank === 0) {
+    try {
+      found = { measured: hostMeasurement(comm.size) };
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error;
+      found = { problem: { message: error.message, hint: error.hint ?? "" } };
+    }
+  }
+  const { measured, problem } = await comm.objects.broadcast(found, 0);
+  if (problem) throw new FormatError(problem.message, { hint: problem.hint });
+  return withMeasured(config, measured);
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */

@@ -1,6 +1,7 @@
 /**
  * The printed blocks of the documents, made anew: for ARCHITECTURE.md what the model of tests/data/models/mlp looks like in
- * every room, for docs/adding_an_op.md a definition and what follows from it.
+ * every room, for docs/adding_an_op.md a definition and what follows from it, for
+ * docs/ops.md a table of all definitions.
  *
  * A block lies between `<!-- example: NAME -->` and `<!-- end -->`; only what is between is replaced. A test holds the files
  * against what this makes, so the documents cannot fall behind the code.
@@ -36,6 +37,7 @@ import { inferTypes } from "../src/passes/infer_types.ts";
 import { candidateLayouts } from "../src/plan/candidates.ts";
 import { plannedCalls } from "../src/plan/places.ts";
 import { strategiesOf } from "../src/plan/strategies.ts";
+import { opsTable } from "./ops_table.ts";
 import { LEVELS, ONLY, SEES } from "./layers.ts";
 
 /** The repository's root. */
@@ -61,6 +63,7 @@ export async function printedDocuments(): Promise<PrintedDocument[]> {
   return [
     { path: join(ROOT, "ARCHITECTURE.md"), blocks: await architectureBlocks() },
     { path: join(ROOT, "docs/adding_an_op.md"), blocks: opBlocks() },
+    { path: join(ROOT, "docs/ops.md"), blocks: new Map([["ops", opsTable()]]) },
   ];
 }
 
@@ -76,7 +79,9 @@ async function architectureBlocks(): Promise<Map<string, string>> {
   const print = (graph: typeof imported | typeof annotated | typeof sharded | typeof local) =>
     code(printGraph(graph, { nodeNames: false }));
   const plan = (model: string, ranks: number) =>
-    code(planText(explainModel(join(ROOT, MODELS, model, "model.onnx"), { ranks }).report));
+    code(
+      planText(explainModel(join(ROOT, MODELS, model, "model.onnx"), { ranks, config: { calibrated: false } }).report),
+    );
   return new Map([
     ["imported", print(imported)],
     ["clean", print(clean)],

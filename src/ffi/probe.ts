@@ -4,6 +4,7 @@
  */
 import { describeError } from "../core/errors.ts";
 import { type LibrarySpec, loadLibrary } from "./load.ts";
+import { MPI_SPEC } from "./mpi_library.ts";
 
 /** What a look for one library gave. */
 export interface LibraryFound {
@@ -43,12 +44,7 @@ const PROBES: readonly Probe[] = [
     },
   },
   {
-    spec: {
-      name: "libmpi",
-      env: "SHARDWISE_LIBMPI",
-      candidates: ["libmpi.so.40", "libmpi.so.12", "libmpich.so.12", "libmpi.so"],
-      hint: "apt-get install libopenmpi3",
-    },
+    spec: MPI_SPEC,
     ask(spec) {
       const library = loadLibrary(spec, {
         MPI_Get_library_version: {

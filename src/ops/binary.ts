@@ -8,7 +8,8 @@ import { INT_FUNCTIONS, mapKnown } from "./known_ints.ts";
 interface Row {
   readonly since: number;
   readonly dtype?: number | DType;
-  readonly linear?: readonly (readonly number[])[];
+  readonly linear?: ElementwiseRow["linear"];
+  readonly exact?: true;
   readonly on?: DType;
 }
 
@@ -19,7 +20,7 @@ const ROWS: Readonly<Record<string, Row>> = {
   Add:            { since: 14, linear: SUM },
   Sub:            { since: 14, linear: SUM },
   Mul:            { since: 14, linear: [[0], [1]] },
-  Div:            { since: 14, linear: [[0]] },
+  Div:            { since: 14, linear: [[0]], exact: true },
   Pow:            { since: 15 },
   Mod:            { since: 13, on: "i64" },
   PRelu:          { since: 16 },
@@ -50,11 +51,13 @@ export function binaryOps(): OpDef[] {
       inputs: [{ dtype, shape: a! }, { dtype, shape: b! }],
       ...ranges,
     }));
+    if (row.linear) examples.push({ inputs: [{ dtype: "i64", shape: [2, 5] }, { dtype: "i64", shape: [2, 5] }] });
     const full: ElementwiseRow = {
       since: row.since,
       inputs: ["A", "B"],
       ...(row.dtype ? { dtype: row.dtype } : {}),
       ...(row.linear ? { linear: row.linear } : {}),
+      ...(row.exact ? { exact: row.exact } : {}),
       ...(ints ? { ints } : {}),
       examples,
     };

@@ -36,6 +36,8 @@ export interface ElementwiseRow {
   readonly dtype?: number | DType;
   /** Sets of inputs in which the op is linear. */
   readonly linear?: readonly (readonly number[])[];
+  /** Linear in floats only: integers are rounded. */
+  readonly exact?: true;
   /** On known integer contents. */
   readonly ints?: (...elements: Dim[]) => Dim | undefined;
   readonly examples: readonly OpExample[];
@@ -49,7 +51,10 @@ export function elementwise(op: string, row: ElementwiseRow): OpDef {
     since: row.since,
     inputs: row.inputs,
     infer: (context) => [inferElementwise(context, row)],
-    factors: (context) => elementwiseFactors(context, row.linear),
+    factors: (context) => {
+      const linear = row.exact && !isFloat(context.outputs[0]?.dtype) ? undefined : row.linear;
+      return elementwiseFactors(context, linear);
+    },
     examples: row.examples,
   };
 }
@@ -64,6 +69,11 @@ function inferElementwise(context: InferContext, row: ElementwiseRow): Inferred 
 /** Contents of the inputs that are given. */
 function presentInts(context: InferContext) {
   return context.inputs.flatMap((input, i) => (input ? [context.ints[i]] : []));
+}
+
+/** Whether elements of `dtype` are floats, so that no op rounds them to whole numbers. */
+export function isFloat(dtype: DType | undefined): boolean {
+  return dtype !== undefined && dtypeInfo(dtype).float;
 }
 
 /** Whether a cast between two dtypes loses nothing, so that it commutes with a sum of partial results. */

@@ -3,6 +3,7 @@ import { type Dim, dimMul } from "../core/dim.ts";
 import { int, intOf, ints as intsAttribute } from "../graph/attributes.ts";
 import type { Reduction } from "../graph/placement.ts";
 import type { InferContext, LocalizeContext, OpDef, TypedContext } from "./def.ts";
+import { isFloat } from "./elementwise.ts";
 import { at, type Factor } from "./factors.ts";
 import { INT_FUNCTIONS, isIntegral, knownVector } from "./known_ints.ts";
 import { axesOf, emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
@@ -50,7 +51,10 @@ export function reduceOps(): OpDef[] {
     since: 11,
     inputs: ["data", "axes"],
     infer: (context) => inferReduce(context, row),
-    factors: (context) => ({ factors: reduceFactors(context, op, row), ...(row.linear ? { linear: [[0]] } : {}) }),
+    factors: (context) => ({
+      factors: reduceFactors(context, op, row),
+      ...(row.linear && sumsUp(op, context) ? { linear: [[0]] } : {}),
+    }),
     flops: ({ inputs }) => (inputs[0]!.shape ?? []).reduce<Dim>(dimMul, 1),
     ...(op === "ReduceMean" ? { localize: localizeMean } : {}),
     examples: examplesOf(op),
@@ -84,9 +88,14 @@ function reduceFactors(context: TypedContext, op: string, row: Row): Factor[] {
     if (keep) to++;
     // A mean divides by the size of the whole dim: it has to be known where shards are summed.
     const whole = dims.every((d) => typeof shape[d] === "number");
-    if (size === 1 || !row.reduce || (op === "ReduceMean" && !whole)) return [];
+    if (size === 1 || !row.reduce || (op === "ReduceMean" && !whole) || !sumsUp(op, context)) return [];
     return [{ name: `r${dim}`, size, inputs, outputs: [null], reduce: row.reduce }];
   });
+}
+
+/** Whether results of parts combine exactly: a mean of integers is rounded. */
+function sumsUp(op: string, { inputs }: TypedContext): boolean {
+  return op !== "ReduceMean" || isFloat(inputs[0]?.dtype);
 }
 
 /** The mean over a sharded dim: each rank's sum divided by the whole count, so that the results add up. */

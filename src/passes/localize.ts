@@ -6,7 +6,7 @@
  * local type is inferred anew and held against the placement, so that a rule that is wrong fails here and not in the
  * numbers.
  */
-import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
+import { dependsOnData, type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
 import { type Call, type Collective, type Graph, isCall, readsOf, type Value, valueOf } from "../graph/graph.ts";
@@ -21,6 +21,8 @@ import { LocalSlices } from "./local_data.ts";
 
 /** How a rank's part is made. */
 export interface LocalizeOptions {
+  /** Emit no fused op that has `OpDef.limits`; default false. */
+  readonly plain?: boolean;
   /** The rank's parts of constants, where another graph shares them. */
   readonly slices?: LocalSlices;
 }
@@ -30,7 +32,7 @@ export function localize(
   graph: Graph<"sharded">,
   rank: number,
   ranks: number,
-  { slices = new LocalSlices(rank) }: LocalizeOptions = {},
+  { plain = false, slices = new LocalSlices(rank) }: LocalizeOptions = {},
 ): Graph<"local"> {
   const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
@@ -63,10 +65,13 @@ export function localize(
       ranks,
       onnxOpset: graph.opsets.get("") ?? 17,
       emit: builder.emitter(node.name),
+      plain,
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
+    // Our own ops run on no engine as they are.
+    const isOwn = node.domain === "shardwise";
     const produced = empty(context) ??
-      (definition?.localize && (sharded || definition.module) ? definition.localize(context) : copy(node, outputs));
+      (definition?.localize && (sharded || isOwn) ? definition.localize(context) : copy(node, outputs));
     node.outputs.forEach((name, i) => {
       if (name === "") return;
       names.set(name, produced[i]!);
@@ -85,7 +90,8 @@ export function localize(
     const made = context.outputTensors.map((t) => {
       if (!t) return "";
       const zeros = isEmpty(t) || (t.placement.kind === "P" && t.placement.reduction === "sum");
-      return zeros && t.localShape && t.type.dtype ? builder.zeros(t.type.dtype, t.localShape) : undefined;
+      const known = t.localShape && !t.localShape.some(dependsOnData);
+      return zeros && known && t.type.dtype ? builder.zeros(t.type.dtype, t.localShape) : undefined;
     });
     return made.includes(undefined) ? undefined : made as string[];
   }
@@ -147,7 +153,11 @@ export function localize(
       const shape = value.type.shape;
       if (rank === 0) return void names.set(value.name, input);
       if (!shape) throw new GraphError(`Cannot mask "${node.inputs[0]}" on rank ${rank}: its shape is not known`);
-      return void names.set(value.name, builder.zeros(value.type.dtype ?? "f32", shape));
+      const dtype = value.type.dtype ?? "f32";
+      const zeros = shape.some(dependsOnData)
+        ? emit.op("Expand", [builder.scalar(dtype, 0), emit.op("Shape", [input])])
+        : builder.zeros(dtype, shape);
+      return void names.set(value.name, zeros);
     }
     if (node.collective === "slice") {
       const shape = tensor(node.inputs[0])!.localShape;

@@ -43,8 +43,10 @@ export function strategiesOf(call: PlannedCall, candidates: Candidates): Candida
   const { node, names, shape } = call;
   const all = [replicated(call)];
   const seen = new Set([keyOf(all[0]!)]);
+  // Truths do not add up.
+  const isBool = node.outputs.map((_, i) => shape.context.outputs[i]?.dtype === "bool");
   const push = (c: Candidate | undefined) => {
-    if (!c || seen.has(keyOf(c))) return;
+    if (!c || seen.has(keyOf(c)) || c.outputs.some((p, i) => p.kind === "P" && isBool[i])) return;
     seen.add(keyOf(c));
     all.push(c);
   };

@@ -1,5 +1,6 @@
 /** The beginning of a segment: what all ranks wrote, combined where it lies. */
 import { type Dim, dimEquals } from "../core/dim.ts";
+import { dtypeInfo } from "../core/dtype.ts";
 import { GraphError } from "../core/errors.ts";
 import { int } from "../graph/attributes.ts";
 import { type GraphBuilder, inlineData } from "../graph/builder.ts";
@@ -24,11 +25,11 @@ export function combine<S extends Stage>(builder: GraphBuilder<S>, node: Collect
   const emit = emitter(builder, to);
   switch (node.collective) {
     case "all_reduce":
-      return emit.last(reduceOp(node), to.peers);
+      return reduce(emit, node, to.peers);
     case "reduce_scatter": {
       const { dim, layout } = node.shard!;
       const parts = to.peers.map((peer) => scatter(emit, peer, { dim, layout: flatten(layout), to }));
-      return emit.last(reduceOp(node), parts);
+      return reduce(emit, node, parts);
     }
     case "all_gather":
       return gather(emit, node.shard!, to);
@@ -38,8 +39,18 @@ export function combine<S extends Stage>(builder: GraphBuilder<S>, node: Collect
   }
 }
 
-function reduceOp(node: Collective): string {
-  return { sum: "Sum", max: "Max", min: "Min" }[node.reduction ?? "sum"];
+function reduce(emit: Emitter, node: Collective, parts: readonly string[]): void {
+  const op = { sum: "Sum", max: "Max", min: "Min" }[node.reduction ?? "sum"];
+  // ONNX's Sum is for floats only.
+  if (op !== "Sum" || emit.float || parts.length < 2) {
+    return emit.last(op === "Sum" && !emit.float ? "Identity" : op, parts);
+  }
+  // Before opset 14, Add takes no integers of less than 32 bits.
+  const narrow = emit.bits < 32;
+  const terms = narrow ? parts.map((part) => emit.op("Cast", [part], { to: int(dtypeInfo("i32").onnx) })) : [...parts];
+  const last = terms.pop()!, before = terms.reduce((sum, term) => emit.op("Add", [sum, term]));
+  if (!narrow) return emit.last("Add", [before, last]);
+  emit.last("Cast", [emit.op("Add", [before, last])], { to: int(emit.onnx) });
 }
 
 /** This rank's ranges of a peer's whole tensor. */
@@ -60,7 +71,9 @@ function gather(emit: Emitter, shard: { dim: number; layout: Layout }, to: Combi
     plain ? from : emit.ranges(from, at, [[p.start, p.end]]);
   if (dimEquals(layout.outer, 1)) {
     const parts = pieces.map((p) => take(to.peers[p.rank]!, dim, p));
-    return parts.length === 1 ? emit.last("Identity", parts) : emit.last("Concat", parts, { axis: int(dim) });
+    // Of a dim of size 0 there are no pieces: every rank has all of it.
+    if (parts.length < 2) return emit.last("Identity", parts.length === 1 ? parts : [to.peers[to.rank]!]);
+    return emit.last("Concat", parts, { axis: int(dim) });
   }
   // A merged dim [outer · block]: opened on every rank, the blocks put together inside, and merged again.
   const shape = to.value.type.shape!;
@@ -79,6 +92,12 @@ function openTarget(shape: Shape, dim: number, into: { outer: Dim; block: number
 }
 
 interface Emitter {
+  /** Whether the elements are floats. */
+  readonly float: boolean;
+  /** Bits of an element. */
+  readonly bits: number;
+  /** ONNX's number of the dtype. */
+  readonly onnx: number;
   op(op: string, inputs: readonly string[], attributes?: Attributes): string;
   /** The op that writes the result. */
   last(op: string, inputs: readonly string[], attributes?: Attributes): void;
@@ -93,6 +112,7 @@ function emitter<S extends Stage>(builder: GraphBuilder<S>, to: Combination): Em
   const append = (op: string, inputs: readonly string[], attributes: Attributes, out: Value) =>
     builder.call({ kind: "call_function", domain: "", op, inputs, outputs: [out.name], attributes }, [out]);
   const emit: Emitter = {
+    ...dtypeInfo(value.type.dtype ?? "f32"),
     op: (op, inputs, attributes = {}) => {
       const name = builder.freshValue(`${value.name}.${op}`);
       append(op, inputs, attributes, { name, type: open });

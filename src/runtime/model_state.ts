@@ -1,53 +1,95 @@
 /** The state that a model carries from step to step: KV caches, each rank its shard. */
-import type { HostTensor } from "../core/host_tensor.ts";
+import type { DType } from "../core/dtype.ts";
+import { byteLength } from "../core/dtype.ts";
+import { type HostTensor, hostTensorBytes } from "../core/host_tensor.ts";
 import { InputError } from "../core/errors.ts";
 import { dimEquals } from "../core/dim.ts";
 import { printType, type TensorType } from "../graph/types.ts";
-import { elementsOf, GrowingBuffer } from "./cpu/tensors.ts";
+import type { CarriedMemory } from "./cpu/executor.ts";
+import { GrowingTensor } from "./growing_tensor.ts";
+import { count, elementsOf, GrowingBuffer } from "./cpu/tensors.ts";
 
-/** One carried tensor: two buffers, of which one holds the present content and the other takes the next. */
+/** What all carried tensors have. */
 interface Cell {
-  current: HostTensor;
-  readonly buffers: readonly [GrowingBuffer, GrowingBuffer];
   /** The dim of the sequences of a batch; undefined where it cannot be told. */
   readonly batchDim: number | undefined;
   /** Whether steps leave it as it is. */
   readonly kept: boolean;
+}
+
+/** A carried tensor with two buffers, of which one holds the present content and the other takes the next. */
+interface Pair extends Cell {
+  readonly kind: "pair";
+  current: HostTensor;
+  readonly buffers: readonly [GrowingBuffer, GrowingBuffer];
   active: 0 | 1;
+}
+
+/** A carried tensor that the model extends where it lies. */
+interface Growing extends Cell {
+  readonly kind: "growing";
+  readonly tensor: GrowingTensor;
+  /** Its length after the step that is running. */
+  next: number;
+}
+
+/**
+ * A carried input: its name, the local types of both ends (without `to` it stays as it is), and the dim along which it grows
+ * in place, if it does.
+ */
+export interface CarriedTensor {
+  readonly input: string;
+  readonly from: TensorType;
+  readonly to: TensorType | undefined;
+  readonly inPlace?: number | undefined;
 }
 
 /** Carried tensors of one sequence (or batch of sequences). Made by `ParallelModel.start()`. */
 export class ModelState {
   /** Sequences that the state holds. */
   readonly batch: number;
-  readonly #cells = new Map<string, Cell>();
+  readonly #cells = new Map<string, Pair | Growing>();
 
-  /** `carried`: for every state, the input's name with the local types of both ends; without `to` it stays as it is. */
-  constructor(
-    batch: number,
-    carried: readonly { readonly input: string; readonly from: TensorType; readonly to: TensorType | undefined }[],
-  ) {
+  /** An empty state of `batch` sequences. @throws {InputError} If a tensor does not start empty. */
+  constructor(batch: number, carried: readonly CarriedTensor[]) {
     this.batch = batch;
-    for (const { input, from, to } of carried) {
-      this.#cells.set(input, {
-        current: emptyTensor(input, { from, to, batch }),
-        buffers: [new GrowingBuffer(), new GrowingBuffer()],
-        active: 0,
-        batchDim: batchDim(from, to),
-        kept: to === undefined,
-      });
+    for (const { input, from, to, inPlace } of carried) {
+      const current = emptyTensor(input, { from, to, batch });
+      const common = { batchDim: batchDim(from, to), kept: to === undefined };
+      this.#cells.set(
+        input,
+        inPlace !== undefined && current.shape[inPlace] === 0
+          ? { kind: "growing", tensor: new GrowingTensor(current.dtype, current.shape, inPlace), next: 0, ...common }
+          : { kind: "pair", current, buffers: [new GrowingBuffer(), new GrowingBuffer()], active: 0, ...common },
+      );
     }
   }
 
-  /** This rank's part of the carried input `name`. */
-  get(name: string): HostTensor {
-    return this.#cells.get(name)!.current;
+  /**
+   * This rank's part of the carried input `name`. Of a tensor in place its shape only, which a step needs, unless the program that
+   * will read it takes it `whole`.
+   */
+  get(name: string, whole = false): HostTensor {
+    const cell = this.#cells.get(name)!;
+    if (cell.kind === "pair") return cell.current;
+    return whole ? cell.tensor.compact() : { dtype: cell.tensor.dtype, shape: cell.tensor.shape, data: NOTHING };
   }
 
-  /** Memory for the next content of `name`. */
-  next(name: string, bytes: number): Uint8Array {
+  /**
+   * Memory for the next content of `name`; of its own, not in place, for a program that takes it `whole`.
+   *
+   * @internal
+   */
+  next(name: string, to: { readonly dtype: DType; readonly dims: readonly number[] }, whole = false): CarriedMemory {
     const cell = this.#cells.get(name)!;
-    return cell.buffers[cell.active ^ 1]!.take(bytes);
+    const bytes = byteLength(to.dtype, count(to.dims));
+    if (cell.kind === "pair") {
+      return { bytes: cell.buffers[cell.active ^ 1]!.take(bytes), dims: to.dims, inPlace: false };
+    }
+    if (whole) return { bytes: new Uint8Array(bytes), dims: to.dims, inPlace: false };
+    cell.next = to.dims[cell.tensor.dim]!;
+    cell.tensor.reserve(cell.next);
+    return { bytes: cell.tensor.bytes, dims: cell.tensor.capacity, inPlace: true };
   }
 
   /**
@@ -61,32 +103,46 @@ export class ModelState {
     }
     for (const [name, cell] of this.#cells) {
       if (cell.kept && !kept) continue;
-      const { dtype, shape, data } = cell.current, dim = cell.batchDim;
-      const size = dim === undefined ? 0 : shape[dim]!;
-      if (dim === undefined || size % this.batch !== 0) {
-        throw new InputError(
-          `Cannot reorder the rows of state "${name}" of shape [${shape}]: no dim of it is the batch`,
-        );
-      }
-      const from = new Uint8Array(data.buffer, data.byteOffset, data.byteLength), to = this.next(name, from.length);
-      const outer = shape.slice(0, dim).reduce((a, b) => a * b, 1), block = from.length / outer / this.batch;
-      for (let o = 0; o < outer; o++) {
-        rows.forEach((row, i) => {
-          const at = (o * this.batch + row) * block;
-          to.set(from.subarray(at, at + block), (o * this.batch + i) * block);
-        });
-      }
-      this.advance(name, { dtype, shape, data: elementsOf(dtype, shape, to) });
+      this.advance(name, this.#reordered(name, this.get(name, true), { dim: cell.batchDim, rows }), true);
     }
   }
 
+  /** `tensor` with other rows, in the memory of its next content. */
+  #reordered(
+    name: string,
+    tensor: HostTensor,
+    { dim, rows }: { readonly dim: number | undefined; readonly rows: readonly number[] },
+  ): HostTensor {
+    const { dtype, shape } = tensor;
+    const size = dim === undefined ? 0 : shape[dim]!;
+    if (dim === undefined || size % this.batch !== 0) {
+      throw new InputError(`Cannot reorder the rows of state "${name}" of shape [${shape}]: no dim of it is the batch`);
+    }
+    const from = hostTensorBytes(tensor), { bytes } = this.next(name, { dtype, dims: shape }, true);
+    const outer = shape.slice(0, dim).reduce((a, b) => a * b, 1), block = from.length / outer / this.batch;
+    for (let o = 0; o < outer; o++) {
+      rows.forEach((row, i) => {
+        const at = (o * this.batch + row) * block;
+        bytes.set(from.subarray(at, at + block), (o * this.batch + i) * block);
+      });
+    }
+    return { dtype, shape, data: elementsOf(dtype, shape, bytes) };
+  }
+
   /** What a step wrote becomes the present content. */
-  advance(name: string, tensor: HostTensor): void {
+  advance(name: string, tensor: HostTensor, whole = false): void {
     const cell = this.#cells.get(name)!;
+    if (cell.kind === "growing") {
+      if (whole) cell.tensor.assign(tensor);
+      else cell.tensor.length = cell.next;
+      return;
+    }
     cell.current = tensor;
     cell.active = cell.active === 0 ? 1 : 0;
   }
 }
+
+const NOTHING = new Uint8Array(0);
 
 /** The first open dim that does not grow. */
 function batchDim(from: TensorType, to: TensorType | undefined): number | undefined {

@@ -10,6 +10,7 @@ import type { Program } from "../program/program.ts";
 import { checkInputs, checkKnown } from "./check_inputs.ts";
 import type { CpuExecutor, StepTiming } from "./cpu/executor.ts";
 import { ModelState } from "./model_state.ts";
+import { SizeLimits } from "./size_limits.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
 
 /** An input or output of a model: its ONNX name and the type of the whole tensor. */
@@ -46,6 +47,13 @@ export interface ParallelModelParts {
    * @internal
    */
   readonly executor: CpuExecutor;
+  /**
+   * Compiles the program of `local` with plain ops, for sizes that fused ops do not take; all ranks call it together. Absent: there
+   * are none.
+   *
+   * @internal
+   */
+  readonly compilePlain?: () => Promise<CpuExecutor>;
   /**
    * The ranks, where whole outputs are gathered.
    *
@@ -96,6 +104,10 @@ export class ParallelModel implements AsyncDisposable {
   readonly #stepInputs: ReadonlyMap<string, TensorType>;
   /** The states that a step reads. */
   readonly #readStates: readonly string[];
+  readonly #limits: SizeLimits | undefined;
+  readonly #compilePlain: (() => Promise<CpuExecutor>) | undefined;
+  /** Made when it is first needed. */
+  #plain: CpuExecutor | undefined;
   /** The carried input of each carried output. */
   readonly #inputOf: ReadonlyMap<string, string>;
 
@@ -119,6 +131,8 @@ export class ParallelModel implements AsyncDisposable {
     this.#stepInputs = new Map(this.#ownInputs.filter((i) => !states.has(i.name)).map((i) => [i.name, i.type]));
     this.#readStates = this.#ownInputs.flatMap(({ name }) => states.has(name) ? [name] : []);
     this.#executor = executor;
+    this.#limits = parts.compilePlain && SizeLimits.of(sharded);
+    this.#compilePlain = parts.compilePlain;
     this.#group = parts.group;
     const places = new Map<string, Placement>();
     for (const { name } of this.#ownInputs) places.set(name, valueOf(sharded, name).placement ?? REPLICATE);
@@ -182,7 +196,12 @@ export class ParallelModel implements AsyncDisposable {
     const local = Object.fromEntries(
       Object.entries(inputs).map(([name, t]) => [name, shardTensor(t, this.#placements.get(name)!, this.#group.rank)]),
     );
-    const results = await this.#executor.step(local, (_, bytes) => new Uint8Array(bytes));
+    const executor = await this.#executorFor((name) => inputs[name]!.shape);
+    const results = await executor.step(local, ({ dtype, dims }) => ({
+      bytes: new Uint8Array(byteLength(dtype, dims.reduce((a, b) => a * b, 1))),
+      dims,
+      inPlace: false,
+    }));
     const outputs: Record<string, HostTensor> = {};
     for (const { name } of this.outputs) {
       const placement = this.#placements.get(`out:${name}`)!;
@@ -199,6 +218,7 @@ export class ParallelModel implements AsyncDisposable {
       input,
       from: this.#localTypes.get(input)!,
       to: output === undefined ? undefined : this.#localTypes.get(`out:${output}`)!,
+      inPlace: this.#executor.statesInPlace.get(input),
     }));
     return new ModelState(batch, pairs);
   }
@@ -217,15 +237,21 @@ export class ParallelModel implements AsyncDisposable {
       : { model: this, inputs };
     if (chosen.model !== this) return await chosen.model.step(chosen.inputs, state);
     checkInputs(chosen.inputs, this.#stepInputs);
+    const executor = await this.#executorFor((name) => chosen.inputs[name]?.shape ?? state.get(name).shape);
+    // What one program grows in place, another (a plain one, a first step) takes as any tensor.
+    const whole = (name: string) => executor !== this.#executor || !executor.statesInPlace.has(name);
     const local: Record<string, HostTensor> = { ...chosen.inputs };
-    for (const name of this.#readStates) local[name] = state.get(name);
+    for (const name of this.#readStates) local[name] = state.get(name, whole(name));
     const inputOf = this.#inputOf;
-    const results = await this.#executor.step(local, (output, bytes) => state.next(inputOf.get(output)!, bytes));
+    const results = await executor.step(local, (o) => {
+      const name = inputOf.get(o.output)!;
+      return state.next(name, o, whole(name));
+    });
     const outputs: Record<string, HostTensor> = {};
     for (const [name, tensor] of results) {
       const input = inputOf.get(name);
       if (input === undefined) outputs[name] = tensor;
-      else state.advance(input, tensor);
+      else state.advance(input, tensor, whole(input));
     }
     return outputs;
   }
@@ -263,10 +289,17 @@ export class ParallelModel implements AsyncDisposable {
     return { model: chosen, inputs: Object.fromEntries(Object.entries(inputs).filter(([name]) => own.has(name))) };
   }
 
+  /** The program for these shapes of the inputs: one with plain ops where they are above what a fused op takes. */
+  async #executorFor(shapeOf: (name: string) => readonly number[]): Promise<CpuExecutor> {
+    if (!this.#limits?.areExceeded(shapeOf)) return this.#executor;
+    return this.#plain ??= await this.#compilePlain!();
+  }
+
   /** Releases the sessions. Does not wait for other ranks. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#other?.model[Symbol.asyncDispose]();
     await this.#executor[Symbol.asyncDispose]();
+    await this.#plain?.[Symbol.asyncDispose]();
   }
 }
 

@@ -3,15 +3,12 @@
  * factors against the unsharded op, on two and on three ranks (so with uneven and empty parts).
  */
 import assert from "node:assert/strict";
-import type { DType } from "../../src/core/dtype.ts";
-import { fromNumbers, type HostTensor, toNumbers } from "../../src/core/host_tensor.ts";
-import { GraphBuilder, inlineData } from "../../src/graph/builder.ts";
+import { type HostTensor, toNumbers } from "../../src/core/host_tensor.ts";
 import { type Call, type Graph, isCall, opKey, outputOf, type Value, valueOf } from "../../src/graph/graph.ts";
 import { REPLICATE } from "../../src/graph/placement.ts";
 import { printType } from "../../src/graph/types.ts";
-import type { OpDef, OpExample } from "../../src/ops/def.ts";
+import type { OpDef } from "../../src/ops/def.ts";
 import { opDef, OPS } from "../../src/ops/table.ts";
-import { inferTypes } from "../../src/passes/infer_types.ts";
 import { localize } from "../../src/passes/localize.ts";
 import { candidateLayouts } from "../../src/plan/candidates.ts";
 import { plannedCalls } from "../../src/plan/places.ts";
@@ -19,73 +16,12 @@ import type { Strategy } from "../../src/plan/plan.ts";
 import { strategiesOf } from "../../src/plan/strategies.ts";
 import type { Engine } from "../../src/runtime/cpu/engine.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
+import { exampleGraph } from "../support/op_examples.ts";
 import { emulatedStep } from "../support/emulated.ts";
 import { combine, partOf } from "../support/parts.ts";
 
 /** Ops that ONNX Runtime 1.30 has no CPU kernel for; their types are tested by hand where they matter. */
 const NOT_IN_ORT = new Set(["Swish"]);
-
-/** Random numbers that every run repeats. */
-function* randoms(seed: number): Generator<number, never> {
-  for (let state = seed;;) {
-    state = (state * 1664525 + 1013904223) % 2 ** 32;
-    yield state / 2 ** 32;
-  }
-}
-
-function exampleGraph(def: OpDef, example: OpExample): { graph: Graph<"global">; feeds: Map<string, HostTensor> } {
-  const opset = example.opset ?? (def.domain === "" ? Math.max(def.since, 13) : def.since);
-  const opsets = new Map([["", def.domain === "" ? opset : 17], ...(def.domain ? [[def.domain, opset] as const] : [])]);
-  const builder = new GraphBuilder("global", def.op, opsets);
-  const feeds = new Map<string, HostTensor>();
-  const random = randoms(def.op.length * 7 + 1);
-  const names = example.inputs.map((input, i) => {
-    if (!input) return "";
-    const name = `x${i}`;
-    const count = input.shape.reduce((a, b) => a * b, 1);
-    const constant = example.constants?.[i];
-    const tensor = fromNumbers(
-      input.dtype,
-      input.shape,
-      constant ?? randomNumbers(input.dtype, count, {
-        random,
-        range: example.ranges?.[i],
-      }),
-    );
-    if (constant) builder.getAttr(name, inlineData(input.dtype, input.shape, tensor.data));
-    else {
-      builder.placeholder({ name, type: input });
-      feeds.set(name, tensor);
-    }
-    return name;
-  });
-  const outputs = Array.from({ length: example.outputs ?? 1 }, (_, i) => `y${i}`);
-  builder.call(
-    {
-      kind: def.module ? "call_module" : "call_function",
-      name: "node",
-      domain: def.domain,
-      op: def.op,
-      inputs: names,
-      outputs,
-      attributes: example.attributes ?? {},
-    },
-    outputs.map((name) => ({ name, type: { dtype: undefined, shape: undefined } })),
-  );
-  return { graph: inferTypes(builder.finish({ inputs: outputs, names: outputs })), feeds };
-}
-
-function randomNumbers(
-  dtype: DType,
-  count: number,
-  { random, range }: { random: Iterator<number>; range: readonly [number, number] | undefined },
-): number[] {
-  const next = () => random.next().value as number;
-  if (dtype === "bool") return Array.from({ length: count }, () => Number(next() < 0.5));
-  if (dtype[0] === "f" || dtype === "bf16") return Array.from({ length: count }, () => next() * 2 - 1);
-  const [low, high] = range ?? [1, 5];
-  return Array.from({ length: count }, () => low + Math.floor(next() * (high - low)));
-}
 
 /** The graph with placements as a strategy wants them. */
 function placed(graph: Graph<"global">, call: Call, strategy: Strategy): Graph<"sharded"> {
@@ -136,15 +72,18 @@ async function sweep(def: OpDef, engine: Engine): Promise<void> {
       ) {
         const where = `${label} on ${ranks} ranks, ${strategy.name}`;
         const sharded = placed(graph, call, strategy);
-        const locals = Array.from({ length: ranks }, (_, r) => localize(sharded, r, ranks));
-        const parts = locals.map((_, r) =>
-          new Map([...feeds].map(([name, t]) => [name, partOf(t, valueOf(sharded, name).placement!, r)]))
-        );
-        const results = await emulatedStep(engine, locals, parts);
-        outputOf(graph).inputs.forEach((name, i) => {
-          const found = combine(results.map((r) => r[i]!), valueOf(sharded, name).placement!);
-          assertClose(found, reference![i]!, where);
-        });
+        // What has limits has a second form, without them.
+        for (const plain of def.limits ? [false, true] : [false]) {
+          const locals = Array.from({ length: ranks }, (_, r) => localize(sharded, r, ranks, { plain }));
+          const parts = locals.map((_, r) =>
+            new Map([...feeds].map(([name, t]) => [name, partOf(t, valueOf(sharded, name).placement!, r)]))
+          );
+          const results = await emulatedStep(engine, locals, parts);
+          outputOf(graph).inputs.forEach((name, i) => {
+            const found = combine(results.map((r) => r[i]!), valueOf(sharded, name).placement!);
+            assertClose(found, reference![i]!, plain ? `${where}, plain` : where);
+          });
+        }
       }
     }
   }

@@ -50,8 +50,10 @@ export function partOf(whole: HostTensor, placement: Placement, rank: number): H
   const { dtype, shape } = whole;
   if (placement.kind === "P") {
     const ranks = 2;
+    const numbers = Array.from(toNumbers(whole));
+    if (!dtypeInfo(dtype).float) return fromNumbers(dtype, shape, numbers.map((x) => [x - 1, 1][rank] ?? 0));
     const share = rank >= ranks ? 0 : rank === 0 ? 0.75 : 0.25;
-    return fromNumbers(dtype, shape, Array.from(toNumbers(whole), (x) => x * share));
+    return fromNumbers(dtype, shape, numbers.map((x) => x * share));
   }
   const { dim, layout } = placement;
   const repeats = shape[dim]! / layout.size;

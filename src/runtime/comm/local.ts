@@ -1,10 +1,13 @@
 /** The communicator of a job of one rank: every verb at once, on any system, without shared memory. */
+import { UnavailableError } from "../../core/errors.ts";
 import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { OperationCode } from "./control_block.ts";
+import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** One rank alone. */
@@ -54,11 +57,19 @@ export class LocalCommunicator extends MeetingCommunicator {
   }
 }
 
+/** A job of one rank. @throws {UnavailableError} If there are more. */
+export function openLocal({ env }: EngineOptions): Promise<LocalCommunicator> {
+  if (env.worldSize === 1) return Promise.resolve(new LocalCommunicator());
+  throw new UnavailableError(`Cannot join a job of ${env.worldSize} ranks by backend local: it is for one rank alone`, {
+    hint: "use the backend auto",
+  });
+}
+
 /** Nobody to wait for. */
 class LocalMeeting implements Meeting {
   readonly rank = 0;
   readonly size = 1;
-  readonly memory = undefined;
+  readonly reducers = new Reducers(undefined);
   readonly spinMs = 0;
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
   parity: 0 | 1 = 0;
@@ -76,6 +87,7 @@ class LocalMeeting implements Meeting {
   begin(_op: OperationCode, _timeoutMs: number): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
+  end(): void {}
   arrive(): void {}
   passed(): boolean {
     return true;

@@ -1,0 +1,113 @@
+/**
+ * The ONNX project's own node tests: every op as its specification asks for, whole and split over 2 and 3 ranks by a random legal plan, all
+ * ranks in one session. SHARDWISE_TEST_SEED replays the plans of a run.
+ */
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { fromBinary } from "@bufbuild/protobuf";
+import { compareTensors } from "../../cli/compare.ts";
+import { FormatError } from "../../src/core/errors.ts";
+import { dtypeInfo } from "../../src/core/dtype.ts";
+import { type HostTensor, hostTensorFromBytes } from "../../src/core/host_tensor.ts";
+import { importOnnx } from "../../src/formats/import_onnx.ts";
+import { readOnnx } from "../../src/formats/onnx_file.ts";
+import { TensorProtoSchema } from "../../src/formats/onnx_schema.ts";
+import { onnxTensor } from "../../src/formats/onnx_tensor.ts";
+import { type Graph, outputOf } from "../../src/graph/graph.ts";
+import { ParallelExecutionCtx } from "../../src/passes/context.ts";
+import { cleanPipeline, shardPipeline } from "../../src/passes/pipelines.ts";
+import type { Engine } from "../../src/runtime/cpu/engine.ts";
+import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
+import { EmulatedModel } from "../../src/runtime/emulation.ts";
+import { randomPlan } from "../support/random_plan.ts";
+import { sharedOrSkip } from "../support/shared.ts";
+
+const SEED = Number(Deno.env.get("SHARDWISE_TEST_SEED") ?? Date.now() % 2 ** 31);
+
+/** A number in [0, 1) at each call, the same ones for a seed. */
+function randoms(seed: number): () => number {
+  let state = seed % 2 ** 32;
+  return () => (state = (state * 1664525 + 1013904223) % 2 ** 32) / 2 ** 32;
+}
+
+/** `input_0.pb`, … of a test, in the order of the graph. */
+function tensors(folder: string, kind: "input" | "output"): HostTensor[] {
+  const found: HostTensor[] = [];
+  for (let i = 0;; i++) {
+    const path = join(folder, "test_data_set_0", `${kind}_${i}.pb`);
+    if (!existsSync(path)) return found;
+    const file = Deno.readFileSync(path);
+    const external = () => assert.fail(`${path} has external data`);
+    const source = onnxTensor(fromBinary(TensorProtoSchema, file), `${kind} ${i}`, { path, file, external });
+    found.push(hostTensorFromBytes(source.dtype, source.shape, source.bytes()));
+  }
+}
+
+/** What ONNX's runner asks for, with an atol at which ONNX Runtime passes all of the tests. */
+function tolerance(outputs: readonly HostTensor[]) {
+  const half = outputs.some((t) => t.dtype === "f16");
+  return { atol: half ? 1e-3 : 1e-5, rtol: 1e-3 };
+}
+
+function shard(graph: Graph<"global">, ranks: number, random: () => number): Graph<"sharded"> {
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0 });
+  const clean = cleanPipeline().run(graph, ctx);
+  ctx.plan = randomPlan(clean, ranks, random);
+  return shardPipeline().run(clean, ctx);
+}
+
+/** Runs one test at all rank counts: its problems, and how many calls were split. */
+async function runTest(engine: Engine, folder: string): Promise<{ problems: string[]; split: number }> {
+  using file = readOnnx(join(folder, "model.onnx"));
+  const graph = importOnnx(file);
+  const inputs = tensors(folder, "input"), outputs = tensors(folder, "output");
+  const names = graph.nodes.flatMap((n) => (n.kind === "placeholder" ? [n.outputs[0]] : []));
+  assert.equal(names.length, inputs.length, "inputs in files");
+  const feeds = Object.fromEntries(names.map((name, i) => [name, inputs[i]!]));
+  const expected = new Map(outputOf(graph).names.map((name, i) => [name, outputs[i]!]));
+  const problems: string[] = [];
+  let split = 0;
+  for (const ranks of [1, 2, 3]) {
+    const random = randoms(SEED + ranks);
+    const sharded = shard(graph, ranks, random);
+    split += [...sharded.values.values()].filter((v) => v.placement !== undefined && v.placement.kind !== "R").length;
+    await using model = await EmulatedModel.open(engine, sharded, ranks);
+    for (const o of compareTensors(await model.run(feeds), expected, tolerance(outputs))) {
+      if (!o.pass) problems.push(`at ${ranks} ranks: ${o.name} ${o.problem ?? `is off by ${o.maxAbs}`}`);
+    }
+  }
+  return { problems, split };
+}
+
+/** Why ONNX Runtime's JavaScript binding cannot be given a tensor, if it cannot. */
+function unheld(folder: string): string | undefined {
+  for (const kind of ["input", "output"] as const) {
+    for (const { dtype } of tensors(folder, kind)) if (dtypeInfo(dtype).ort === undefined) return dtype;
+  }
+  return undefined;
+}
+
+const root = sharedOrSkip("onnx-node-tests");
+const folders = root === undefined ? [] : [...Deno.readDirSync(root)].filter((e) => e.isDirectory).map((e) => e.name);
+/** By the op's name in the test's. */
+const families = Map.groupBy(folders.sort(), (name) => name.split("_")[1]!);
+
+for (const [family, names] of families) {
+  Deno.test(`ONNX's ${names.length} node tests of ${family} pass on 1, 2 and 3 ranks (seed ${SEED})`, async () => {
+    const engine = await openNativeEngine();
+    const problems: string[] = [];
+    for (const name of names) {
+      const folder = join(root!, name);
+      if (unheld(folder) !== undefined) continue;
+      try {
+        problems.push(...(await runTest(engine, folder)).problems.map((p) => `${name} ${p}`));
+      } catch (error) {
+        // Forms of ops that no exporter of today writes.
+        if (error instanceof FormatError && error.message.includes("older than the supported")) continue;
+        problems.push(`${name}: ${error instanceof Error ? error.message : error}`);
+      }
+    }
+    assert.deepEqual(problems, []);
+  });
+}
