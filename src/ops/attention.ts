@@ -94,11 +94,13 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const [batch, sequence] = x.shape;
     const past = context.inputs[3]?.shape?.[2] ?? 0;
     const total = context.ints[6]?.elements[0];
+    const pastSize = context.inputs[3]?.shape?.[3];
     // The cache may be longer than what it holds.
     const length = total === undefined ? dimAdd(past, sequence!) : dimMax(past, total);
     const cache: Inferred = {
       dtype: context.inputs[3]?.dtype ?? x.dtype,
-      shape: [batch!, heads.kv, length, context.inputs[3]?.shape?.[3] ?? heads.size],
+      // Exporters may leave the size of a head open in the cache.
+      shape: [batch!, heads.kv, length, typeof pastSize === "number" ? pastSize : heads.size],
     };
     return [{ dtype: x.dtype, shape: [batch!, sequence!, heads.q * heads.size] }, cache, cache].slice(
       0,

@@ -163,6 +163,13 @@ function emptyTensor(name: string, pair: { from: TensorType; to: TensorType | un
       { hint: "give the state as an input to run()" },
     );
   }
-  const shape = from.shape.map((d, i) => !dimEquals(d, to.shape![i] ?? 0) ? 0 : typeof d === "number" ? d : batch);
+  const shape = from.shape.map((d, i) => {
+    const next = to.shape![i] ?? 0;
+    // A size that the input leaves open, and the result does not: a head's.
+    if (typeof d === "number" || typeof next === "number") {
+      return typeof d === "number" && !dimEquals(d, next) ? 0 : Number(next);
+    }
+    return dimEquals(d, next) ? batch : 0;
+  });
   return { dtype: from.dtype, shape, data: elementsOf(from.dtype, shape, new Uint8Array(0)) };
 }
