@@ -9,7 +9,9 @@ export type EncoderPrompt = readonly number[] | Readonly<Record<string, HostTens
 
 /** What encoding needs of a model; a parallel model fits. */
 export interface Encoder {
+  /** By which it is told how to feed ids. */
   readonly inputs: readonly FeedInput[];
+  /** Runs once on all inputs. */
   readonly run: (inputs: Record<string, HostTensor>) => Promise<Record<string, HostTensor>>;
 }
 

@@ -50,7 +50,11 @@ export class ParallelExecutionCtx {
   readonly rank: number;
   /** What the user asked for. */
   readonly config: Config;
-  /** This rank's parts of constants, shared by all graphs that are made local with this state. */
+  /**
+   * This rank's parts of constants, shared by all graphs that are made local with this state.
+   *
+   * @internal
+   */
   readonly slices: LocalSlices;
   /** Set by the solver pass. */
   plan: Plan | undefined;

@@ -62,7 +62,11 @@ export interface ParallelModelParts {
   readonly group: GatherGroup;
   /** Why the engine is not the best one; said aloud by whoever shows it. */
   readonly notice: string | undefined;
-  /** The other graph, where the model has two. */
+  /**
+   * The other graph, where the model has two.
+   *
+   * @internal
+   */
   readonly other?: OtherGraph | undefined;
 }
 
