@@ -6,7 +6,8 @@ import { symbolsOf } from "./core/dim.ts";
 import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
-import { readOnnx } from "./formats/onnx_file.ts";
+import type { OpenSource } from "./formats/mapped_file.ts";
+import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps, planFirstStep } from "./passes/first_step.ts";
@@ -16,6 +17,7 @@ import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.t
 import { specializeBranches } from "./passes/specialize_branches.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
+import { planFromFile } from "./plan/check_plan.ts";
 import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import { type Batch, batchDims } from "./plan/batch.ts";
@@ -23,6 +25,7 @@ import type { Nominal } from "./plan/cost.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
+import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile, compileAll } from "./runtime/compile.ts";
@@ -32,6 +35,7 @@ import { mappedSources } from "./runtime/mapped_source.ts";
 import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
 import { opDef } from "./ops/table.ts";
+import { openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions {
@@ -51,7 +55,8 @@ export interface ParallelizeOptions {
 
 /**
  * Reads the ONNX model at `path`, splits it over the ranks of `comm`, and compiles this rank's part. All ranks call it
- * together. Weights are never read whole: every rank maps the file and reads its slices.
+ * together. Weights are never read whole: every rank maps the file and reads its slices. Of a folder that `shardModel`
+ * made, each rank opens its own part, and nothing is planned.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  * @throws {PlanError} If the overrides of `config` cannot be met.
@@ -64,7 +69,33 @@ export interface ParallelizeOptions {
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   options.onProgress?.("reading");
+  if (shardedFor(path) !== undefined) return await compileSharded(path, options);
   return await compileGraphs((files) => modelGraphs(path, files), options);
+}
+
+/** Compiles this rank's part of a folder that holds the model in parts. */
+async function compileSharded(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
+  const { comm, onProgress, threads, disablePrepacking } = options;
+  const open = (source: OpenSource) => openRankPart(path, { rank: comm.rank, ranks: comm.size, open: source });
+  using sources = mappedSources();
+  using part = open(sources.open);
+  const { sharded, local, plan } = part;
+  const engine = await openEngine(options.engine);
+  const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
+  return new ParallelModel({
+    sharded,
+    local,
+    plan,
+    executor,
+    group: comm,
+    notice: engine.notice,
+    compilePlain: async () => {
+      // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+      using again = mappedSources();
+      using copy = open(again.open);
+      return await compile(copy.plain(), { engine, comm, threads, disablePrepacking });
+    },
+  });
 }
 
 /** The two files of a decoder whose first step is a model of its own. */
@@ -198,7 +229,7 @@ function shardOther(
   readonly ctx: ParallelExecutionCtx;
 } {
   const clean = cleanPipeline().run(other.graph, ctx);
-  if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks));
+  if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks, clean));
   const sharded = shardPipeline().run(clean, ctx);
   return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan(), ctx };
 }
@@ -271,6 +302,8 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** Both as data for JSON, with what tells the model from others. */
+  readonly file: () => PlanFile;
   /** What became of the patterns that rules of rewriting know. */
   readonly rewrites: readonly RewriteNote[];
   /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
@@ -298,18 +331,38 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
+  return explainFile(file, { ranks, config });
+}
+
+/** Like {@linkcode explainModel} for an opened file; gives its clean graph too, and the configuration with measured costs. */
+export function explainFile(
+  file: OnnxFile,
+  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
+): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const imported = importOnnx(file), branches = specializeBranches(imported);
   const graph = cleanPipeline().run(branches?.steps?.next ?? branches?.whenTrue ?? imported, ctx);
   checkNominal(graph, config.nominal ?? {});
-  const options = planOptions(ctx.config, ranks);
-  const solved = solvePlan(graph, options);
+  const common = { graph, config: ctx.config, rewrites: ctx.rewrites, measured };
+  if (config.plan) {
+    // A plan's file brings its explanation along, and no search in which alternatives could be priced.
+    const plan = planFromFile(config.plan, { graph, ranks, opDef }), report = config.plan;
+    const refuse = (): never => {
+      throw new PlanError(`Cannot price alternatives to the plan of a file: nothing was searched`, {
+        hint: "leave the plan's file out",
+      });
+    };
+    return { ...common, plan, report, file: () => planFile(graph, plan, report), explain: refuse, compare: refuse };
+  }
+  const options = planOptions(ctx.config, ranks, graph);
+  const solved = solvePlan(graph, options), { plan } = solved;
+  const report = explainSolved(graph, solved);
   return {
-    plan: solved.plan,
-    report: explainSolved(graph, solved),
-    rewrites: ctx.rewrites,
-    measured,
+    ...common,
+    plan,
+    report,
+    file: () => planFile(graph, plan, report),
     explain: (pattern) => explainLayers(graph, solved, pattern),
     compare: (baselines) => comparePlans(graph, solved, baselines, options),
   };

@@ -19,7 +19,10 @@ const CONTEXT_LENGTHS = ["max_position_embeddings", "n_positions", "n_ctx", "max
 
 /** The files of one model. Nothing is read before it is asked for. */
 export class ModelFolder {
-  /** Path of the graph; of an encoder-decoder, the decoder's; of a decoder in two files, that of the later steps. */
+  /**
+   * Path of the graph; of an encoder-decoder, the decoder's; of a decoder in two files, that of the later steps; of a model in
+   * parts, of the folder.
+   */
   readonly model: string;
   /** The folder of tokenizer and configurations. */
   readonly folder: string;
@@ -30,7 +33,7 @@ export class ModelFolder {
   }
 
   /**
-   * The model at `path`: a folder, or an `.onnx` file.
+   * The model at `path`: a folder, an `.onnx` file, or the folder of a model that was split into parts.
    *
    * @throws {FormatError} If there is nothing, or a folder without a graph or with several that might be meant.
    */
@@ -43,6 +46,7 @@ export class ModelFolder {
         basename(folder) === "onnx" && !exists(join(folder, "config.json")) ? dirname(folder) : folder,
       );
     }
+    if (exists(join(path, "plan.json")) && exists(join(path, "rank0.onnx"))) return new ModelFolder(path, path);
     const places = GRAPHS.flatMap((name) => [join(path, name), join(path, "onnx", name)]);
     const known = places.find((file) =>
       exists(file) && (basename(file) !== GRAPHS[2] || exists(join(dirname(file), FIRST_STEP)))

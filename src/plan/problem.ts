@@ -5,7 +5,7 @@
  */
 import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import { type Graph, valueOf } from "../graph/graph.ts";
+import { type Call, type Graph, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { type Baseline, baselineStrategies } from "./baselines.ts";
@@ -37,10 +37,24 @@ export interface PlanOptions {
   readonly states?: ReadonlyMap<string, Placement>;
   /** Placements in which ranks hold constants anyway, for another graph: these cost no memory. */
   readonly held?: ReadonlyMap<string, readonly Placement[]>;
+  /** Leaves a call some of its strategies, of the useful ones if it can, at least one; throws where it cannot. */
+  readonly restrict?: (
+    node: Call,
+    useful: readonly Candidate[],
+    all: readonly Candidate[],
+  ) => readonly Candidate[];
   /** What each rank may hold. */
   readonly memory?: MemoryCap;
   /** Restrict layers to what a simple rule makes of them, to compare with. */
   readonly baseline?: Baseline;
+}
+
+/** What a graph that stands for a larger one says of that. */
+export interface Whole {
+  /** Mean bytes of its matrices. */
+  readonly matrixBytes: number;
+  /** For how many of its calls a call stands that reads a value, on the mean. */
+  readonly reads: (node: string, value: string) => number;
 }
 
 /** A cap on the memory of every rank. */
@@ -55,19 +69,21 @@ export interface MemoryCap {
 const FOLLOWED_BYTES = 65536;
 
 /** States its alternatives as indices of a call's candidates. @throws {PlanError} If an override cannot be met. */
-export function buildProblem(graph: Graph, options: PlanOptions): Problem {
+export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole): Problem {
   const { ranks } = options;
   if (!Number.isInteger(ranks) || ranks < 1) {
     throw new PlanError(`Cannot plan for ${ranks} ranks`, { hint: "pass a whole number of at least 1" });
   }
-  const model = costModel(options.costs ?? {}, meanMatrixBytes(graph));
+  const model = costModel(options.costs ?? {}, whole?.matrixBytes ?? meanMatrixBytes(graph));
   const pricing = new Pricing(ranks, model, nominalSizes(graph, options.nominal));
   const constants = new Set(graph.nodes.filter((n) => n.kind === "get_attr").map((n) => n.outputs[0]!));
   const isConstant = (value: string) => constants.has(value);
   const planned = plannedCalls(graph, options.opDef);
   const layouts = candidateLayouts(graph, planned, ranks);
   const strategies = strategiesOfAll(planned, layouts);
-  const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const { restrict } = options;
+  const useful = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const pruned = restrict ? useful.map((list, i) => restrict(planned[i]!.node, list, strategies[i]!)) : useful;
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
   const all: Alternatives = { planned, strategies, pruned, weights, layouts, ranks };
   const allowed = options.baseline
@@ -75,7 +91,10 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     : pruned;
   const wished = wishedStrategies(all, allowed, options.overrides ?? {});
   const readers = new Map<string, number>();
-  for (const { node } of planned) for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + 1);
+  for (const { node } of planned) {
+    for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + (whole?.reads(node.name, v) ?? 1));
+  }
+  if (whole) { for (const [value, n] of readers) readers.set(value, Math.round(n)); }
   const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
   const shared = (value: string) => isConstant(value) && readers.get(value)! > 1 && bytesOf(value) >= FOLLOWED_BYTES;
   const compute = new Memo((candidates: readonly Candidate[]) =>
@@ -155,14 +174,16 @@ function wishedStrategies(
   });
 }
 
-/** Mean bytes of the constants with at least two dims of more than one. */
-function meanMatrixBytes(graph: Graph): number {
-  const bytes = graph.nodes.flatMap((n) =>
-    n.kind === "get_attr" && n.data.shape.filter((d) => d > 1).length > 1
-      ? [n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8]
-      : []
-  );
-  return bytes.length === 0 ? 0 : bytes.reduce((a, b) => a + b, 0) / bytes.length;
+/** Mean bytes of the constants with at least two dims of more than one; `times` says for how many each stands. */
+export function meanMatrixBytes(graph: Graph, times: (name: string) => number = () => 1): number {
+  let bytes = 0, count = 0;
+  for (const n of graph.nodes) {
+    if (n.kind !== "get_attr" || n.data.shape.filter((d) => d > 1).length < 2) continue;
+    const stands = times(n.outputs[0]);
+    bytes += stands * n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8;
+    count += stands;
+  }
+  return count === 0 ? 0 : bytes / count;
 }
 
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */

@@ -7,11 +7,14 @@ import { type Placement, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Program } from "../program/program.ts";
+import type { ClockGroup } from "../trace/clock.ts";
+import type { RunTrace } from "../trace/run_trace.ts";
 import { checkInputs, checkKnown } from "./check_inputs.ts";
 import type { CpuExecutor, StepTiming } from "./cpu/executor.ts";
 import { ModelState } from "./model_state.ts";
 import { SizeLimits } from "./size_limits.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
+import { traceRun } from "./trace_run.ts";
 
 /** An input or output of a model: its ONNX name and the type of the whole tensor. */
 export interface TensorInfo {
@@ -59,7 +62,7 @@ export interface ParallelModelParts {
    *
    * @internal
    */
-  readonly group: GatherGroup;
+  readonly group: GatherGroup & ClockGroup;
   /** Why the engine is not the best one; said aloud by whoever shows it. */
   readonly notice: string | undefined;
   /**
@@ -101,7 +104,7 @@ export class ParallelModel implements AsyncDisposable {
   /** The inputs of this graph. */
   readonly #ownInputs: readonly TensorInfo[];
   readonly #executor: CpuExecutor;
-  readonly #group: GatherGroup;
+  readonly #group: GatherGroup & ClockGroup;
   readonly #placements: ReadonlyMap<string, Placement>;
   readonly #localTypes: ReadonlyMap<string, TensorType>;
   /** Types of the inputs that a caller of `step` gives. */
@@ -291,6 +294,15 @@ export class ParallelModel implements AsyncDisposable {
     const chosen = Boolean(given.data[0]) === choice.value ? model : this;
     const own = new Set(chosen.#ownInputs.map((i) => i.name));
     return { model: chosen, inputs: Object.fromEntries(Object.entries(inputs).filter(([name]) => own.has(name))) };
+  }
+
+  /**
+   * Runs `body` and gives a trace of the steps that it made: what each rank did when, on one clock. `chromeTrace` makes a file of
+   * it that Perfetto opens. All ranks call it together. Steps outside of it cost nothing. Steps at sizes for which the program with
+   * plain ops runs are not taken down.
+   */
+  async trace(body: () => Promise<unknown>): Promise<RunTrace> {
+    return await traceRun(this.#executor, this.#group, body);
   }
 
   /** The program for these shapes of the inputs: one with plain ops where they are above what a fused op takes. */

@@ -44,7 +44,7 @@ export async function emulatedModel(engine: Engine, path: string, ranks: number)
 function shardedFirstStep(first: Graph<"global">, next: Graph<"sharded">, ranks: number): Graph<"sharded"> {
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0 });
   const clean = cleanPipeline().run(first, ctx);
-  ctx.plan = planFirstStep(clean, next, planOptions(ctx.config, ranks));
+  ctx.plan = planFirstStep(clean, next, planOptions(ctx.config, ranks, clean));
   return shardPipeline().run(clean, ctx);
 }
 

@@ -24,6 +24,7 @@ const ENGINES: Readonly<Partial<Record<Backend, () => Promise<OpenEngine>>>> = {
   local: async () => (await import("./local.ts")).openLocal,
   shm: async () => (await import("./open_shm.ts")).openShm,
   mpi: async () => (await import("./mpi/open.ts")).openMpi,
+  nccl: async () => (await import("./nccl/open.ts")).openNccl,
   "shm+mpi": async () => (await import("./mpi/open_hybrid.ts")).openShmMpi,
 };
 
@@ -37,7 +38,7 @@ const NEEDS: Readonly<Record<Backend, string>> = {
   local: "it is part of Shardwise",
   shm: "it is part of Shardwise, and needs Linux",
   mpi: "install Open MPI or MPICH (libmpi.so), and start the ranks with its mpirun",
-  nccl: "install NCCL (libnccl.so.2) and an NVIDIA driver, and use a Shardwise with the NCCL engine",
+  nccl: "install NCCL (libnccl.so.2) and an NVIDIA driver",
   "shm+mpi": "install Open MPI or MPICH (libmpi.so), and start the ranks with its mpirun",
 };
 
