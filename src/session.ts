@@ -9,11 +9,12 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import type { OpenSource } from "./formats/mapped_file.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
-import { opDef } from "./ops/table.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { joinSteps, planFirstStep } from "./passes/first_step.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { specializeBranches } from "./passes/specialize_branches.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
 import { planFromFile } from "./plan/check_plan.ts";
@@ -27,14 +28,14 @@ import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
-import { compile } from "./runtime/compile.ts";
+import { compile, compileAll } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
+import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
-
-import { ParallelModel } from "./runtime/parallel_model.ts";
-import { openRankPart, type RankPart, shardedFor } from "./sharded_folder.ts";
+import { opDef } from "./ops/table.ts";
+import { openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions {
@@ -67,17 +68,19 @@ export interface ParallelizeOptions {
  * ```
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm, onProgress } = options;
-  onProgress?.("reading");
-  const at = { rank: comm.rank, ranks: comm.size };
-  const open = shardedFor(path) === undefined
-    ? planned(path, { ...at, config: await agreeOnCosts(comm, options.config ?? {}), onProgress })
-    : (source: OpenSource) => openRankPart(path, { ...at, open: source });
+  options.onProgress?.("reading");
+  if (shardedFor(path) !== undefined) return await compileSharded(path, options);
+  return await compileGraphs((files) => modelGraphs(path, files), options);
+}
+
+/** Compiles this rank's part of a folder that holds the model in parts. */
+async function compileSharded(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
+  const { comm, onProgress, threads, disablePrepacking } = options;
+  const open = (source: OpenSource) => openRankPart(path, { rank: comm.rank, ranks: comm.size, open: source });
   using sources = mappedSources();
   using part = open(sources.open);
   const { sharded, local, plan } = part;
   const engine = await openEngine(options.engine);
-  const { threads, disablePrepacking } = options;
   const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
   return new ParallelModel({
     sharded,
@@ -95,35 +98,140 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   });
 }
 
-/** Opens a rank's part of the model at `path`, planned and cut here and now; the second time by the plan of the first. */
-function planned(
-  path: string,
-  { rank, ranks, config, onProgress }: {
-    readonly rank: number;
-    readonly ranks: number;
-    readonly config: Config;
-    readonly onProgress: OnProgress | undefined;
-  },
-): (open: OpenSource) => RankPart & Disposable {
-  const ctx = new ParallelExecutionCtx({ ranks, rank, config });
-  return (open) => {
-    const file = readOnnx(path, { open });
-    try {
-      const clean = cleanPipeline().run(importOnnx(file), ctx);
-      onProgress?.("planning");
-      const sharded = shardPipeline().run(clean, ctx);
-      return {
-        sharded,
-        local: loadPipeline().run(sharded, ctx),
-        plain: () => localize(sharded, rank, ranks, { plain: true }),
-        plan: ctx.requirePlan(),
-        [Symbol.dispose]: () => file[Symbol.dispose](),
-      };
-    } catch (error) {
-      file[Symbol.dispose]();
-      throw error;
-    }
+/** The two files of a decoder whose first step is a model of its own. */
+export interface DecoderFiles {
+  /** Without past keys and values: `decoder_model.onnx`. */
+  readonly first: string;
+  /** With them: `decoder_with_past_model.onnx`. */
+  readonly next: string;
+}
+
+/**
+ * Like {@linkcode parallelizeModel}, for a decoder in two files. The model that it gives has a `first` step, which begins
+ * the states of the later ones.
+ *
+ * @throws {FormatError} If a file is missing or broken, or the files do not belong together.
+ */
+export async function parallelizeDecoder(files: DecoderFiles, options: ParallelizeOptions): Promise<ParallelModel> {
+  options.onProgress?.("reading");
+  return await compileGraphs((opened) => decoderGraphs(files, opened), options);
+}
+
+/** The graphs of one model, as they were imported. */
+interface Graphs {
+  readonly main: Graph<"global">;
+  readonly other?: Omit<OtherGraph, "model"> & { readonly graph: Graph<"global"> };
+}
+
+/** Opens files that stay mapped as long as the graphs that were read from them are used. */
+class OpenFiles implements Disposable {
+  readonly #sources = mappedSources();
+  readonly #files = new DisposableStack();
+
+  /** The graph of the file at `path`. */
+  graph(path: string): Graph<"global"> {
+    return importOnnx(this.#files.use(readOnnx(path, { open: this.#sources.open })));
+  }
+
+  [Symbol.dispose](): void {
+    this.#files.dispose();
+    this.#sources[Symbol.dispose]();
+  }
+}
+
+/** The graph of a file, or its branches. */
+function modelGraphs(path: string, files: OpenFiles): Graphs {
+  const graph = files.graph(path);
+  const branches = specializeBranches(graph);
+  if (branches === undefined) return { main: graph };
+  const { steps, input, whenTrue, whenFalse } = branches;
+  const main = steps?.next ?? whenTrue, other = steps?.first ?? whenFalse;
+  const choice = { input, value: other === whenTrue };
+  return { main, other: { graph: other, first: steps !== undefined, choice, inputs: inputsOf(graph) } };
+}
+
+/** The graphs of a decoder in two files. */
+function decoderGraphs(files: DecoderFiles, opened: OpenFiles): Graphs {
+  const { first, next } = joinSteps(opened.graph(files.first), opened.graph(files.next));
+  if (first.carried.length === 0 || first.carried.length < next.carried.length) {
+    throw new FormatError(
+      `Cannot go on from ${files.first} with ${files.next}: the first does not give all states that the second takes`,
+      { hint: "take both files from one export" },
+    );
+  }
+  return { main: next, other: { graph: first, first: true, choice: undefined, inputs: inputsOf(next) } };
+}
+
+function inputsOf(graph: Graph<"global">): TensorInfo[] {
+  return graph.nodes.flatMap((n) =>
+    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
+  );
+}
+
+/** Cleans, plans, shards and compiles the graphs of a model. */
+async function compileGraphs(
+  read: (files: OpenFiles) => Graphs,
+  options: ParallelizeOptions,
+): Promise<ParallelModel> {
+  const { comm, onProgress, threads, disablePrepacking } = options;
+  const config = await agreeOnCosts(comm, options.config ?? {});
+  using files = new OpenFiles();
+  const graphs = read(files);
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
+  const clean = cleanPipeline().run(graphs.main, ctx);
+  onProgress?.("planning");
+  const sharded = shardPipeline().run(clean, ctx);
+  const local = loadPipeline().run(sharded, ctx);
+  const parts = [{ sharded, local, plan: ctx.requirePlan(), ctx }];
+  const { other } = graphs;
+  if (other) {
+    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, slices: ctx.slices });
+    parts.push(shardOther(other, sharded, ctx2));
+  }
+  const engine = await openEngine(options.engine);
+  const executors = await compileAll(parts.map((p) => p.local), {
+    engine,
+    comm,
+    threads,
+    disablePrepacking,
+    onProgress,
+  });
+  const made = (i: number, otherGraph?: OtherGraph) => {
+    const { ctx, ...part } = parts[i]!;
+    return new ParallelModel({
+      ...part,
+      executor: executors[i]!,
+      group: comm,
+      notice: engine.notice,
+      other: otherGraph,
+      compilePlain: async () => {
+        // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+        using again = new OpenFiles();
+        const { main, other } = read(again);
+        const graph = shardPipeline().run(cleanPipeline().run(i === 0 ? main : other!.graph, ctx), ctx);
+        const local = localize(graph, comm.rank, comm.size, { plain: true });
+        return await compile(local, { engine, comm, threads, disablePrepacking });
+      },
+    });
   };
+  return made(0, other && { ...other, model: made(1) });
+}
+
+/** The other graph of a model, whose main graph is sharded already. */
+function shardOther(
+  other: NonNullable<Graphs["other"]>,
+  main: Graph<"sharded">,
+  ctx: ParallelExecutionCtx,
+): {
+  readonly sharded: Graph<"sharded">;
+  readonly local: Graph<"local">;
+  readonly plan: Plan;
+  readonly ctx: ParallelExecutionCtx;
+} {
+  const clean = cleanPipeline().run(other.graph, ctx);
+  if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks, clean));
+  const sharded = shardPipeline().run(clean, ctx);
+  return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan(), ctx };
 }
 
 /** How a model is put on a mesh. */
@@ -210,7 +318,7 @@ export interface ExplainedModel {
 }
 
 /**
- * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
+ * How the model at `path` would be split over `ranks`, and why; of a model with a first step, its later steps. Starts nothing and reads no weights.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
@@ -233,7 +341,8 @@ export function explainFile(
 ): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
-  const graph = cleanPipeline().run(importOnnx(file), ctx);
+  const imported = importOnnx(file), branches = specializeBranches(imported);
+  const graph = cleanPipeline().run(branches?.steps?.next ?? branches?.whenTrue ?? imported, ctx);
   checkNominal(graph, config.nominal ?? {});
   const common = { graph, config: ctx.config, rewrites: ctx.rewrites, measured };
   if (config.plan) {

@@ -2,6 +2,7 @@
 import type { Config } from "../../src/passes/context.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
+import { type LoadedFolder, loadModelFolder } from "../../src/folder_session.ts";
 import { parallelizeModel } from "../../src/session.ts";
 import { passConfig, type PlanConfig } from "../plan_options.ts";
 import { printNote } from "../print.ts";
@@ -12,6 +13,14 @@ export async function loadModel(path: string, comm: Communicator, plan: PlanConf
   const model = await withProgress(path, comm, passConfig(plan, comm.size));
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
+}
+
+/** The same for a model folder. */
+export async function loadFolder(path: string, comm: Communicator, config: Config = {}): Promise<LoadedFolder> {
+  using line = progressLine(comm);
+  const folder = await loadModelFolder(path, { comm, config, onProgress: line.onProgress });
+  if (folder.decoder.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${folder.decoder.notice}`);
+  return folder;
 }
 
 async function withProgress(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {

@@ -16,8 +16,12 @@ export function measureMemory(problem: Problem, plan: Decided, times: Times = ()
   const { graph, stateSizes, pricing } = problem;
   const weights = Math.round(Math.max(...weightBytes(problem, plan, times)));
   const states = graph.carried.reduce(
+    // A state that the graph only begins counts where it is carried on.
     (sum, { input }) =>
-      sum + times(input) * stateBytes(stateSizes, valueOf(graph, input).type, plan.placements.get(input) ?? REPLICATE),
+      graph.values.has(input)
+        ? sum +
+          times(input) * stateBytes(stateSizes, valueOf(graph, input).type, plan.placements.get(input) ?? REPLICATE)
+        : sum,
     0,
   );
   // Results of blocks that are left out live to the end, beside whatever else does.
@@ -83,7 +87,7 @@ function activationBytes({ graph, pricing, isConstant }: Problem, { placements, 
 /** Both ends of what is carried. */
 function carriedValues(graph: Graph): Set<string> {
   const { inputs } = outputOf(graph);
-  return new Set(graph.carried.flatMap((c) => [c.input, inputs[c.output]!]));
+  return new Set(graph.carried.flatMap((c) => [c.input, ...(c.output === undefined ? [] : [inputs[c.output]!])]));
 }
 
 /** For every value, the index of the last node that reads it. */

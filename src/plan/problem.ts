@@ -6,7 +6,7 @@
 import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Call, type Graph, valueOf } from "../graph/graph.ts";
-import type { Placement } from "../graph/placement.ts";
+import { type Placement, placementKey } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { type Baseline, baselineStrategies } from "./baselines.ts";
 import { candidateLayouts, type Candidates } from "./candidates.ts";
@@ -33,6 +33,10 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** Where the states that the graph begins have to end, by their name in `carried`; replicated by default. */
+  readonly states?: ReadonlyMap<string, Placement>;
+  /** Placements in which ranks hold constants anyway, for another graph: these cost no memory. */
+  readonly held?: ReadonlyMap<string, readonly Placement[]>;
   /** Leaves a call some of its strategies, of the useful ones if it can, at least one; throws where it cannot. */
   readonly restrict?: (
     node: Call,
@@ -104,9 +108,12 @@ export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole):
     const sharers = node.inputs.map((name, k) =>
       name === "" || !shape.constant[k] || shared(name) ? 0 : readers.get(name)!
     );
-    const key = `${ids.of(candidates)}:${sharers.join()}`;
+    const held = node.inputs.map((name) => options.held?.get(name));
+    const key = `${ids.of(candidates)}:${sharers.join()}:${
+      held.map((h) => h?.map(placementKey).join() ?? "").join(";")
+    }`;
     let prices = memory.get(key);
-    if (!prices) memory.set(key, prices = weightCosts(shape, candidates, sharers, pricing));
+    if (!prices) memory.set(key, prices = weightCosts(shape, candidates, { sharers, held, pricing }));
     return {
       ...call,
       candidates,
@@ -116,7 +123,8 @@ export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole):
     };
   });
   const stateSizes = new Pricing(ranks, model, nominalSizes(graph, options.nominal, options.memory?.length));
-  return new Sequence(graph, calls, { pricing, stateSizes, isConstant, shared }).problem();
+  const { states = new Map(), held = new Map() } = options;
+  return new Sequence(graph, calls, { pricing, stateSizes, isConstant, shared, states, held }).problem();
 }
 
 /** All calls with what they could do. */
@@ -190,16 +198,24 @@ export function isHeavy({ node, shape }: Pick<PlannedCall, "node" | "shape">): b
 
 type WeightCosts = Pick<PricedCall, "memory" | "held">;
 
-/** Prices and bytes of weights, by strategy; `sharers` says by input how many calls share the price. */
+/**
+ * Prices and bytes of weights, by strategy; `sharers` says by input how many calls share the price, `held` where another
+ * graph has paid it.
+ */
 function weightCosts(
   { context }: CallShape,
   candidates: readonly Candidate[],
-  sharers: readonly number[],
-  pricing: Pricing,
+  { sharers, held, pricing }: {
+    readonly sharers: readonly number[];
+    readonly held: readonly (readonly Placement[] | undefined)[];
+    readonly pricing: Pricing;
+  },
 ): WeightCosts {
+  const isHeld = (i: number, at: Placement) => held[i]?.some((p) => placementKey(p) === placementKey(at)) ?? false;
   const sum = (c: Candidate, cost: (type: TensorType, p: Placement) => number) =>
     sharers.reduce(
-      (total, n, i) => (n === 0 ? total : total + Math.round(cost(context.inputs[i]!, c.inputs[i]!) / n)),
+      (total, n, i) =>
+        n === 0 || isHeld(i, c.inputs[i]!) ? total : total + Math.round(cost(context.inputs[i]!, c.inputs[i]!) / n),
       0,
     );
   return {

@@ -14,6 +14,7 @@ export function readSolution(problem: Problem, solution: Solution): Plan {
   const { graph, classes, pricing, isConstant } = problem;
   const placements = new Map<string, Placement>();
   for (const value of graph.values.keys()) if (!isConstant(value)) placements.set(value, REPLICATE);
+  for (const [state, placement] of problem.begun) placements.set(state, placement);
   const strategies = new Map<string, Strategy>();
   const moves = new Map<string, Map<string, Move>>();
   let compute = 0, communication = 0;

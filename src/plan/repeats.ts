@@ -253,7 +253,8 @@ class Folding {
     const remains = new Set(nodes.flatMap((n): readonly string[] => n.outputs));
     const at = new Map(results.map((r, i) => [r.at, i]));
     const carried = this.#graph.carried.flatMap(({ input, output: index }) => {
-      const i = at.get(index);
+      // Of states that steps leave as they are, or that the graph begins, nothing is folded.
+      const i = index === undefined ? undefined : at.get(index);
       return i === undefined && !remains.has(input) ? [] : [{ input, output: i ?? -1 }];
     });
     if (carried.some((c) => c.output < 0 || !remains.has(c.input))) return undefined;
