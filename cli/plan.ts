@@ -65,7 +65,7 @@ function printPlan(args: ParsedArgs): Promise<number> {
   const nominal = sizes(args), baselines = rules(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
   const explained = explainModel(model, { ranks, ...(mesh ? { mesh } : {}), config: { nominal, ...planConfig(args) } });
-  const { plan, report } = explained;
+  const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
   if (args.flag("json")) {
@@ -75,7 +75,7 @@ function printPlan(args: ParsedArgs): Promise<number> {
       ...(explanations.length > 0 ? { explanations } : {}),
       ...(comparison ? { comparison } : {}),
     };
-    printResult(JSON.stringify({ ...planJson(report, plan), ...more }, undefined, 1));
+    printResult(JSON.stringify({ ...planJson(report, explained.plan), ...more }, undefined, 1));
     return Promise.resolve(0);
   }
   const screens = [

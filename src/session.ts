@@ -9,6 +9,7 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { foldedReport } from "./passes/folded_report.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
@@ -19,7 +20,7 @@ import { type Batch, batchDims } from "./plan/batch.ts";
 import type { Nominal } from "./plan/cost.ts";
 import { type Mesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
-import { solvePlan } from "./plan/search.ts";
+import { type SolvedPlan, solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
@@ -179,16 +180,27 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   using file = readOnnx(path);
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
-  const graph = cleanPipeline().run(importOnnx(file), ctx);
-  checkNominal(graph, config.nominal ?? {});
+  const imported = importOnnx(file);
+  checkNominal(imported, config.nominal ?? {});
   const options = planOptions(ctx.config, ranks);
-  const solved = solvePlan(graph, options);
+  // All of a model of equal blocks is cleaned and searched only when somebody asks for more than the report.
+  let known: { readonly graph: Graph<"global">; readonly solved: SolvedPlan } | undefined;
+  const whole = () => {
+    if (!known) {
+      const graph = cleanPipeline().run(imported, ctx);
+      known = { graph, solved: solvePlan(graph, options) };
+    }
+    return known;
+  };
+  const report = foldedReport(imported, ctx, options) ?? explainSolved(whole().graph, whole().solved);
   return {
-    plan: solved.plan,
-    report: explainSolved(graph, solved),
+    get plan() {
+      return whole().solved.plan;
+    },
+    report,
     measured,
-    explain: (pattern) => explainLayers(graph, solved, pattern),
-    compare: (baselines) => comparePlans(graph, solved, baselines, options),
+    explain: (pattern) => explainLayers(whole().graph, whole().solved, pattern),
+    compare: (baselines) => comparePlans(whole().graph, whole().solved, baselines, options),
   };
 }
 
