@@ -26,7 +26,7 @@ for (const name of ["llama", "gpt2"] as const) {
 }
 
 Deno.test("what is asked of single layers is planned as a whole", () => {
-  const { to } = ARCHITECTURES.llama, graph = scaledGraph(ARCHITECTURES.llama, { ...to, layers: 10 });
+  const { to } = ARCHITECTURES.llama, graph = scaledGraph(ARCHITECTURES.llama, { ...to, layers: 12 });
   const ctx = new ParallelExecutionCtx({ ranks: 2, rank: 0 });
   assert.equal(foldedReport(graph, ctx, planOptions({ overrides: { lm_head: "replicated" } }, 2)), undefined);
   assert.ok(foldedReport(graph, ctx, planOptions({}, 2)));
