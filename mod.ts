@@ -29,23 +29,28 @@ export {
   type ExplainedModel,
   explainModel,
   type ExplainOptions,
-  type MeshOptions,
+  type OverMeshOptions,
   parallelizeModel,
   type ParallelizeOptions,
   parallelizeOverMesh,
 } from "./src/session.ts";
+export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
+export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
 export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
-export { type Mesh, parseMesh } from "./src/plan/mesh.ts";
+export { type DeviceMesh, parseMesh } from "./src/plan/mesh.ts";
 export type { Batch, BatchDim } from "./src/plan/batch.ts";
 export { ModelState } from "./src/runtime/model_state.ts";
 
 // The ranks of the job.
 export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
+export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
+  AllReduceOptions,
+  Backend,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -54,11 +59,15 @@ export type {
   OpOptions,
   ReceiveOptions,
   RecvOptions,
+  Verb,
 } from "./src/runtime/comm/communicator.ts";
+export type { Mesh, MeshOptions } from "./src/runtime/comm/mesh.ts";
 export {
   type Buf,
   type CommDType,
+  type PreMulSum,
   type ReduceOp,
+  type ReduceOpName,
   type SymmetricTensor,
   symmetricView,
   type TypedBuffer,
@@ -133,6 +142,7 @@ export { balanced, type Layout, layout, type Range } from "./src/graph/layout.ts
 
 // Passes.
 export { type Config, type Dump, ParallelExecutionCtx } from "./src/passes/context.ts";
+export type { RewriteNote } from "./src/passes/rewrites/rewrite.ts";
 export { type Pass, pass } from "./src/passes/pass.ts";
 export { PassPipeline } from "./src/passes/pipeline.ts";
 export { cleanPipeline, loadPipeline, shardPipeline } from "./src/passes/pipelines.ts";
@@ -186,6 +196,8 @@ export {
   planText,
   type WeightReport,
 } from "./src/plan/explain.ts";
+export { type PlanFile, planFile, type ReshardEntry, type StrategyEntry } from "./src/plan/plan_file.ts";
+export type { NodeSharding, TensorSharding } from "./src/formats/device_annotations.ts";
 export { planOutline } from "./src/plan/outline.ts";
 export type { AlternativeReport, LayerExplanation } from "./src/plan/alternatives.ts";
 export { type Baseline, BASELINES } from "./src/plan/baselines.ts";
@@ -196,6 +208,11 @@ export type { LayerKind } from "./src/plan/layer_kind.ts";
 export { segment } from "./src/program/segment.ts";
 export { printProgram } from "./src/program/text.ts";
 export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/program/program.ts";
+
+// Traces: what ranks did when.
+export type { RankTrace, RunTrace, Span, SpanKind } from "./src/trace/run_trace.ts";
+export { type ChromeEvent, type ChromeTrace, chromeTrace } from "./src/trace/chrome.ts";
+export { planPage } from "./src/plan_page.ts";
 
 // Text generation.
 export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";

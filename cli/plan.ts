@@ -1,17 +1,21 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
+import { join } from "node:path";
 import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
-import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
+import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
 import { didYouMean } from "../src/core/suggest.ts";
-import { type Mesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
+import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
 import type { Measurement } from "../src/runtime/host/calibration.ts";
 import { explainModel } from "../src/session.ts";
+import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
+import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
-import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
+import { HTML, writePlanPage } from "./plan_html.ts";
+import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
@@ -31,6 +35,7 @@ export const plan: Command = {
       help:
         "size of a symbolic dim at which costs are compared, as in sequence_length=16;\ndefault: 1 new token after 128, or 128 tokens for a model without a cache",
     },
+    rewrites: { help: "list which patterns became fused ops, and why others did not" },
     explain: {
       value: "LAYER",
       many: true,
@@ -46,6 +51,7 @@ export const plan: Command = {
         "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
     },
     ...PLAN_OPTIONS,
+    html: HTML,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
   examples: [
@@ -54,20 +60,31 @@ export const plan: Command = {
     "shardwise plan model.onnx --tp 4 --override lm_head=replicated --compare megatron,rowwise",
     "shardwise plan model.onnx --tp 4 --memory-per-rank 6GB --context 8192",
     "shardwise plan smollm2/ --tp 2 --json > plan.json",
+    "shardwise plan smollm2/ --tp 2 --html plan.html",
   ],
   run: printPlan,
 };
 
-function printPlan(args: ParsedArgs): Promise<number> {
+async function printPlan(args: ParsedArgs): Promise<number> {
   const mesh = meshOf(args);
-  const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true });
+  const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const made = shardedFor(model);
+  const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
   const nominal = sizes(args), baselines = rules(args);
-  const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const explained = explainModel(model, { ranks, ...(mesh ? { mesh } : {}), config: { nominal, ...planConfig(args) } });
+  const asked = planConfig(args);
+  checkPlanFile(args, asked, { ranks: mesh?.tp ?? ranks, model });
+  // A model in parts has its plan beside it.
+  const config = {
+    nominal,
+    ...passConfig(made === undefined ? asked : { file: join(model, FOLDER_FILES.plan) }, mesh?.tp ?? ranks),
+  };
+  const graph = made === undefined ? model : join(model, FOLDER_FILES.model);
+  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config });
   const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
+  if (args.flag("rewrites") && !args.flag("json")) printResult(rewriteLines(explained.rewrites).join("\n"));
   if (args.flag("json")) {
     const { measured } = explained;
     const more = {
@@ -75,8 +92,9 @@ function printPlan(args: ParsedArgs): Promise<number> {
       ...(explanations.length > 0 ? { explanations } : {}),
       ...(comparison ? { comparison } : {}),
     };
-    printResult(JSON.stringify({ ...planJson(report, explained.plan), ...more }, undefined, 1));
-    return Promise.resolve(0);
+    printResult(JSON.stringify({ ...explained.file(), ...more }, undefined, 1));
+    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
+    return 0;
   }
   const screens = [
     ...explanations.map(explanationScreen),
@@ -88,11 +106,12 @@ function printPlan(args: ParsedArgs): Promise<number> {
     printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
   }
   printResult(`${head}\n${costsLine(explained.measured)}`);
-  return Promise.resolve(0);
+  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
+  return 0;
 }
 
 /** The mesh that is asked for. @throws {UsageError} If it cannot be read, or `--tp` says something else. */
-export function meshOf(args: ParsedArgs): Mesh | undefined {
+export function meshOf(args: ParsedArgs): DeviceMesh | undefined {
   const text = args.text("mesh");
   if (text === undefined) return undefined;
   const mesh = parseMesh(text), tp = args.text("tp");
@@ -137,6 +156,19 @@ export function planScreen(report: PlanReport): string {
     }, activations ${printBytes(memory.activations)})`,
     ...(report.gap > 0 ? [`a better plan may exist, by at most ${printSeconds(report.gap)} a step`] : []),
   ].join("\n");
+}
+
+/** What each rule did, a line for each outcome, with the first place where it came to it. */
+export function rewriteLines(notes: readonly RewriteNote[]): string[] {
+  const outcomes = Map.groupBy(notes, ({ rule, reason }) => `${rule}: ${reason ?? "rewritten"}`);
+  if (outcomes.size === 0) return ["rewrites: none of the patterns is in this model"];
+  return [
+    "rewrites:",
+    ...[...outcomes].map(([text, all]) => {
+      const more = all.length > 1 ? ` and ${all.length - 1} more` : "";
+      return `  ${text} (${all[0]!.node}${more})`;
+    }),
+  ];
 }
 
 function sizes(args: ParsedArgs): Record<string, number> {

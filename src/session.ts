@@ -6,20 +6,26 @@ import { symbolsOf } from "./core/dim.ts";
 import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
-import { readOnnx } from "./formats/onnx_file.ts";
+import type { OpenSource } from "./formats/mapped_file.ts";
+import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
+import { opDef } from "./ops/table.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
-import { foldedReport } from "./passes/folded_report.ts";
+import { foldedImport, foldedReport } from "./passes/folded_report.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
+import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
+import { planFromFile } from "./plan/check_plan.ts";
 import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import { type Batch, batchDims } from "./plan/batch.ts";
 import type { Nominal } from "./plan/cost.ts";
-import { type Mesh, meshSize, printMesh } from "./plan/mesh.ts";
+import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
+import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
+import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { type SolvedPlan, solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile } from "./runtime/compile.ts";
@@ -27,8 +33,9 @@ import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
-import { opDef } from "./ops/table.ts";
+
 import { ParallelModel } from "./runtime/parallel_model.ts";
+import { openRankPart, type RankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions {
@@ -48,7 +55,8 @@ export interface ParallelizeOptions {
 
 /**
  * Reads the ONNX model at `path`, splits it over the ranks of `comm`, and compiles this rank's part. All ranks call it
- * together. Weights are never read whole: every rank maps the file and reads its slices.
+ * together. Weights are never read whole: every rank maps the file and reads its slices. Of a folder that `shardModel`
+ * made, each rank opens its own part, and nothing is planned.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  * @throws {PlanError} If the overrides of `config` cannot be met.
@@ -62,36 +70,67 @@ export interface ParallelizeOptions {
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   const { comm, onProgress } = options;
   onProgress?.("reading");
-  const config = await agreeOnCosts(comm, options.config ?? {});
+  const at = { rank: comm.rank, ranks: comm.size };
+  const open = shardedFor(path) === undefined
+    ? planned(path, { ...at, config: await agreeOnCosts(comm, options.config ?? {}), onProgress })
+    : (source: OpenSource) => openRankPart(path, { ...at, open: source });
   using sources = mappedSources();
-  using file = readOnnx(path, { open: sources.open });
-  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
-  const clean = cleanPipeline().run(importOnnx(file), ctx);
-  onProgress?.("planning");
-  const sharded = shardPipeline().run(clean, ctx);
-  const local = loadPipeline().run(sharded, ctx);
+  using part = open(sources.open);
+  const { sharded, local, plan } = part;
   const engine = await openEngine(options.engine);
-  const executor = await compile(local, {
-    engine,
-    comm,
-    threads: options.threads,
-    disablePrepacking: options.disablePrepacking,
-    onProgress,
-  });
+  const { threads, disablePrepacking } = options;
+  const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
   return new ParallelModel({
     sharded,
     local,
-    plan: ctx.requirePlan(),
+    plan,
     executor,
     group: comm,
     notice: engine.notice,
+    compilePlain: async () => {
+      // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+      using again = mappedSources();
+      using copy = open(again.open);
+      return await compile(copy.plain(), { engine, comm, threads, disablePrepacking });
+    },
   });
 }
 
+/** Opens a rank's part of the model at `path`, planned and cut here and now; the second time by the plan of the first. */
+function planned(
+  path: string,
+  { rank, ranks, config, onProgress }: {
+    readonly rank: number;
+    readonly ranks: number;
+    readonly config: Config;
+    readonly onProgress: OnProgress | undefined;
+  },
+): (open: OpenSource) => RankPart & Disposable {
+  const ctx = new ParallelExecutionCtx({ ranks, rank, config });
+  return (open) => {
+    const file = readOnnx(path, { open });
+    try {
+      const clean = cleanPipeline().run(importOnnx(file), ctx);
+      onProgress?.("planning");
+      const sharded = shardPipeline().run(clean, ctx);
+      return {
+        sharded,
+        local: loadPipeline().run(sharded, ctx),
+        plain: () => localize(sharded, rank, ranks, { plain: true }),
+        plan: ctx.requirePlan(),
+        [Symbol.dispose]: () => file[Symbol.dispose](),
+      };
+    } catch (error) {
+      file[Symbol.dispose]();
+      throw error;
+    }
+  };
+}
+
 /** How a model is put on a mesh. */
-export interface MeshOptions extends ParallelizeOptions {
+export interface OverMeshOptions extends ParallelizeOptions {
   /** Groups that share the batch, and ranks of a group that share the layers; together the ranks of `comm`. */
-  readonly mesh: Mesh;
+  readonly mesh: DeviceMesh;
 }
 
 /**
@@ -105,7 +144,10 @@ export interface MeshOptions extends ParallelizeOptions {
  * await using model = await parallelizeOverMesh("bert.onnx", { comm, mesh: { dp: 2, tp: 2 } });
  * ```
  */
-export async function parallelizeOverMesh(path: string, { mesh, ...options }: MeshOptions): Promise<DataParallelModel> {
+export async function parallelizeOverMesh(
+  path: string,
+  { mesh, ...options }: OverMeshOptions,
+): Promise<DataParallelModel> {
   const { comm } = options, { dp, tp } = mesh;
   if (meshSize(mesh) !== comm.size) {
     throw new PlanError(`Cannot put ${comm.size} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
@@ -126,14 +168,14 @@ export async function parallelizeOverMesh(path: string, { mesh, ...options }: Me
 }
 
 /** Where the model at `path` has its batch. @throws {PlanError} If it cannot be shared. */
-function batchOf(path: string, mesh: Mesh): Batch {
+function batchOf(path: string, mesh: DeviceMesh): Batch {
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
   return batchDims(cleanPipeline().run(importOnnx(file), ctx), opDef, mesh.assume);
 }
 
 /** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
-function shareNominal(config: Config, { symbol }: Batch, { dp }: Mesh): Config {
+function shareNominal(config: Config, { symbol }: Batch, { dp }: DeviceMesh): Config {
   return { ...config, nominal: { ...config.nominal, [symbol]: Math.ceil((config.nominal?.[symbol] ?? dp) / dp) } };
 }
 
@@ -142,7 +184,7 @@ export interface ExplainOptions {
   /** How many ranks would share the model. */
   readonly ranks: number;
   /** How they are arranged: the plan is then that of each group. One group by default. */
-  readonly mesh?: Mesh;
+  readonly mesh?: DeviceMesh;
   /** What the passes may be told. */
   readonly config?: Config;
 }
@@ -153,6 +195,10 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** Both as data for JSON, with what tells the model from others. */
+  readonly file: () => PlanFile;
+  /** What became of the patterns that rules of rewriting know. */
+  readonly rewrites: readonly RewriteNote[];
   /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
   readonly measured: Measurement | undefined;
   /**
@@ -178,29 +224,52 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
+  return explainFile(file, { ranks, config });
+}
+
+/** Like {@linkcode explainModel} for an opened file; gives its clean graph too, and the configuration with measured costs. */
+export function explainFile(
+  file: OnnxFile,
+  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
+): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const imported = importOnnx(file);
   checkNominal(imported, config.nominal ?? {});
-  const options = planOptions(ctx.config, ranks);
-  // All of a model of equal blocks is cleaned and searched only when somebody asks for more than the report.
-  let known: { readonly graph: Graph<"global">; readonly solved: SolvedPlan } | undefined;
-  const whole = () => {
-    if (!known) {
-      const graph = cleanPipeline().run(imported, ctx);
-      known = { graph, solved: solvePlan(graph, options) };
-    }
-    return known;
-  };
-  const report = foldedReport(imported, ctx, options) ?? explainSolved(whole().graph, whole().solved);
+  // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
+  let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
+  const graph = () => cleaned ??= cleanPipeline().run(imported, ctx);
+  const rewrites = () => (graph(), ctx.rewrites);
+  if (config.plan) {
+    // A plan's file brings its explanation along, and no search in which alternatives could be priced.
+    const plan = planFromFile(config.plan, { graph: graph(), ranks, opDef }), report = config.plan;
+    const refuse = (): never => {
+      throw new PlanError(`Cannot price alternatives to the plan of a file: nothing was searched`, {
+        hint: "leave the plan's file out",
+      });
+    };
+    const common = { graph: graph(), config: ctx.config, rewrites: rewrites(), measured };
+    return { ...common, plan, report, file: () => planFile(graph(), plan, report), explain: refuse, compare: refuse };
+  }
+  const options = () => planOptions(ctx.config, ranks, graph());
+  const solved = () => known ??= solvePlan(graph(), options());
+  const report = foldedImport(imported, ctx) ?? foldedReport(graph(), options()) ?? explainSolved(graph(), solved());
   return {
+    get graph() {
+      return graph();
+    },
+    config: ctx.config,
+    get rewrites() {
+      return rewrites();
+    },
+    measured,
     get plan() {
-      return whole().solved.plan;
+      return solved().plan;
     },
     report,
-    measured,
-    explain: (pattern) => explainLayers(whole().graph, whole().solved, pattern),
-    compare: (baselines) => comparePlans(whole().graph, whole().solved, baselines, options),
+    file: () => planFile(graph(), solved().plan, report),
+    explain: (pattern) => explainLayers(graph(), solved(), pattern),
+    compare: (baselines) => comparePlans(graph(), solved(), baselines, options()),
   };
 }
 

@@ -3,12 +3,13 @@ import type { Config } from "../../src/passes/context.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
+import { passConfig, type PlanConfig } from "../plan_options.ts";
 import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
 
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {
-  const model = await withProgress(path, comm, config);
+export async function loadModel(path: string, comm: Communicator, plan: PlanConfig): Promise<ParallelModel> {
+  const model = await withProgress(path, comm, passConfig(plan, comm.size));
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }

@@ -3,7 +3,6 @@ import { describeError } from "../../src/core/errors.ts";
 import { readTensors } from "../../src/formats/tensor_file.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
-import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { loadModel } from "./load_model.ts";
@@ -18,14 +17,13 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel({ path, cases, plan: job.plan }, comm, report);
+    await verifyModel({ path, cases, plan: job.plan }, { comm, report });
   }
 }
 
 async function verifyModel(
   { path, cases, plan }: { readonly path: string; readonly cases: readonly VerifyCase[]; readonly plan: PlanConfig },
-  comm: Communicator,
-  report: (result: VerifyResult) => void,
+  { comm, report }: RankContext,
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.

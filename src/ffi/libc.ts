@@ -111,6 +111,7 @@ const TABLE = {
     result: "i32",
   },
   sched_yield: { parameters: [], result: "i32" },
+  sched_getcpu: { parameters: [], result: "i32" }, // the core, or -1
   _exit: { parameters: ["i32"], result: "void" }, // int status
   // One C function, two prototypes: futex has no wrapper in libc. uaddr is a view, so that its address needs no arithmetic.
   futex: {
@@ -351,6 +352,11 @@ export class Libc implements Disposable {
   /** Lets another process run on this core, if one wants to. */
   yieldNow(): void {
     this.symbols.sched_yield();
+  }
+
+  /** The core on which this thread runs at the moment; -1 where the system cannot tell. */
+  currentCore(): number {
+    return this.symbols.sched_getcpu();
   }
 
   /** Sleeps while `word[0] === expected`, at most `timeoutMs`; may return early. Blocks this thread, JavaScript included. */

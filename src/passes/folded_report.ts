@@ -1,6 +1,6 @@
 /**
- * The report of a plan for a model of many equal blocks, without cleaning or planning most of them: of an imported graph a few blocks
- * are cleaned and planned, and what they say is said for all. Where that is not proved, nothing is reported.
+ * The report of a plan for a model of many equal blocks, without planning most of them, or even cleaning: a few are planned, and
+ * what they say is said for all. Where that is not proved, nothing is reported.
  */
 import { dtypeInfo } from "../core/dtype.ts";
 import { type Graph, isCall } from "../graph/graph.ts";
@@ -9,18 +9,33 @@ import { type FoldedPlan, isFoldable, KEPT_BLOCKS, solveFolded } from "../plan/f
 import type { PlanOptions } from "../plan/problem.ts";
 import { foldBlocks, type Repeats } from "../plan/repeats.ts";
 import { MAX_STATES } from "../plan/search.ts";
-import type { ParallelExecutionCtx } from "./context.ts";
+import { ParallelExecutionCtx } from "./context.ts";
+import { planOptions } from "./parallel_axis_solver_pass.ts";
 import { cleanPipeline } from "./pipelines.ts";
 
-/** The report of an imported graph; undefined where it has to be planned as a whole. */
-export function foldedReport(
+/**
+ * The report of an imported graph, of which a few blocks are cleaned; undefined where it has to be cleaned as a whole: where
+ * rules of rewriting may give things new names, or the user speaks of single ones.
+ */
+export function foldedImport(graph: Graph<"global">, { config, ranks }: ParallelExecutionCtx): PlanReport | undefined {
+  if (config.fuse !== false || config.annotations || config.dump) return undefined;
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  return report(graph, planOptions(config, ranks, graph), (few) => cleanPipeline().run(few, ctx));
+}
+
+/** The report of a clean graph, of which a few blocks are searched; undefined where it has to be searched as a whole. */
+export function foldedReport(graph: Graph<"global">, options: PlanOptions): PlanReport | undefined {
+  return report(graph, options, (few) => few);
+}
+
+function report(
   graph: Graph<"global">,
-  ctx: ParallelExecutionCtx,
   options: PlanOptions,
+  cleaned: (few: Graph<"global">) => Graph<"global">,
 ): PlanReport | undefined {
-  const repeats = isFoldable(options) && !ctx.config.dump ? foldBlocks(graph, KEPT_BLOCKS) : undefined;
+  const repeats = isFoldable(options) ? foldBlocks(graph, KEPT_BLOCKS) : undefined;
   if (!repeats) return undefined;
-  const clean = cleanPipeline().run(repeats.graph, ctx);
+  const clean = cleaned(repeats.graph);
   const folded = solveFolded(clean, repeats, options, MAX_STATES);
   const order = folded && orderOf(clean, repeats, folded.more);
   if (!folded || !order) return undefined;

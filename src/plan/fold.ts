@@ -41,9 +41,9 @@ export interface FoldedPlan {
 }
 
 /** Whether what is asked for can be the same in all blocks. */
-export function isFoldable({ overrides = {}, baseline, memory, maxStates }: PlanOptions): boolean {
+export function isFoldable({ overrides = {}, baseline, memory, maxStates, restrict }: PlanOptions): boolean {
   return Object.keys(overrides).length === 0 && baseline === undefined && memory?.perRank === undefined &&
-    maxStates === undefined;
+    maxStates === undefined && restrict === undefined;
 }
 
 /**

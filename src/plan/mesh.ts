@@ -8,7 +8,7 @@
 import { PlanError } from "../core/errors.ts";
 
 /** Ranks on each axis. Rank `r` is number `r mod tp` of group `⌊r / tp⌋`. */
-export interface Mesh {
+export interface DeviceMesh {
   /** Groups that share the batch. */
   readonly dp: number;
   /** Ranks of each group, which share the layers. */
@@ -18,17 +18,17 @@ export interface Mesh {
 }
 
 /** Ranks of a mesh. */
-export function meshSize({ dp, tp }: Mesh): number {
+export function meshSize({ dp, tp }: DeviceMesh): number {
   return dp * tp;
 }
 
 /** `dp=2,tp=4`. */
-export function printMesh({ dp, tp }: Mesh): string {
+export function printMesh({ dp, tp }: DeviceMesh): string {
   return `dp=${dp},tp=${tp}`;
 }
 
 /** Reads `dp=2,tp=4`, or `dp=2,tp=4,assume`; an axis that is left out has one rank. @throws {PlanError} */
-export function parseMesh(text: string): Mesh {
+export function parseMesh(text: string): DeviceMesh {
   const axes = new Map<string, number>();
   let assume = false;
   for (const part of text.split(",")) {

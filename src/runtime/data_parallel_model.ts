@@ -5,7 +5,7 @@ import { evalDim } from "../core/dim.ts";
 import { balanced, localSize, scale } from "../graph/layout.ts";
 import { type Placement, REPLICATE, shard } from "../graph/placement.ts";
 import type { Batch, BatchDim } from "../plan/batch.ts";
-import { type Mesh, printMesh } from "../plan/mesh.ts";
+import { type DeviceMesh, printMesh } from "../plan/mesh.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Communicator } from "./comm/communicator.ts";
 import type { ModelState } from "./model_state.ts";
@@ -17,7 +17,7 @@ export interface DataParallelParts {
   /** This rank's part of its group's model. */
   readonly model: ParallelModel;
   /** The shape of the mesh. */
-  readonly mesh: Mesh;
+  readonly mesh: DeviceMesh;
   /** Where inputs and results have the batch. */
   readonly batch: Batch;
   /** The ranks of this rank's group. */
@@ -56,7 +56,7 @@ export class DataParallelModel implements AsyncDisposable {
   }
 
   /** The shape of the mesh. */
-  get mesh(): Mesh {
+  get mesh(): DeviceMesh {
     return this.#parts.mesh;
   }
 

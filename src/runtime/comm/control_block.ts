@@ -55,7 +55,7 @@ const WORDS: string[] = [
     " ",
   ),
   ..."f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 bool".split(" "),
-  ..."sum prod max min avg band bor bxor land lor lxor".split(" "),
+  ..."sum prod max min avg band bor bxor land lor lxor minloc maxloc preMulSum f8e4m3fn f8e5m2".split(" "),
 ];
 const CODES = new Map(WORDS.map((word, code) => [word, code]));
 
@@ -73,7 +73,7 @@ export class ControlBlock {
     this.bell = this.words.subarray(BELL, BELL + 1);
   }
 
-  /** Word of a rank's arrival flag; its two fingerprints follow at + 2 and + 3. */
+  /** Word of a rank's arrival flag; its two fingerprints follow at + 2 and + 3, and its core at + 4. */
   flagIndex(rank: number): number {
     return RANKS + rank * RANK_WORDS;
   }
@@ -250,6 +250,17 @@ export function encodeOperation(op: Operation): OperationCode {
     hash ^= hash >>> 15;
   }
   return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
+}
+
+/** What `op` was made of. */
+export function decodeOperation(op: OperationCode): Operation {
+  return {
+    verb: WORDS[op.verb]!,
+    dtype: (WORDS[op.dtype] || undefined) as DType | undefined,
+    reduceOp: WORDS[op.reduceOp] || undefined,
+    root: op.root,
+    count: op.countHigh * 2 ** 32 + (op.countLow >>> 0),
+  };
 }
 
 /** The fingerprint of `op` as number `seq` of its group. */

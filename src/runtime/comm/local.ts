@@ -1,30 +1,28 @@
 /** The communicator of a job of one rank: every verb at once, on any system, without shared memory. */
+import { UnavailableError } from "../../core/errors.ts";
 import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { OperationCode } from "./control_block.ts";
+import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** One rank alone. */
 export class LocalCommunicator extends MeetingCommunicator {
   readonly backend = "local";
-  readonly name: string;
-  readonly ranks: readonly number[];
-  readonly localRank: number;
-  readonly cores = navigator.hardwareConcurrency; // minds affinity and control groups
   readonly arena: SymmetricArena = new LocalArena();
 
   #meeting: LocalMeeting;
 
   constructor(options: { readonly name?: string; readonly rank?: number; readonly localRank?: number } = {}) {
     const meeting = new LocalMeeting();
-    super(meeting, Infinity);
+    const { name = "world", rank = 0, localRank = 0 } = options;
+    const cores = navigator.hardwareConcurrency; // minds affinity and control groups
+    super(meeting, { name, ranks: [rank], localRank, cores, timeoutMs: Infinity });
     this.#meeting = meeting;
-    this.name = options.name ?? "world";
-    this.ranks = [options.rank ?? 0];
-    this.localRank = options.localRank ?? 0;
   }
 
   split(color: number | null, _key = 0, options: GroupOptions = {}): Promise<LocalCommunicator | null> {
@@ -54,11 +52,19 @@ export class LocalCommunicator extends MeetingCommunicator {
   }
 }
 
+/** A job of one rank. @throws {UnavailableError} If there are more. */
+export function openLocal({ env }: EngineOptions): Promise<LocalCommunicator> {
+  if (env.worldSize === 1) return Promise.resolve(new LocalCommunicator());
+  throw new UnavailableError(`Cannot join a job of ${env.worldSize} ranks by backend local: it is for one rank alone`, {
+    hint: "use the backend auto",
+  });
+}
+
 /** Nobody to wait for. */
 class LocalMeeting implements Meeting {
   readonly rank = 0;
   readonly size = 1;
-  readonly memory = undefined;
+  readonly reducers = new Reducers(undefined);
   readonly spinMs = 0;
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
   parity: 0 | 1 = 0;
@@ -76,6 +82,7 @@ class LocalMeeting implements Meeting {
   begin(_op: OperationCode, _timeoutMs: number): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
+  end(): void {}
   arrive(): void {}
   passed(): boolean {
     return true;

@@ -1,388 +1,103 @@
-/** The verbs of a communicator over a {@linkcode Meeting}: what they take, checked here; what they do is in collectives.ts. */
-import { deserialize, serialize } from "node:v8";
-import type { DType } from "../../core/dtype.ts";
-import { InputError } from "../../core/errors.ts";
+/** What communicators over a {@linkcode Meeting} have in common: the fastest ways to meet and to reduce, and messages. */
 import type { SymmetricArena } from "./arena.ts";
 import {
   allocateTensor,
   type Buf,
   type CommDType,
   type ReduceOp,
-  requireCount,
-  requireSameDType,
   type SymmetricTensor,
   type View,
   viewOf,
 } from "./buffers.ts";
-import * as steps from "./collectives.ts";
-import type {
-  Communicator,
-  CountOptions,
-  GroupOptions,
-  MessageOptions,
-  ObjectCollectives,
-  OpOptions,
-  ReceiveOptions,
-  RecvOptions,
-} from "./communicator.ts";
-import { encodeOperation, type OperationCode } from "./control_block.ts";
-import { CommunicatorError } from "./errors.ts";
+import { SMALL_BYTES } from "./collectives.ts";
+import type { OpOptions } from "./communicator.ts";
+import { encodeOperation } from "./control_block.ts";
 import { Mailbox, type MailboxPeers, type Received } from "./mailbox.ts";
 import type { Meeting } from "./meeting.ts";
-import { canReduce, makeJsReducer, type Reducer, requireReducible } from "./reduce_js.ts";
-import { makeWasmReducer } from "./reduce_wasm.ts";
+import { MeetingSteps } from "./meeting_steps.ts";
+import { isPairOp, requirePairs } from "./operations.ts";
+import { BARRIER, QueuedCommunicator, type QueuedOptions } from "./queued_communicator.ts";
 import { TinyAllReduce } from "./tiny_all_reduce.ts";
 import { type Work, WorkQueue } from "./work.ts";
 
-const BARRIER = encodeOperation({ verb: "barrier", dtype: undefined, reduceOp: undefined, root: -1, count: -1 });
+/** Who it is. */
+export type MeetingMember = Pick<QueuedOptions<Meeting>, "name" | "ranks" | "localRank" | "cores" | "timeoutMs">;
 
-/** What an engine adds is who is here, memory, new groups, and how to leave. */
-export abstract class MeetingCommunicator implements Communicator {
-  abstract readonly backend: "local" | "shm";
-  abstract readonly name: string;
-  abstract readonly ranks: readonly number[];
-  abstract readonly localRank: number;
-  abstract readonly cores: number;
-  abstract readonly arena: SymmetricArena;
-  readonly rank: number;
-  readonly size: number;
-  readonly objects: ObjectCollectives;
-  /** How long collectives wait, unless told otherwise. */
-  protected readonly timeoutMs: number;
-  #x: Meeting;
-  #queue: WorkQueue;
+/** What an engine adds is memory, new groups, and how to leave. */
+export abstract class MeetingCommunicator extends QueuedCommunicator<Meeting> {
+  abstract override readonly backend: "local" | "shm";
+  abstract override readonly arena: SymmetricArena;
   #tiny: TinyAllReduce;
   #mailbox: Mailbox | undefined;
-  #reducers: { [D in CommDType]?: { [O in ReduceOp]?: Reducer } } = {};
-  #open = true;
 
-  protected constructor(meeting: Meeting, timeoutMs: number) {
-    this.#x = meeting;
-    this.#queue = new WorkQueue(meeting);
+  protected constructor(meeting: Meeting, member: MeetingMember) {
+    const queue = new WorkQueue(meeting);
+    super({ ...member, rank: meeting.rank, waiting: meeting, queue, steps: new MeetingSteps(meeting) });
     this.#tiny = new TinyAllReduce(meeting);
-    this.rank = meeting.rank;
-    this.size = meeting.size;
-    this.timeoutMs = timeoutMs;
-    this.objects = this.#makeObjects();
   }
-
-  abstract split(color: number | null, key?: number, options?: GroupOptions): Promise<Communicator | null>;
-  abstract subgroup(ranks: readonly number[], options?: GroupOptions): Promise<Communicator>;
 
   /** The memory of messages from one rank to another, zeros at first. */
   protected abstract channel(from: number, to: number): Uint8Array;
   /** How messages wake and watch the other ranks. */
   protected abstract readonly peers: MailboxPeers;
-  /** Gives back what the engine holds; called once. */
-  protected abstract release(): void;
 
-  allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor {
+  override allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor {
     this.requireOpen();
     return allocateTensor(this.arena, shape, dtype);
   }
 
-  supports(dtype: CommDType, op?: ReduceOp): boolean {
-    return op === undefined || canReduce(dtype, op);
-  }
-
-  barrier(options: OpOptions = {}): Work {
-    return this.#issue(BARRIER, options, steps.barrier);
-  }
-
-  barrierSync(options?: OpOptions): void {
-    if (!this.#queue.idle) this.#queue.drainSync();
+  override barrierSync(options?: OpOptions): void {
+    if (!this.queue.idle) this.queue.drainSync();
     this.requireOpen();
-    this.#x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
-    this.#x.arrive();
-    this.#x.waitSync();
+    const x = this.waiting;
+    x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
+    x.arrive();
+    x.waitSync();
+    x.end();
   }
 
-  broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
-    const view = viewOf(buf, "the buffer");
-    this.requireRank(root);
-    return this.#issue(this.#code("broadcast", view, { root }), options, (x) => steps.broadcast(x, view, root));
-  }
-
-  allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv);
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(this.#code("allReduce", send, { op }), options, (x) => steps.reduce(x, { send, recv, reducer }));
-  }
-
-  allReduceSync(buf: Buf, op: ReduceOp = "sum", options?: OpOptions): void {
-    if (!this.#queue.idle) this.#queue.drainSync();
+  override allReduceSync(buf: Buf, op: ReduceOp = "sum", options?: OpOptions): void {
+    if (!this.queue.idle) this.queue.drainSync();
     this.requireOpen();
     const timeoutMs = options?.timeoutMs ?? this.timeoutMs;
     if (this.#tiny.run(buf, op, timeoutMs)) return;
-    const view = viewOf(buf, "the input"), reducer = this.#reducer(view.dtype, op);
-    if (view.bytes.length > steps.SMALL_BYTES) return this.allReduce(buf, op, options).waitSync();
-    this.#tiny.runSmall(view, { code: this.#code("allReduce", view, { op }), reducer, timeoutMs });
-  }
-
-  reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    this.requireRank(root);
-    const send = viewOf(buf, "the input"), recv = this.rank === root ? receiver(send, options.recv) : undefined;
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(
-      this.#code("reduce", send, { op, root }),
-      options,
-      (x) => steps.reduce(x, { send, recv, root, reducer }),
-    );
-  }
-
-  allGather(buf: Buf, into: Buf, options: CountOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count));
-    return this.#issue(this.#code("allGather", recv), options, (x) => steps.gather(x, { send, recv, counts }));
-  }
-
-  reduceScatter(buf: Buf, into: Buf, op: ReduceOp = "sum", options: CountOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count));
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(
-      this.#code("reduceScatter", send, { op }),
-      options,
-      (x) => steps.reduceScatter(x, { send, recv, counts, reducer }),
-    );
-  }
-
-  gather(buf: Buf, into: Buf | null, root: number, options: CountOptions = {}): Work {
-    this.requireRank(root);
-    const send = viewOf(buf, "the input"), counts = options.counts ?? this.#even(send.count);
-    const recv = this.#atRoot(into, root, "the output");
-    this.#counts(send, recv, counts);
-    const total = sum(counts);
-    return this.#issue(
-      this.#code("gather", send, { root, count: total }),
-      options,
-      (x) => steps.gather(x, { send, recv, counts, root }),
-    );
-  }
-
-  scatter(buf: Buf | null, into: Buf, root: number, options: CountOptions = {}): Work {
-    this.requireRank(root);
-    const recv = viewOf(into, "the output"), counts = options.counts ?? this.#even(recv.count);
-    const send = this.#atRoot(buf, root, "the input");
-    this.#counts(recv, send, counts);
-    const total = sum(counts);
-    return this.#issue(
-      this.#code("scatter", recv, { root, count: total }),
-      options,
-      (x) => steps.scatter(x, { send, recv, counts, root }),
-    );
-  }
-
-  allToAll(
-    buf: Buf,
-    into: Buf,
-    options: OpOptions & { readonly sendCounts?: readonly number[]; readonly recvCounts?: readonly number[] } = {},
-  ): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    requireSameDType(send, recv);
-    const sendCounts = options.sendCounts ?? this.#split(send), recvCounts = options.recvCounts ?? this.#split(recv);
-    requireCount(send, sum(this.#perRank(sendCounts)), "the input");
-    requireCount(recv, sum(this.#perRank(recvCounts)), "the output");
-    const count = options.sendCounts === undefined && options.recvCounts === undefined ? send.count : -1;
-    return this.#issue(
-      this.#code("allToAll", send, { count }),
-      options,
-      (x) => steps.allToAll(x, { send, recv, sendCounts, recvCounts }),
-    );
-  }
-
-  scan(buf: Buf, op: ReduceOp = "sum", options: RecvOptions & { readonly exclusive?: boolean } = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv), exclusive = options.exclusive ?? false;
-    const reducer = this.#reducer(send.dtype, op);
-    return this.#issue(
-      this.#code("scan", send, { op, root: exclusive ? 1 : 0 }),
-      options,
-      (x) => steps.scan(x, { send, recv, exclusive, reducer }),
-    );
-  }
-
-  send(buf: Buf, dest: number, options: MessageOptions = {}): Work {
-    this.requireOpen();
-    this.requireRank(dest);
-    const { tag = 0, timeoutMs = this.timeoutMs } = options;
-    return this.#mail().send(viewOf(buf, "the message"), dest, { tag, timeoutMs });
-  }
-
-  recv(buf: Buf, source: number | "any", options: ReceiveOptions = {}): Work<Received> {
-    this.requireOpen();
-    if (source !== "any") this.requireRank(source);
-    const { tag = 0, timeoutMs = this.timeoutMs } = options;
-    return this.#mail().recv(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs });
-  }
-
-  async sendRecv(
-    message: { readonly send: Buf; readonly dest: number },
-    reply: { readonly recv: Buf; readonly source: number | "any" },
-    options: MessageOptions = {},
-  ): Promise<Received> {
-    const sent = this.send(message.send, message.dest, options);
-    const [received] = await Promise.all([this.recv(reply.recv, reply.source, options), sent]);
-    return received;
-  }
-
-  abort(reason: string): void {
-    this.#x.abort(new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`));
-  }
-
-  async close(options: OpOptions = {}): Promise<void> {
-    if (!this.#open) return;
-    try {
-      await this.#issue(this.#code("close"), options, steps.barrier);
-    } finally {
-      this.#leave();
+    const view = viewOf(buf, "the input"), { dtype, count } = view;
+    if (view.bytes.length > SMALL_BYTES || typeof op !== "string") {
+      return this.allReduce(buf, op, options).waitSync();
     }
+    const reducer = this.waiting.reducers.get(dtype, op);
+    if (isPairOp(op)) requirePairs(op, [count]);
+    const code = encodeOperation({ verb: "allReduce", dtype, reduceOp: op, root: -1, count });
+    this.#tiny.runSmall(view, { code, reducer, timeoutMs });
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#leave();
-    return Promise.resolve();
+  /** Messages under way; for the flight recorder. */
+  protected get messages(): readonly string[] {
+    return this.#mailbox?.describe() ?? [];
   }
 
-  /** @throws {InputError} Unless `rank` is one of this group. */
-  protected requireRank(rank: number): void {
-    if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
-    throw new InputError(`Cannot use ${rank} as a rank: expected 0 to ${this.size - 1}`);
+  protected override sendView(view: View, dest: number, o: { tag: number; timeoutMs: number }): Work {
+    return this.#mail().send(view, dest, o);
   }
 
-  /** @throws {InputError} Unless `ranks` are a group that this rank can make. */
-  protected requireMembers(ranks: readonly number[]): void {
-    for (const rank of ranks) this.requireRank(rank);
-    if (ranks.includes(this.rank) && new Set(ranks).size === ranks.length) return;
-    throw new InputError(`Cannot make a subgroup of ranks ${ranks.join(", ")} at rank ${this.rank}`, {
-      hint: "name each member once, and call it at the members only",
-    });
+  protected override recvView(
+    view: View,
+    source: number | "any",
+    o: { tag: number | "any"; timeoutMs: number },
+  ): Work<Received> {
+    return this.#mail().recv(view, source, o);
   }
 
-  /** @throws {CommunicatorError} If this rank has left. */
-  protected requireOpen(): void {
-    if (!this.#open) throw new CommunicatorError(`Cannot use group "${this.name}": it is closed`);
-  }
-
-  #leave(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    this.release();
+  protected override takeBack(work: unknown, reason: unknown): boolean {
+    return this.#mailbox?.takeBack(work, reason) === true;
   }
 
   #mail(): Mailbox {
     if (this.#mailbox === undefined) {
       const channel = (from: number, to: number) => this.channel(from, to);
-      this.#mailbox = new Mailbox({ ...this.peers, rank: this.rank, size: this.size, runner: this.#queue, channel });
-      this.#queue.attach(this.#mailbox);
+      this.#mailbox = new Mailbox({ ...this.peers, rank: this.rank, size: this.size, runner: this.queue, channel });
+      this.queue.attach(this.#mailbox);
     }
     return this.#mailbox;
   }
-
-  #issue<T>(code: OperationCode, options: OpOptions, start: (x: Meeting) => steps.Steps<T>): Work<T> {
-    this.requireOpen();
-    return this.#queue.issue(code, options.timeoutMs ?? this.timeoutMs, start);
-  }
-
-  #makeObjects(): ObjectCollectives {
-    const run = <T>(verb: string, root: number, start: (x: Meeting) => steps.Steps<T>) =>
-      this.#issue(this.#code(verb, undefined, { root }), {}, start);
-    return {
-      broadcast: async <T>(value: T | undefined, root: number): Promise<T> => {
-        this.requireRank(root);
-        const payload = this.rank === root ? pack(value) : new Uint8Array();
-        return unpack<T>(await run("broadcast", root, (x) => steps.broadcastBytes(x, payload, root)));
-      },
-      allGather: async <T>(value: T): Promise<T[]> => {
-        const payload = pack(value);
-        return (await run("allGather", -1, (x) => steps.gatherBytes(x, payload))).map(unpack<T>);
-      },
-      gather: async <T>(value: T, root: number): Promise<T[] | null> => {
-        this.requireRank(root);
-        const payload = pack(value);
-        const all = await run("gather", root, (x) => steps.gatherBytes(x, payload, root));
-        return this.rank === root ? all.map(unpack<T>) : null;
-      },
-      scatter: async <T>(values: readonly T[] | null, root: number): Promise<T> => {
-        this.requireRank(root);
-        if (this.rank === root && values?.length !== this.size) {
-          throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${this.size} ranks`);
-        }
-        const payloads = this.rank === root ? values!.map(pack) : undefined;
-        return unpack<T>(await run("scatter", root, (x) => steps.scatterBytes(x, payloads, root)));
-      },
-    };
-  }
-
-  #code(verb: string, view?: View, o: { op?: ReduceOp; root?: number; count?: number } = {}): OperationCode {
-    return encodeOperation({
-      verb,
-      dtype: view?.dtype as DType | undefined,
-      reduceOp: o.op,
-      root: o.root ?? -1,
-      count: o.count ?? view?.count ?? -1,
-    });
-  }
-
-  #reducer(dtype: CommDType, op: ReduceOp): Reducer {
-    const ofDtype = this.#reducers[dtype] ??= {};
-    let reducer = ofDtype[op];
-    if (reducer === undefined) {
-      requireReducible(dtype, op);
-      const memory = this.#x.memory;
-      reducer = memory === undefined ? makeJsReducer(dtype, op) : makeWasmReducer(memory, dtype, op);
-      ofDtype[op] = reducer;
-    }
-    return reducer;
-  }
-
-  #atRoot(buf: Buf | null, root: number, what: string): View | undefined {
-    if (this.rank !== root) return undefined;
-    if (buf === null) throw new InputError(`Cannot do without ${what} at root ${root}`);
-    return viewOf(buf, what);
-  }
-
-  /** Checks a collective of blocks: `own` is one rank's, `all` those of all ranks. */
-  #counts(own: View, all: View | undefined, counts: readonly number[]): readonly number[] {
-    requireCount(own, this.#perRank(counts)[this.rank]!, "this rank's block");
-    if (all === undefined) return counts;
-    requireSameDType(own, all);
-    requireCount(all, sum(counts), `the blocks of ${this.size} ranks`);
-    return counts;
-  }
-
-  #perRank(counts: readonly number[]): readonly number[] {
-    if (counts.length === this.size && counts.every((n) => Number.isSafeInteger(n) && n >= 0)) return counts;
-    throw new InputError(`Cannot use [${counts.join(", ")}] as the counts of ${this.size} ranks`);
-  }
-
-  #even(count: number): number[] {
-    return Array.from({ length: this.size }, () => count);
-  }
-
-  #split(view: View): number[] {
-    if (view.count % this.size === 0) return this.#even(view.count / this.size);
-    throw new InputError(`Cannot cut ${view.count} elements into ${this.size} equal blocks`, {
-      hint: "pass sendCounts and recvCounts",
-    });
-  }
-}
-
-function receiver(send: View, recv: Buf | undefined): View {
-  if (recv === undefined) return send;
-  const view = viewOf(recv, "the output");
-  requireSameDType(send, view);
-  requireCount(view, send.count, "the output");
-  return view;
-}
-
-function pack(value: unknown): Uint8Array {
-  return serialize(value);
-}
-
-function unpack<T>(bytes: Uint8Array): T {
-  return deserialize(bytes) as T;
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }
