@@ -11,6 +11,7 @@ import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps, planFirstStep } from "./passes/first_step.ts";
+import { foldedImport, foldedReport } from "./passes/folded_report.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
@@ -26,7 +27,7 @@ import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
-import { solvePlan } from "./plan/search.ts";
+import { type SolvedPlan, solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile, compileAll } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
@@ -341,30 +342,44 @@ export function explainFile(
 ): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
-  const imported = importOnnx(file), branches = specializeBranches(imported);
-  const graph = cleanPipeline().run(branches?.steps?.next ?? branches?.whenTrue ?? imported, ctx);
-  checkNominal(graph, config.nominal ?? {});
-  const common = { graph, config: ctx.config, rewrites: ctx.rewrites, measured };
+  const whole = importOnnx(file), branches = specializeBranches(whole);
+  // Of a merged decoder, the step that is taken again and again.
+  const imported = branches?.steps?.next ?? branches?.whenTrue ?? whole;
+  checkNominal(imported, config.nominal ?? {});
+  // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
+  let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
+  const graph = () => cleaned ??= cleanPipeline().run(imported, ctx);
+  const rewrites = () => (graph(), ctx.rewrites);
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
-    const plan = planFromFile(config.plan, { graph, ranks, opDef }), report = config.plan;
+    const plan = planFromFile(config.plan, { graph: graph(), ranks, opDef }), report = config.plan;
     const refuse = (): never => {
       throw new PlanError(`Cannot price alternatives to the plan of a file: nothing was searched`, {
         hint: "leave the plan's file out",
       });
     };
-    return { ...common, plan, report, file: () => planFile(graph, plan, report), explain: refuse, compare: refuse };
+    const common = { graph: graph(), config: ctx.config, rewrites: rewrites(), measured };
+    return { ...common, plan, report, file: () => planFile(graph(), plan, report), explain: refuse, compare: refuse };
   }
-  const options = planOptions(ctx.config, ranks, graph);
-  const solved = solvePlan(graph, options), { plan } = solved;
-  const report = explainSolved(graph, solved);
+  const options = () => planOptions(ctx.config, ranks, graph());
+  const solved = () => known ??= solvePlan(graph(), options());
+  const report = foldedImport(imported, ctx) ?? foldedReport(graph(), options()) ?? explainSolved(graph(), solved());
   return {
-    ...common,
-    plan,
+    get graph() {
+      return graph();
+    },
+    config: ctx.config,
+    get rewrites() {
+      return rewrites();
+    },
+    measured,
+    get plan() {
+      return solved().plan;
+    },
     report,
-    file: () => planFile(graph, plan, report),
-    explain: (pattern) => explainLayers(graph, solved, pattern),
-    compare: (baselines) => comparePlans(graph, solved, baselines, options),
+    file: () => planFile(graph(), solved().plan, report),
+    explain: (pattern) => explainLayers(graph(), solved(), pattern),
+    compare: (baselines) => comparePlans(graph(), solved(), baselines, options()),
   };
 }
 

@@ -11,7 +11,7 @@
  */
 import { type Graph, isCall } from "../graph/graph.ts";
 import { type Placement, REPLICATE } from "../graph/placement.ts";
-import { seconds } from "./cost.ts";
+import { picoseconds, seconds } from "./cost.ts";
 import { FrontierSearch, type Trace } from "./frontier.ts";
 import { measureMemory } from "./memory.ts";
 import type { Plan, PlanCost, Reshard, Strategy } from "./plan.ts";
@@ -41,9 +41,9 @@ export interface FoldedPlan {
 }
 
 /** Whether what is asked for can be the same in all blocks. */
-export function isFoldable({ overrides = {}, baseline, memory, maxStates }: PlanOptions): boolean {
+export function isFoldable({ overrides = {}, baseline, memory, maxStates, restrict }: PlanOptions): boolean {
   return Object.keys(overrides).length === 0 && baseline === undefined && memory?.perRank === undefined &&
-    maxStates === undefined;
+    maxStates === undefined && restrict === undefined;
 }
 
 /**
@@ -86,36 +86,29 @@ export function solveFolded(
   };
   const plan = readSolution(problem, solution);
   const solved = { plan, problem, frontier, solution };
-  return { solved, cost: wholeCost(solved, { loop, trace, more, unfoldValue }), unfoldNode, unfoldValue, beside, more };
+  return { solved, cost: wholeCost(solved, { loop, more, unfoldValue }), unfoldNode, unfoldValue, beside, more };
 }
 
-/** What the whole graph costs, from the smaller one and the piece that repeats. */
+/** What the whole graph costs, from the smaller one and the steps that repeat. */
 function wholeCost(
   { plan, problem, solution }: SolvedPlan,
-  { loop, trace, more, unfoldValue }: Pick<FoldedPlan, "more" | "unfoldValue"> & {
-    readonly loop: Loop;
-    readonly trace: Trace;
-  },
+  { loop, more, unfoldValue }: Pick<FoldedPlan, "more" | "unfoldValue"> & { readonly loop: Loop },
 ): PlanCost {
-  let compute = 0, communication = 0;
-  for (let i = loop.from; i < loop.to; i++) {
-    const step = stepCost(problem, i, solution.decisions[i]!);
+  let compute = 0, communication = 0, total = 0;
+  for (const i of loop.steps) {
+    const decision = solution.decisions[i]!, step = stepCost(problem, i, decision);
     compute += step.compute;
     communication += step.communication;
+    total += decision.ways.reduce((sum, w) => sum + w.cost, problem.steps[i]!.alternatives[decision.alternative]!.cost);
   }
   const { cost } = plan, memory = measureMemory(problem, plan, (name) => unfoldValue(name).length);
   return {
-    compute: cost.compute + seconds(more * compute),
-    communication: cost.communication + seconds(more * communication),
+    compute: seconds(picoseconds(cost.compute) + more * compute),
+    communication: seconds(picoseconds(cost.communication) + more * communication),
     weightBytes: memory.weights,
     memory,
-    total: seconds(solution.cost + more * (costAt(trace, loop.to) - costAt(trace, loop.from))),
+    total: seconds(solution.cost + more * total),
   };
-}
-
-/** What the way has cost before a step. */
-function costAt({ frontiers, states, spent }: Trace, step: number): number {
-  return spent[step]! + frontiers[step]!.costs[states[step]!]!;
 }
 
 /** The plan of the whole graph. */
@@ -169,21 +162,22 @@ function isWhole(clean: Graph<"global">, { nodes, values, kept, graph }: Repeats
   return [...counts.values()].every((n) => n === kept);
 }
 
-/** The piece of the steps that repeats. */
+/** The steps that repeat. */
 interface Loop {
-  readonly from: number;
-  /** Behind it. */
-  readonly to: number;
+  readonly steps: readonly number[];
   /** By number of a name: in which block it is there. */
   readonly turns: ReadonlyMap<number, number>;
-  /** The same for names that no step has to do with. */
+  /** The same for names that no step has to do with, or that are alike in all blocks wherever they stand. */
   readonly any: number;
 }
 
-/** A piece of the steps, one block long, that may be repeated; undefined where there is none. */
+/** Steps, one of each kind that a block has, that may be repeated; undefined where there are none. */
 function loopOf({ steps, sources }: Problem, repeats: Repeats, trace: Trace): Loop | undefined {
   const { values, kept, names } = repeats;
-  const at = sources.map((s) => placeOf(s, repeats));
+  const places = sources.map((s) => placeOf(s, repeats));
+  // A step that touches nothing that is followed costs the same in every state, and so wherever it stands.
+  const isLoose = (i: number) => steps[i]!.inputs.length === 0 && steps[i]!.outputs.length === 0;
+  const order = [...steps.keys()].filter((i) => !isLoose(i)), at = order.map((i) => places[i]);
   const length = at.filter((p) => p !== undefined).length / kept;
   if (!Number.isInteger(length) || length === 0) return undefined;
   /** The name one block further. */
@@ -191,11 +185,10 @@ function loopOf({ steps, sources }: Problem, repeats: Repeats, trace: Trace): Lo
     const place = values.get(name);
     return place ? names[place.id]![place.block + 1] : name;
   };
-  for (let j = 0; j + length <= steps.length; j++) {
-    const end = j + length;
-    if (!comesBack(trace, j, end)) continue;
+  for (let j = 0; j + length < order.length; j++) {
+    const end = j + length, from = order[j]!, to = order[end]!;
     const piece = at.slice(j, end);
-    if (piece.some((p) => p === undefined)) continue;
+    if (piece.some((p) => p === undefined) || !comesBack(trace, from, to)) continue;
     const turns = new Map(piece.map((p) => [p!.key, p!.block]));
     if (turns.size !== length) continue;
     // Before the piece the earlier blocks, behind it the later ones, of each thing.
@@ -204,10 +197,14 @@ function loopOf({ steps, sources }: Problem, repeats: Repeats, trace: Trace): Lo
       const turn = turns.get(p.key);
       return turn !== undefined && (i < j ? p.block < turn : p.block > turn);
     });
-    const slots = trace.slots[j]!, later = trace.slots[end]!;
+    const slots = trace.slots[from]!, later = trace.slots[to]!;
     if (!sorted || slots.length !== later.length || !slots.every((name, i) => next(name) === later[i])) continue;
-    const found = turnsOf(sources.slice(j, end), repeats);
-    return found && { from: j, to: end, turns: found, any: Math.max(...found.values()) };
+    const repeated = order.slice(j, end), found = turnsOf(repeated.map((i) => sources[i]!), repeats);
+    if (!found) return undefined;
+    const loose = new Map(
+      [...steps.keys()].flatMap((i) => (places[i] && isLoose(i) ? [[places[i].key, i] as const] : [])),
+    );
+    return { steps: [...repeated, ...loose.values()], turns: found, any: Math.max(...found.values()) };
   }
   return undefined;
 }

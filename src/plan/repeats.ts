@@ -5,6 +5,7 @@
  * calls lie that do the same once a block. Along the longest run in which each call reads what the call one period before
  * reads, one block further, windows of one period are blocks, wherever they begin. Nothing is known of names.
  */
+import { dimEquals } from "../core/dim.ts";
 import {
   type Attributes,
   type Call,
@@ -18,7 +19,6 @@ import {
   type Value,
   valueOf,
 } from "../graph/graph.ts";
-import { printType } from "../graph/types.ts";
 
 /** A graph of fewer equal blocks, and which names stand for which others. */
 export interface Repeats {
@@ -140,23 +140,33 @@ function longestRun(
   graph: Graph,
   { calls, kinds, period }: { calls: readonly Call[]; kinds: readonly number[]; period: number },
 ): Run | undefined {
-  const producer = new Map<string, number>();
-  calls.forEach((c, i) => c.outputs.forEach((o) => o !== "" && producer.set(o, i)));
-  let best: { start: number; end: number } | undefined, start = 0;
-  const linked = (i: number, from: number) => {
-    const a = calls[i]!, b = calls[i + period]!;
-    if (kinds[i] !== kinds[i + period] || a.inputs.length !== b.inputs.length) return false;
-    return a.inputs.every((x, k) => {
-      const y = b.inputs[k]!, px = producer.get(x), py = producer.get(y);
-      if (x === y) return px === undefined || px < from;
-      if (px === undefined || py === undefined) {
-        if (px !== py) return false;
-        const [s, t] = [valueOf(graph, x), valueOf(graph, y)];
-        return printType(s.type) === printType(t.type);
+  /** Of values that calls write: the call, and which output of it. */
+  const producer = new Map<string, number>(), position = new Map<string, number>();
+  calls.forEach((c, i) => {
+    for (let k = 0; k < c.outputs.length; k++) {
+      producer.set(c.outputs[k]!, i);
+      position.set(c.outputs[k]!, k);
+    }
+  });
+  producer.delete("");
+  const linked = (i: number, from: number): boolean => {
+    if (kinds[i] !== kinds[i + period]) return false;
+    const a = calls[i]!.inputs, b = calls[i + period]!.inputs;
+    for (let k = 0; k < a.length; k++) {
+      const x = a[k]!, y = b[k]!, px = producer.get(x);
+      if (x === y) {
+        if (px !== undefined && px >= from) return false;
+        continue;
       }
-      return py === px + period && calls[px]!.outputs.indexOf(x) === calls[py]!.outputs.indexOf(y);
-    });
+      const py = producer.get(y);
+      if (px === undefined || py === undefined) {
+        // Constants have equal types, as calls of one kind have; inputs may differ.
+        if (px !== py || !sameType(valueOf(graph, x), valueOf(graph, y))) return false;
+      } else if (py !== px + period || position.get(x) !== position.get(y)) return false;
+    }
+    return true;
   };
+  let best: { start: number; end: number } | undefined, start = 0;
   for (let i = 0; i + period <= calls.length; i++) {
     if (i + period < calls.length && linked(i, start)) continue;
     const end = i + period;
@@ -164,20 +174,30 @@ function longestRun(
     start = i + 1;
   }
   if (!best) return undefined;
-  const next = new Map<string, string>(), taken = new Map<string, string>();
-  for (let i = best.start; i + period < best.end; i++) {
+  const first = best.start, next = new Map<string, string>(), taken = new Map<string, string>();
+  /** A weight that stands for two, or two for one, is more than a block has its own of. */
+  const pair = (x: string, y: string): boolean => {
+    if (x === y || x === "" || (producer.get(x) ?? Infinity) < first) return true;
+    const known = next.get(x);
+    if (known !== undefined) return known === y;
+    if (taken.has(y)) return false;
+    next.set(x, y);
+    taken.set(y, x);
+    return true;
+  };
+  for (let i = first; i + period < best.end; i++) {
     const a = calls[i]!, b = calls[i + period]!;
-    for (
-      const [x, y] of [...a.inputs.map((x, k) => [x, b.inputs[k]!]), ...a.outputs.map((x, k) => [x, b.outputs[k]!])]
-    ) {
-      if (x === y || x === "" || (producer.get(x!) ?? Infinity) < best.start) continue;
-      // A weight that stands for two, or two for one, is more than a block has its own of.
-      if ((next.get(x!) ?? y) !== y || (taken.get(y!) ?? x) !== x) return undefined;
-      next.set(x!, y!);
-      taken.set(y!, x!);
+    if (!a.inputs.every((x, k) => pair(x, b.inputs[k]!)) || !a.outputs.every((x, k) => pair(x, b.outputs[k]!))) {
+      return undefined;
     }
   }
-  return { start: best.start, period, blocks: Math.floor((best.end - best.start) / period), next };
+  return { start: best.start, period, blocks: Math.floor((best.end - first) / period), next };
+}
+
+function sameType({ type: a }: Value, { type: b }: Value): boolean {
+  if (a === b) return true;
+  return a.dtype === b.dtype && a.shape?.length === b.shape?.length &&
+    (a.shape ?? []).every((d, i) => dimEquals(d, b.shape![i]!));
 }
 
 class Folding {
