@@ -1,0 +1,14 @@
+/** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
+import type { Lowering } from "./kernel.ts";
+import { MAPS } from "./maps.ts";
+import { MOVES } from "./moves.ts";
+import { PRODUCTS } from "./products.ts";
+import { ROWS } from "./rows.ts";
+
+const ALL: Readonly<Record<string, Lowering>> = { ...MAPS, ...MOVES, ...PRODUCTS, ...ROWS };
+
+/** The lowering of an op, if it has one. */
+export function loweringOf(node: { readonly domain: string; readonly op: string }): Lowering | undefined {
+  const key = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
+  return Object.hasOwn(ALL, key) ? ALL[key] : undefined;
+}
