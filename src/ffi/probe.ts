@@ -3,7 +3,10 @@
  * initialised; only functions are called that work before that.
  */
 import { describeError } from "../core/errors.ts";
+import type { CudaLibraryName } from "./cuda_error.ts";
+import { CudaLibraries } from "./cuda_libraries.ts";
 import { type LibrarySpec, loadLibrary } from "./load.ts";
+import { mappedFile } from "./mapped_library.ts";
 
 /** What a look for one library gave. */
 export interface LibraryFound {
@@ -24,8 +27,6 @@ interface Probe {
   readonly spec: LibrarySpec;
   readonly ask: (spec: LibrarySpec) => string | undefined;
 }
-
-const CUDA_FOLDERS = ["/usr/local/cuda/lib64", "/usr/local/cuda/lib"];
 
 const PROBES: readonly Probe[] = [
   {
@@ -65,21 +66,32 @@ const PROBES: readonly Probe[] = [
       return new TextDecoder().decode(text.subarray(0, length[0]!)).split(/[,\n\0]/)[0]!.replace(/\s+/g, " ").trim();
     },
   },
+];
+
+/** How the CUDA libraries are asked for their versions. */
+const CUDA_PROBES: readonly {
+  readonly name: CudaLibraryName;
+  readonly ask: (libraries: CudaLibraries) => { readonly version: string | undefined; readonly path: string };
+}[] = [
   {
-    spec: { name: "libcuda", env: "SHARDWISE_LIBCUDA", candidates: ["libcuda.so.1", "libcuda.so"] },
-    ask(spec) {
-      const library = loadLibrary(spec, {
+    name: "libcuda",
+    ask(libraries) {
+      const { library, path } = libraries.open("libcuda", {
         cuDriverGetVersion: { parameters: ["buffer"], result: "i32" }, // int *driverVersion
       });
       const version = new Int32Array(1);
-      return library.symbols.cuDriverGetVersion(version) === 0 ? cudaVersion(version[0]!) : undefined;
+      if (library.symbols.cuDriverGetVersion(version) !== 0) return { version: undefined, path };
+      libraries.driverVersion = version[0]!;
+      return { version: cudaVersion(version[0]!), path };
     },
   },
-  {
-    spec: cudaSpec("libcublas", ["13", "12", "11"]),
-    ask(spec) {
-      const library = loadLibrary(spec, {
-        cublasGetProperty: {
+  ...(["libcublas", "libcublasLt"] as const).map((name) => ({
+    name,
+    ask(libraries: CudaLibraries) {
+      const property = name === "libcublas" ? "cublasGetProperty" : "cublasLtGetProperty";
+      const { library, path } = libraries.open(name, {
+        property: {
+          name: property,
           parameters: [
             "i32", // libraryPropertyType type: major, minor, patch
             "buffer", // int *value
@@ -89,16 +101,16 @@ const PROBES: readonly Probe[] = [
       });
       const parts = [0, 1, 2].map((type) => {
         const value = new Int32Array(1);
-        library.symbols.cublasGetProperty(type, value);
+        library.symbols.property(type, value);
         return value[0]!;
       });
-      return parts.join(".");
+      return { version: parts.join("."), path };
     },
-  },
+  })),
   {
-    spec: cudaSpec("libnvrtc", ["13", "12", "11.2"]),
-    ask(spec) {
-      const library = loadLibrary(spec, {
+    name: "libnvrtc",
+    ask(libraries) {
+      const { library, path } = libraries.open("libnvrtc", {
         nvrtcVersion: {
           parameters: [
             "buffer", // int *major
@@ -108,35 +120,54 @@ const PROBES: readonly Probe[] = [
         },
       });
       const major = new Int32Array(1), minor = new Int32Array(1);
-      return library.symbols.nvrtcVersion(major, minor) === 0 ? `${major[0]}.${minor[0]}` : undefined;
+      const version = library.symbols.nvrtcVersion(major, minor) === 0 ? `${major[0]}.${minor[0]}` : undefined;
+      return { version, path };
     },
   },
   {
-    spec: { name: "libnccl", env: "SHARDWISE_LIBNCCL", candidates: ["libnccl.so.2", "libnccl.so"] },
-    ask(spec) {
-      const library = loadLibrary(spec, { ncclGetVersion: { parameters: ["buffer"], result: "i32" } }); // int *version
+    name: "libnccl",
+    ask(libraries) {
+      const { library, path } = libraries.open("libnccl", {
+        ncclGetVersion: { parameters: ["buffer"], result: "i32" }, // int *version
+      });
       const version = new Int32Array(1);
-      return library.symbols.ncclGetVersion(version) === 0 ? ncclVersion(version[0]!) : undefined;
+      const known = library.symbols.ncclGetVersion(version) === 0;
+      return { version: known ? ncclVersion(version[0]!) : undefined, path };
     },
   },
 ];
 
 /** Looks for all of them. Never throws. */
 export function probeLibraries(): LibraryFound[] {
-  return PROBES.map(({ spec, ask }) => {
-    const override = env(spec.env);
-    const tried = override === undefined ? spec.candidates : [override];
+  return [...PROBES.map(probeOne), ...probeCuda(new CudaLibraries())];
+}
+
+function probeOne({ spec, ask }: Probe): LibraryFound {
+  const override = env(spec.env);
+  const tried = override === undefined ? spec.candidates : [override];
+  try {
+    const version = ask(spec), path = mappedFile(tried);
+    return {
+      name: spec.name,
+      found: true,
+      tried,
+      ...(version === undefined ? {} : { version }),
+      ...(path === undefined ? {} : { path }),
+    };
+  } catch (error) {
+    return { name: spec.name, found: false, tried, problem: describeError(error) };
+  }
+}
+
+/** The CUDA libraries as a program would open them: those that the driver is too old for are passed over. */
+function probeCuda(libraries: CudaLibraries): LibraryFound[] {
+  return CUDA_PROBES.map(({ name, ask }) => {
+    const tried = libraries.candidates(name);
     try {
-      const version = ask(spec), path = mappedFile(tried);
-      return {
-        name: spec.name,
-        found: true,
-        tried,
-        ...(version === undefined ? {} : { version }),
-        ...(path === undefined ? {} : { path }),
-      };
+      const { version, path } = ask(libraries);
+      return { name, found: true, tried, path, ...(version === undefined ? {} : { version }) };
     } catch (error) {
-      return { name: spec.name, found: false, tried, problem: describeError(error) };
+      return { name, found: false, tried, problem: describeError(error) };
     }
   });
 }
@@ -150,35 +181,6 @@ export function cudaVersion(version: number): string {
 export function ncclVersion(version: number): string {
   const major = version < 10_000 ? 1000 : 10_000;
   return `${Math.floor(version / major)}.${Math.floor((version % major) / 100)}.${version % 100}`;
-}
-
-/** The file that was mapped for one of `names`; also of a library that was opened by another part of the process. */
-export function mappedFile(names: readonly string[]): string | undefined {
-  const stems = names.map((name) => name.slice(name.lastIndexOf("/") + 1).replace(/\.so.*$/, ".so"));
-  let maps: string;
-  try {
-    maps = Deno.readTextFileSync("/proc/self/maps");
-  } catch {
-    return undefined; // no such file system, or no permission: then the name has to do
-  }
-  const files = new Set(maps.split("\n").flatMap((line) => line.match(/\/.*$/)?.[0] ?? []));
-  // Open MPI's libmpi.so.40.30.4 is mapped for libmpi.so.40, and glibc's file may be called libc-2.31.so.
-  return [...files].find((file) => {
-    const base = file.slice(file.lastIndexOf("/") + 1);
-    return stems.some((stem) => base.startsWith(stem) || base.replace(/-[\d.]+\.so/, ".so").startsWith(stem));
-  });
-}
-
-function cudaSpec(name: string, versions: readonly string[]): LibrarySpec {
-  return {
-    name,
-    env: `SHARDWISE_${name.toUpperCase()}`,
-    candidates: [
-      ...versions.map((v) => `${name}.so.${v}`),
-      `${name}.so`,
-      ...CUDA_FOLDERS.map((dir) => `${dir}/${name}.so`),
-    ],
-  };
 }
 
 function env(name: string | undefined): string | undefined {

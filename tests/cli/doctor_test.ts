@@ -10,7 +10,9 @@ Deno.test("shardwise doctor prints the machine, each library, and what that mean
     assert.match(stdout, new RegExp(`^${row} +\\S`, "m"));
   }
   assert.match(stdout, new RegExp(`^deno +${Deno.version.deno.replaceAll(".", "\\.")} `, "m"));
-  for (const name of ["libc", "onnxruntime-node", "libmpi", "libcuda", "libcublas", "libnvrtc", "libnccl"]) {
+  for (
+    const name of ["libc", "onnxruntime-node", "libmpi", "libcuda", "libcublas", "libcublasLt", "libnvrtc", "libnccl"]
+  ) {
     assert.match(stdout, new RegExp(`^  ${name} +(not found; tried \\S|\\S)`, "m"));
   }
   assert.match(stdout, /^ +\d+ cores?: at most \d+ ranks? runs? at full speed$/m);

@@ -1,6 +1,7 @@
 /** What this machine has, what of it loads, and what that means: the data of `shardwise doctor`. */
 import { describeError } from "../../core/errors.ts";
-import { type LibraryFound, mappedFile, probeLibraries } from "../../ffi/probe.ts";
+import { mappedFile } from "../../ffi/mapped_library.ts";
+import { type LibraryFound, probeLibraries } from "../../ffi/probe.ts";
 import { openNativeEngine } from "../cpu/ort_native.ts";
 import { type Advice, advise } from "./advice.ts";
 import { type HostFiles, THIS_HOST } from "./host_files.ts";
