@@ -1,11 +1,13 @@
 /** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
+import { ATTENTION } from "./attention.ts";
 import type { Lowering } from "./kernel.ts";
 import { MAPS } from "./maps.ts";
 import { MOVES } from "./moves.ts";
 import { PRODUCTS } from "./products.ts";
+import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
 
-const ALL: Readonly<Record<string, Lowering>> = { ...MAPS, ...MOVES, ...PRODUCTS, ...ROWS };
+const ALL: Readonly<Record<string, Lowering>> = { ...MAPS, ...MOVES, ...PRODUCTS, ...ROWS, ...ATTENTION, ...QUANTISED };
 
 /** The lowering of an op, if it has one. */
 export function loweringOf(node: { readonly domain: string; readonly op: string }): Lowering | undefined {

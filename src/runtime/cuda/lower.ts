@@ -143,6 +143,7 @@ export function lowerGraph(
       outputs: node.outputs.map((n, i) => (used[i] ? tensorOf(n) : undefined)),
       ints: node.inputs.map((n) => (n === "" ? undefined : intsOf(n))),
     };
+    if (!used.includes(true)) return;
     const { steps, scratch = [] } = lowering(context);
     for (const step of steps) {
       if (step.kind !== "alias") continue;
