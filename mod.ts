@@ -40,7 +40,9 @@ export { ModelState } from "./src/runtime/model_state.ts";
 // The ranks of the job.
 export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
+export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
+  Backend,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -49,11 +51,15 @@ export type {
   OpOptions,
   ReceiveOptions,
   RecvOptions,
+  Verb,
 } from "./src/runtime/comm/communicator.ts";
+export type { Mesh, MeshOptions } from "./src/runtime/comm/mesh.ts";
 export {
   type Buf,
   type CommDType,
+  type PreMulSum,
   type ReduceOp,
+  type ReduceOpName,
   type SymmetricTensor,
   symmetricView,
   type TypedBuffer,

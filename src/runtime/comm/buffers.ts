@@ -4,22 +4,61 @@ import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena, SymmetricBuffer } from "./arena.ts";
 
 /** The element types that collectives know. */
-export type CommDType = "f32" | "f64" | "f16" | "bf16" | "i8" | "u8" | "i32" | "u32" | "i64" | "u64" | "bool";
-/** All of them. */
+export type CommDType =
+  | "f32"
+  | "f64"
+  | "f16"
+  | "bf16"
+  | "i8"
+  | "u8"
+  | "i32"
+  | "u32"
+  | "i64"
+  | "u64"
+  | "bool"
+  | "f8e4m3fn"
+  | "f8e5m2";
+/** All of them; new ones at the end, since messages carry the position. */
 export const COMM_DTYPES: readonly CommDType[] = [
-  ...["f32", "f64", "f16", "bf16", "i8", "u8", "i32", "u32", "i64", "u64", "bool"] as const,
+  ...["f32", "f64", "f16", "bf16", "i8", "u8", "i32", "u32", "i64", "u64", "bool", "f8e4m3fn", "f8e5m2"] as const,
 ];
 
 /**
  * How elements of ranks become one. Integers wrap around; `max` and `min` of floats give NaN if any is NaN, and order -0
  * before 0; `avg` is the sum times 1/size and for floats only; the bitwise ones are for integers and bool; the logical
- * ones give 0 or 1 in the dtype. For bool, `sum` and `max` mean or, `prod` and `min` mean and.
+ * ones give 0 or 1 in the dtype. For bool, `sum` and `max` mean or, `prod` and `min` mean and. Floats of 16 and 8 bits are
+ * reduced in f32 and rounded once.
+ *
+ * `minloc` and `maxloc` take pairs (value, index) of one dtype, one after the other, as Fortran's MPI_2REAL does, and give the
+ * pair with the smallest or largest value, of equal ones the one with the smaller index; a NaN is less and more than all.
  */
-export type ReduceOp = "sum" | "prod" | "max" | "min" | "avg" | "band" | "bor" | "bxor" | "land" | "lor" | "lxor";
+export type ReduceOpName =
+  | "sum"
+  | "prod"
+  | "max"
+  | "min"
+  | "avg"
+  | "band"
+  | "bor"
+  | "bxor"
+  | "land"
+  | "lor"
+  | "lxor"
+  | "minloc"
+  | "maxloc";
 /** All of them. */
-export const REDUCE_OPS: readonly ReduceOp[] = [
-  ...["sum", "prod", "max", "min", "avg", "band", "bor", "bxor", "land", "lor", "lxor"] as const,
+export const REDUCE_OPS: readonly ReduceOpName[] = [
+  ...["sum", "prod", "max", "min", "avg", "band", "bor", "bxor", "land", "lor", "lxor", "minloc", "maxloc"] as const,
 ];
+
+/** The sum of what each rank has, times a factor of its own; the products are rounded to the dtype. For floats. */
+export interface PreMulSum {
+  /** This rank's factor. */
+  readonly preMulSum: number;
+}
+
+/** How elements of ranks become one. */
+export type ReduceOp = ReduceOpName | PreMulSum;
 
 /** Elements whose dtype their array does not tell (f16, bf16, bool), or that lie in symmetric memory. */
 export interface TypedBuffer {
@@ -31,7 +70,7 @@ export interface TypedBuffer {
   readonly symmetric?: SymmetricBuffer;
 }
 
-/** What collectives take. A Uint8Array is u8, a Float16Array f16; say `{ data, dtype }` for bf16, bool, or f16 bits. */
+/** What collectives take. A Uint8Array is u8, a Float16Array f16; say `{ data, dtype }` for bf16, f8, bool, or f16 bits. */
 export type Buf = TypedArray | Float16Array | TypedBuffer;
 
 /** A buffer, taken apart. */

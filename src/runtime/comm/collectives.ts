@@ -120,7 +120,7 @@ export function* reduceScatter(
 ): Steps {
   const { send, recv, reducer } = o;
   const blocks = blocksOf(o.counts, send.itemBytes);
-  for (const piece of pieces(blocks, x.size, send.itemBytes)) {
+  for (const piece of pieces(blocks, x.size)) {
     for (let r = 0; r < x.size; r++) {
       const part = cut(blocks[r]!, piece);
       put(x.mine, send.bytes.subarray(part.start, part.end), r * piece.length);
@@ -141,7 +141,7 @@ export function* gather(
   const { send, recv, root } = o;
   const blocks = blocksOf(o.counts, send.itemBytes);
   const wanted = recv !== undefined && (root === undefined || root === x.rank);
-  for (const piece of pieces(blocks, 1, send.itemBytes)) {
+  for (const piece of pieces(blocks, 1)) {
     const own = cut(blocks[x.rank]!, piece);
     x.mine.set(send.bytes.subarray(piece.start, piece.start + own.end - own.start));
     x.arrive();
@@ -161,7 +161,7 @@ export function* scatter(
 ): Steps {
   const { send, recv, root } = o;
   const blocks = blocksOf(o.counts, recv.itemBytes);
-  for (const piece of pieces(blocks, x.size, recv.itemBytes)) {
+  for (const piece of pieces(blocks, x.size)) {
     for (let r = 0; send !== undefined && r < x.size; r++) {
       const part = cut(blocks[r]!, piece);
       put(x.mine, send.bytes.subarray(part.start, part.end), r * piece.length);
@@ -191,7 +191,7 @@ export function* allToAll(
   }
   x.flip();
   const from = blocksOf(o.sendCounts, send.itemBytes), to = blocksOf(o.recvCounts, send.itemBytes);
-  for (const piece of pieces([{ start: 0, end: most * send.itemBytes }], x.size, send.itemBytes)) {
+  for (const piece of pieces([{ start: 0, end: most * send.itemBytes }], x.size)) {
     for (let r = 0; r < x.size; r++) {
       const part = cut(from[r]!, piece);
       put(x.mine, send.bytes.subarray(part.start, part.end), r * piece.length);
@@ -297,10 +297,10 @@ function blocksOf(counts: readonly number[], itemBytes: number): Range[] {
 function* pieces(
   blocks: readonly Range[],
   perSlot: number,
-  itemBytes: number,
 ): Generator<{ start: number; length: number }> {
   const longest = Math.max(0, ...blocks.map((b) => b.end - b.start));
-  const length = Math.floor(SLOT_BYTES / perSlot / itemBytes) * itemBytes;
+  // Aligned, so that neither elements nor pairs of them are cut.
+  const length = Math.floor(SLOT_BYTES / perSlot / ARENA_ALIGNMENT) * ARENA_ALIGNMENT;
   for (let start = 0; start === 0 || start < longest; start += length) yield { start, length };
 }
 

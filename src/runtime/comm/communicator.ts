@@ -2,13 +2,37 @@
 import type { SymmetricArena } from "./arena.ts";
 import type { Buf, CommDType, ReduceOp, SymmetricTensor } from "./buffers.ts";
 import type { Received } from "./mailbox.ts";
+import type { Mesh, MeshOptions } from "./mesh.ts";
 import type { Work } from "./work.ts";
 
 /** Options of one collective. */
 export interface OpOptions {
   /** How long to wait for the other ranks, in milliseconds, instead of the communicator's own limit. */
   readonly timeoutMs?: number;
+  /**
+   * Gives up when aborted: a receive that no message has met is taken back; anything else stops the group for all its ranks,
+   * as `abort` does, because they are out of step then.
+   */
+  readonly signal?: AbortSignal;
 }
+
+/** The verbs of a communicator, as `supports` asks for them. */
+export type Verb =
+  | "barrier"
+  | "broadcast"
+  | "allReduce"
+  | "reduce"
+  | "allGather"
+  | "reduceScatter"
+  | "gather"
+  | "scatter"
+  | "allToAll"
+  | "scan"
+  | "send"
+  | "recv";
+
+/** What carries a communicator: one rank alone, shared memory, libmpi, NCCL, or shared memory within hosts and MPI between. */
+export type Backend = "local" | "shm" | "mpi" | "nccl" | "shm+mpi";
 
 /** Options of a collective that may write elsewhere than into its input. */
 export interface RecvOptions extends OpOptions {
@@ -42,7 +66,7 @@ export interface GroupOptions {
   readonly timeoutMs?: number;
 }
 
-/** Collectives of values that structured clone can copy. */
+/** Collectives and messages of values that structured clone can copy. */
 export interface ObjectCollectives {
   /** The `value` of `root`. */
   broadcast<T>(value: T | undefined, root: number): Promise<T>;
@@ -52,6 +76,10 @@ export interface ObjectCollectives {
   gather<T>(value: T, root: number): Promise<T[] | null>;
   /** `values[rank]` of `root`. */
   scatter<T>(values: readonly T[] | null, root: number): Promise<T>;
+  /** Sends `value` to `dest`. */
+  send(value: unknown, dest: number, options?: MessageOptions): Promise<void>;
+  /** Receives the value of the next message of `source`, which `send` of these must have sent. */
+  recv<T>(source: number | "any", options?: MessageOptions): Promise<T>;
 }
 
 /**
@@ -71,7 +99,7 @@ export interface Communicator extends AsyncDisposable {
   /** The members as ranks of the job; the position is the rank in the group. */
   readonly ranks: readonly number[];
   /** What carries it. */
-  readonly backend: "local" | "shm";
+  readonly backend: Backend;
   /** This rank among those of its host. */
   readonly localRank: number;
   /** Cores that this process may use. */
@@ -84,8 +112,8 @@ export interface Communicator extends AsyncDisposable {
    * it. All ranks call it in the same order with the same arguments. @throws {CommunicatorError} If the system has no more.
    */
   allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor;
-  /** Whether the verbs take `dtype`, and reduce it by `op`. */
-  supports(dtype: CommDType, op?: ReduceOp): boolean;
+  /** Whether the verbs take `dtype`, and reduce it by `op`; of `verb`, or of all that may. */
+  supports(dtype: CommDType, op?: ReduceOp, verb?: Verb): boolean;
 
   /** Waits for all ranks. */
   barrier(options?: OpOptions): Work;
@@ -127,11 +155,21 @@ export interface Communicator extends AsyncDisposable {
   ): Promise<Received>;
   /** The same for values instead of buffers. */
   readonly objects: ObjectCollectives;
+  /**
+   * Calls `calls`, and what it issues on this communicator belongs together: the work is done when all of it is. Sends and
+   * receives inside may come in any order, and no call waits for another (NCCL's group start and end; MPI's wait for all).
+   */
+  group(calls: () => void): Work;
 
   /** New groups of the ranks that give the same `color`, ordered by `key`, then rank; null for those that give null. */
   split(color: number | null, key?: number, options?: GroupOptions): Promise<Communicator | null>;
   /** A new group of `ranks` (ranks of this group); only they call it, in the same order as other subgroups of the same ranks. */
   subgroup(ranks: readonly number[], options?: GroupOptions): Promise<Communicator>;
+  /**
+   * The ranks as a grid of named axes, outermost first, with a communicator along each axis; all ranks call it. Sizes multiply
+   * to `size`; one may be -1, which is what remains. @throws {InputError} If they do not.
+   */
+  mesh(axes: Readonly<Record<string, number>>, options?: MeshOptions): Promise<Mesh>;
 
   /** Tells all ranks of the group to stop waiting; for errors that only this rank knows of. */
   abort(reason: string): void;

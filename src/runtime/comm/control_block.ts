@@ -55,7 +55,7 @@ const WORDS: string[] = [
     " ",
   ),
   ..."f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 bool".split(" "),
-  ..."sum prod max min avg band bor bxor land lor lxor".split(" "),
+  ..."sum prod max min avg band bor bxor land lor lxor minloc maxloc preMulSum f8e4m3fn f8e5m2".split(" "),
 ];
 const CODES = new Map(WORDS.map((word, code) => [word, code]));
 
@@ -235,6 +235,8 @@ export interface OperationCode {
   readonly countHigh: number;
   /** 32 bits that differ, but for one chance in four billion, where two operations do. */
   readonly hash: number;
+  /** The same in words. */
+  readonly operation: Operation;
 }
 
 /** What an operation consists of, apart from its place in the sequence. */
@@ -249,7 +251,7 @@ export function encodeOperation(op: Operation): OperationCode {
     hash = Math.imul(hash ^ word, 0x01000193);
     hash ^= hash >>> 15;
   }
-  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
+  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash, operation: op };
 }
 
 /** The fingerprint of `op` as number `seq` of its group. */

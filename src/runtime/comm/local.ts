@@ -1,7 +1,9 @@
 /** The communicator of a job of one rank: every verb at once, on any system, without shared memory. */
+import { UnavailableError } from "../../core/errors.ts";
 import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { OperationCode } from "./control_block.ts";
+import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
@@ -52,6 +54,14 @@ export class LocalCommunicator extends MeetingCommunicator {
     const name = options.name ?? `${this.name}.0`;
     return new LocalCommunicator({ name, rank: this.ranks[0]!, localRank: this.localRank });
   }
+}
+
+/** A job of one rank. @throws {UnavailableError} If there are more. */
+export function openLocal({ env }: EngineOptions): Promise<LocalCommunicator> {
+  if (env.worldSize === 1) return Promise.resolve(new LocalCommunicator());
+  throw new UnavailableError(`Cannot join a job of ${env.worldSize} ranks by backend local: it is for one rank alone`, {
+    hint: "use the backend auto",
+  });
 }
 
 /** Nobody to wait for. */

@@ -127,6 +127,14 @@ export class Mailbox implements Side {
     return work;
   }
 
+  /** Fails the receive of `work` with `reason`, if no message has met it; whether it did. */
+  takeBack(work: unknown, reason: unknown): boolean {
+    const at = this.#receiving.findIndex((receiving) => receiving.work === work);
+    if (at < 0) return false;
+    this.#receiving.splice(at, 1)[0]!.work.settle("failed", reason);
+    return true;
+  }
+
   /** Moves what can be moved without waiting; whether anything did. */
   pump(): boolean {
     let moved = false;

@@ -6,8 +6,9 @@
  * the other, in the order of ranks, and only then is the destination written; so the destination may be one of the sources,
  * and the bits depend on nothing but the inputs. f16 and bf16 are accumulated in f32 and rounded once.
  */
-import { InputError } from "../../core/errors.ts";
-import type { CommDType, ReduceOp } from "./buffers.ts";
+import type { CommDType, ReduceOpName } from "./buffers.ts";
+import { decodeF8, encodeF8, type F8 } from "./float8.ts";
+import { isPairOp, requireReducible } from "./operations.ts";
 
 /** Reduces `sources` (bytes of equally many elements, in rank order) into `destination`. */
 export type Reducer = (destination: Uint8Array, sources: readonly Uint8Array[]) => void;
@@ -17,10 +18,11 @@ const BLOCK = 2048; // elements
 type NumberArray = Float32Array | Float64Array | Int8Array | Uint8Array | Int32Array | Uint32Array;
 type BigArray = BigInt64Array | BigUint64Array;
 
-const FLOATS: readonly CommDType[] = ["f32", "f64", "f16", "bf16"];
+/** Operations that combine two elements; the others are done otherwise. */
+type ElementOp = Exclude<ReduceOpName, "avg" | "minloc" | "maxloc">;
 
 // deno-fmt-ignore
-const NUMBER_OPS: Readonly<Record<Exclude<ReduceOp, "avg">, (a: number, b: number) => number>> = {
+const NUMBER_OPS: Readonly<Record<ElementOp, (a: number, b: number) => number>> = {
   sum: (a, b) => a + b, prod: (a, b) => a * b, max: (a, b) => Math.max(a, b), min: (a, b) => Math.min(a, b),
   band: (a, b) => a & b, bor: (a, b) => a | b, bxor: (a, b) => a ^ b,
   land: (a, b) => (a !== 0 && b !== 0 ? 1 : 0), lor: (a, b) => (a !== 0 || b !== 0 ? 1 : 0),
@@ -28,37 +30,22 @@ const NUMBER_OPS: Readonly<Record<Exclude<ReduceOp, "avg">, (a: number, b: numbe
 };
 
 // deno-fmt-ignore
-const BIG_OPS: Readonly<Record<Exclude<ReduceOp, "avg">, (a: bigint, b: bigint) => bigint>> = {
+const BIG_OPS: Readonly<Record<ElementOp, (a: bigint, b: bigint) => bigint>> = {
   sum: (a, b) => a + b, prod: (a, b) => a * b, max: (a, b) => (a > b ? a : b), min: (a, b) => (a < b ? a : b),
   band: (a, b) => a & b, bor: (a, b) => a | b, bxor: (a, b) => a ^ b,
   land: (a, b) => (a !== 0n && b !== 0n ? 1n : 0n), lor: (a, b) => (a !== 0n || b !== 0n ? 1n : 0n),
   lxor: (a, b) => ((a !== 0n) !== (b !== 0n) ? 1n : 0n),
 };
 
-const BOOL_OPS: Readonly<Record<ReduceOp, keyof typeof NUMBER_OPS | undefined>> = {
+const BOOL_OPS: Readonly<Record<ReduceOpName, ElementOp | undefined>> = {
   ...{ sum: "lor", max: "lor", bor: "lor", lor: "lor", prod: "land", min: "land", band: "land", land: "land" },
-  ...{ bxor: "lxor", lxor: "lxor", avg: undefined },
+  ...{ bxor: "lxor", lxor: "lxor", avg: undefined, minloc: undefined, maxloc: undefined },
 };
 
-/** Whether `op` is defined on `dtype`. */
-export function canReduce(dtype: CommDType, op: ReduceOp): boolean {
-  if (op === "avg") return FLOATS.includes(dtype);
-  if (op === "band" || op === "bor" || op === "bxor") return !FLOATS.includes(dtype);
-  return true;
-}
-
-/** @throws {InputError} Unless `op` is defined on `dtype`. */
-export function requireReducible(dtype: CommDType, op: ReduceOp): void {
-  if (canReduce(dtype, op)) return;
-  if (op === "avg") {
-    throw new InputError(`Cannot reduce ${dtype} by avg: it is for floats`, { hint: "use sum and divide" });
-  }
-  throw new InputError(`Cannot reduce ${dtype} by ${op}: it is for integers and bool`);
-}
-
 /** The loop for `op` on `dtype`. */
-export function makeJsReducer(dtype: CommDType, op: ReduceOp): Reducer {
+export function makeJsReducer(dtype: CommDType, op: ReduceOpName): Reducer {
   requireReducible(dtype, op);
+  if (isPairOp(op)) return pairsOf(dtype, op === "maxloc");
   switch (dtype) {
     case "f32":
       return numbers(Float32Array, op);
@@ -79,9 +66,10 @@ export function makeJsReducer(dtype: CommDType, op: ReduceOp): Reducer {
     case "bool":
       return bools(op);
     case "f16":
-      return halves(op, loadF16, storeF16);
     case "bf16":
-      return halves(op, loadBf16, storeBf16);
+    case "f8e4m3fn":
+    case "f8e5m2":
+      return small(op, SMALL[dtype]);
   }
 }
 
@@ -91,10 +79,10 @@ type ViewConstructor<A> = {
   BYTES_PER_ELEMENT: number;
 };
 
-function numbers<A extends NumberArray>(array: ViewConstructor<A>, op: ReduceOp): Reducer {
+function numbers<A extends NumberArray>(array: ViewConstructor<A>, op: ReduceOpName): Reducer {
   // A product of 32-bit integers does not fit a double, and wraps around only if it is multiplied as integers.
   const integer32 = (array as unknown) === Int32Array || (array as unknown) === Uint32Array;
-  const combine = op === "prod" && integer32 ? Math.imul : NUMBER_OPS[op === "avg" ? "sum" : op];
+  const combine = op === "prod" && integer32 ? Math.imul : NUMBER_OPS[op === "avg" ? "sum" : op as ElementOp];
   const accumulator = new array(BLOCK);
   return (destination, sources) => {
     const [out, ins] = views(array, destination, sources);
@@ -111,8 +99,8 @@ function numbers<A extends NumberArray>(array: ViewConstructor<A>, op: ReduceOp)
   };
 }
 
-function bigs<A extends BigArray>(array: ViewConstructor<A>, op: ReduceOp): Reducer {
-  const combine = BIG_OPS[op as Exclude<ReduceOp, "avg">];
+function bigs<A extends BigArray>(array: ViewConstructor<A>, op: ReduceOpName): Reducer {
+  const combine = BIG_OPS[op as ElementOp];
   const accumulator = new array(BLOCK);
   return (destination, sources) => {
     const [out, ins] = views(array, destination, sources);
@@ -133,19 +121,38 @@ function bigs<A extends BigArray>(array: ViewConstructor<A>, op: ReduceOp): Redu
   };
 }
 
-function bools(op: ReduceOp): Reducer {
+function bools(op: ReduceOpName): Reducer {
   return numbers(Uint8Array, BOOL_OPS[op]!);
 }
 
-function halves(
-  op: ReduceOp,
-  load: (bits: Uint16Array, out: Float32Array) => void,
-  store: (from: Float32Array, out: Uint16Array) => void,
-): Reducer {
-  const combine = NUMBER_OPS[op === "avg" ? "sum" : op];
+/** Floats of 16 and 8 bits, as their bits; `load` and `store` take equally many. */
+interface SmallFloat {
+  readonly array: ViewConstructor<SmallBits>;
+  readonly load: (bits: SmallBits, out: Float32Array) => void;
+  readonly store: (from: Float32Array, out: SmallBits) => void;
+}
+type SmallBits = Uint16Array | Uint8Array;
+
+const SMALL: Readonly<Record<"f16" | "bf16" | F8, SmallFloat>> = {
+  f16: { array: Uint16Array, load: loadF16, store: storeF16 },
+  bf16: { array: Uint16Array, load: loadBf16, store: storeBf16 },
+  f8e4m3fn: float8("f8e4m3fn"),
+  f8e5m2: float8("f8e5m2"),
+};
+
+function float8(dtype: F8): SmallFloat {
+  return {
+    array: Uint8Array,
+    load: (bits, out) => decodeF8(dtype, bits as Uint8Array, out),
+    store: (from, out) => encodeF8(dtype, from, out as Uint8Array),
+  };
+}
+
+function small(op: ReduceOpName, { array, load, store }: SmallFloat): Reducer {
+  const combine = NUMBER_OPS[op === "avg" ? "sum" : op as ElementOp];
   const accumulator = new Float32Array(BLOCK), operand = new Float32Array(BLOCK);
   return (destination, sources) => {
-    const [out, ins] = views(Uint16Array, destination, sources);
+    const [out, ins] = views(array, destination, sources);
     for (let start = 0; start < out.length; start += BLOCK) {
       const n = Math.min(BLOCK, out.length - start);
       load(ins[0]!.subarray(start, start + n), accumulator);
@@ -160,10 +167,86 @@ function halves(
 }
 
 /**
+ * Pairs (value, index): the better value of two, of equal ones the smaller index; a NaN is better than all others, so that it
+ * is seen, and 0 and -0 are equal. The pair is taken whole.
+ */
+function pairsOf(dtype: CommDType, largest: boolean): Reducer {
+  switch (dtype) {
+    case "f16":
+    case "bf16":
+    case "f8e4m3fn":
+    case "f8e5m2": {
+      const { array, load } = SMALL[dtype], better = betterPair(largest);
+      const value = new Float32Array(2), other = new Float32Array(2);
+      // Bits of the winner are copied, so nothing is rounded.
+      return pairs(array, (acc, at, source, from) => {
+        load(acc.subarray(at, at + 2), value);
+        load(source.subarray(from, from + 2), other);
+        return better(value[0]!, value[1]!, other[0]!, other[1]!);
+      });
+    }
+    case "i64":
+    case "u64": {
+      const array: ViewConstructor<BigArray> = dtype === "i64" ? BigInt64Array : BigUint64Array;
+      return pairs(array, (acc, at, source, from) => {
+        const a = acc[at]!, b = source[from]!;
+        return largest
+          ? b > a || (b === a && source[from + 1]! < acc[at + 1]!)
+          : b < a || (b === a && source[from + 1]! < acc[at + 1]!);
+      });
+    }
+    default: {
+      const arrays = {
+        f32: Float32Array,
+        f64: Float64Array,
+        i8: Int8Array,
+        u8: Uint8Array,
+        i32: Int32Array,
+        u32: Uint32Array,
+      };
+      const better = betterPair(largest);
+      const array: ViewConstructor<NumberArray> = arrays[dtype as keyof typeof arrays];
+      return pairs(array, (acc, at, source, from) => better(acc[at]!, acc[at + 1]!, source[from]!, source[from + 1]!));
+    }
+  }
+}
+
+/** Whether pair (b, j) takes the place of (a, i). */
+function betterPair(largest: boolean): (a: number, i: number, b: number, j: number) => boolean {
+  return (a, i, b, j) => {
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(b) && (!Number.isNaN(a) || j < i);
+    return a === b ? j < i : largest ? b > a : b < a;
+  };
+}
+
+function pairs<A extends NumberArray | BigArray | SmallBits>(
+  array: ViewConstructor<A>,
+  better: (acc: A, at: number, source: A, from: number) => boolean,
+): Reducer {
+  const accumulator = new array(BLOCK);
+  return (destination, sources) => {
+    const [out, ins] = views(array, destination, sources);
+    for (let start = 0; start < out.length; start += BLOCK) {
+      const n = Math.min(BLOCK, out.length - start);
+      accumulator.set(ins[0]!.subarray(start, start + n) as never);
+      for (let s = 1; s < ins.length; s++) {
+        const source = ins[s]!;
+        for (let i = 0; i < n; i += 2) {
+          if (!better(accumulator, i, source, start + i)) continue;
+          accumulator[i] = source[start + i]!;
+          accumulator[i + 1] = source[start + i + 1]!;
+        }
+      }
+      out.set(accumulator.subarray(0, n) as never, start);
+    }
+  };
+}
+
+/**
  * What remains when all sources are in: the average's factor, 0 or 1 for a logical operation of a single rank, and one and
  * the same NaN, since which one an addition yields is the compiler's whim.
  */
-function finish(accumulator: NumberArray, n: number, op: ReduceOp, sources: number): void {
+function finish(accumulator: NumberArray, n: number, op: ReduceOpName, sources: number): void {
   if (op === "avg") {
     const factor = accumulator instanceof Float64Array ? 1 / sources : Math.fround(1 / sources);
     for (let i = 0; i < n; i++) accumulator[i] = accumulator[i]! * factor;
@@ -183,25 +266,25 @@ function finish(accumulator: NumberArray, n: number, op: ReduceOp, sources: numb
   }
 }
 
-function isLogical(op: ReduceOp): boolean {
+function isLogical(op: ReduceOpName): boolean {
   return op === "land" || op === "lor" || op === "lxor";
 }
 
-function loadF16(bits: Uint16Array, out: Float32Array): void {
+function loadF16(bits: SmallBits, out: Float32Array): void {
   out.set(new Float16Array(bits.buffer as ArrayBuffer, bits.byteOffset, bits.length));
 }
 
-function storeF16(from: Float32Array, out: Uint16Array): void {
+function storeF16(from: Float32Array, out: SmallBits): void {
   new Float16Array(out.buffer as ArrayBuffer, out.byteOffset, out.length).set(from);
 }
 
-function loadBf16(bits: Uint16Array, out: Float32Array): void {
+function loadBf16(bits: SmallBits, out: Float32Array): void {
   const words = new Uint32Array(out.buffer, out.byteOffset, bits.length);
   for (let i = 0; i < bits.length; i++) words[i] = bits[i]! << 16;
 }
 
 /** Rounds to nearest, ties to even; a NaN stays one. */
-function storeBf16(from: Float32Array, out: Uint16Array): void {
+function storeBf16(from: Float32Array, out: SmallBits): void {
   const words = new Uint32Array(from.buffer, from.byteOffset, out.length);
   for (let i = 0; i < out.length; i++) {
     const word = words[i]!;

@@ -9,7 +9,8 @@
  * reaches 3.2 while it has only seen f32, and less than 0.5 once it has seen every dtype, since one loop is compiled for all;
  * WebAssembly with a private memory, tensors copied in and the result out, 10; WebAssembly over the mapped window 27.
  */
-import type { CommDType, ReduceOp } from "./buffers.ts";
+import type { CommDType, ReduceOpName } from "./buffers.ts";
+import { isPairOp } from "./operations.ts";
 import { makeJsReducer, type Reducer } from "./reduce_js.ts";
 import {
   type Code,
@@ -77,7 +78,7 @@ interface Lane {
 }
 
 // deno-fmt-ignore
-const LANES: Readonly<Record<Exclude<CommDType, "f16" | "bf16">, Lane>> = {
+const LANES: Readonly<Record<Exclude<CommDType, "f16" | "bf16" | "f8e4m3fn" | "f8e5m2">, Lane>> = {
   f32: { add: simd(228), mul: simd(230), max: simd(233), min: simd(232), ne: simd(66), one: splat32(0x3f800000) },
   f64: { add: simd(240), mul: simd(242), max: simd(245), min: simd(244), ne: simd(72), one: splat64(0x3ff00000, 0) },
   i32: { add: simd(174), mul: simd(181), max: simd(184), min: simd(182), ne: simd(56), one: splat32(1) },
@@ -90,8 +91,9 @@ const LANES: Readonly<Record<Exclude<CommDType, "f16" | "bf16">, Lane>> = {
 };
 
 /** The function for `op` on `dtype` over `memory`; bytes outside it are reduced by JavaScript, or go by way of scratch. */
-export function makeWasmReducer(memory: WebAssembly.Memory, dtype: CommDType, op: ReduceOp): Reducer {
+export function makeWasmReducer(memory: WebAssembly.Memory, dtype: CommDType, op: ReduceOpName): Reducer {
   const fallback = makeJsReducer(dtype, op);
+  if (isPairOp(op) || dtype === "f8e4m3fn" || dtype === "f8e5m2") return fallback; // rare, and never much
   const kernel = kernelOf(dtype, op), block = 4 * kernel.step;
   const run = instantiate(memory, kernel);
   const buffer = memory.buffer,
@@ -146,7 +148,7 @@ function instantiate(memory: WebAssembly.Memory, kernel: Kernel): Run {
   return instance.exports.run as Run;
 }
 
-function kernelOf(dtype: CommDType, op: ReduceOp): Kernel {
+function kernelOf(dtype: Exclude<CommDType, "f8e4m3fn" | "f8e5m2">, op: ReduceOpName): Kernel {
   if (dtype === "f16" || dtype === "bf16") return halfKernel(dtype, op);
   const lane = LANES[dtype];
   if (dtype === "bool" || op === "land" || op === "lor" || op === "lxor") {
@@ -170,7 +172,7 @@ function plain(combine: Code, finish: Code): Kernel {
   };
 }
 
-function combineOf(lane: Lane, op: ReduceOp): Code {
+function combineOf(lane: Lane, op: ReduceOpName): Code {
   switch (op) {
     case "prod":
       return lane.mul!;
@@ -190,7 +192,7 @@ function combineOf(lane: Lane, op: ReduceOp): Code {
 }
 
 /** The average's factor, then one and the same NaN. */
-function finishFloat(dtype: "f32" | "f64", op: ReduceOp): Code {
+function finishFloat(dtype: "f32" | "f64", op: ReduceOpName): Code {
   const scale = dtype === "f32"
     ? [...get(FACTOR), ...F32_DEMOTE_F64, ...simd(19), ...simd(230)]
     : [...get(FACTOR), ...simd(20), ...simd(242)];
@@ -200,7 +202,7 @@ function finishFloat(dtype: "f32" | "f64", op: ReduceOp): Code {
 }
 
 /** 16-bit floats: four of them widened to a vector of f32; combined and finished as such. */
-function halfKernel(dtype: "f16" | "bf16", op: ReduceOp): Kernel {
+function halfKernel(dtype: "f16" | "bf16", op: ReduceOpName): Kernel {
   const lane = LANES.f32, isLogical = op === "land" || op === "lor" || op === "lxor";
   const widen = dtype === "bf16" ? [...i32(16), ...simd(171)] : widenF16();
   const logical = [...splat32(0), ...lane.ne];

@@ -3,7 +3,7 @@
  * barrier, so there is none: no work, no generator, no views; typed arrays over staging that are made once, and a loop. For
  * a few kilobytes the loop is the usual one, without the rest.
  */
-import type { CommDType, ReduceOp, View } from "./buffers.ts";
+import type { CommDType, ReduceOp, ReduceOpName, View } from "./buffers.ts";
 import { encodeOperation, type OperationCode } from "./control_block.ts";
 import type { Meeting } from "./meeting.ts";
 import type { Reducer } from "./reduce_js.ts";
@@ -13,7 +13,7 @@ const MAX_COUNT = 32;
 
 type Numbers = Float32Array | Float64Array | Int32Array;
 type TinyDType = Extract<CommDType, "f32" | "f64" | "i32">;
-type TinyOp = Extract<ReduceOp, "sum" | "max" | "min">;
+type TinyOp = Extract<ReduceOpName, "sum" | "max" | "min">;
 
 // The same results as the long way: rounded after every step, and one and the same NaN.
 // deno-fmt-ignore

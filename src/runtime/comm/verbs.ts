@@ -1,5 +1,4 @@
 /** The verbs of a communicator over a {@linkcode Meeting}: what they take, checked here; what they do is in collectives.ts. */
-import { deserialize, serialize } from "node:v8";
 import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena } from "./arena.ts";
@@ -8,6 +7,7 @@ import {
   type Buf,
   type CommDType,
   type ReduceOp,
+  type ReduceOpName,
   requireCount,
   requireSameDType,
   type SymmetricTensor,
@@ -24,15 +24,20 @@ import type {
   OpOptions,
   ReceiveOptions,
   RecvOptions,
+  Verb,
 } from "./communicator.ts";
 import { encodeOperation, type OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
 import { Mailbox, type MailboxPeers, type Received } from "./mailbox.ts";
 import type { Meeting } from "./meeting.ts";
-import { canReduce, makeJsReducer, type Reducer, requireReducible } from "./reduce_js.ts";
+import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
+import { objectMessages, pack, unpack } from "./objects.ts";
+import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
+import { makeJsReducer, type Reducer } from "./reduce_js.ts";
 import { makeWasmReducer } from "./reduce_wasm.ts";
 import { TinyAllReduce } from "./tiny_all_reduce.ts";
-import { type Work, WorkQueue } from "./work.ts";
+import { type AnyWork, type Work, WorkQueue } from "./work.ts";
+import { workOfAll } from "./work_group.ts";
 
 const BARRIER = encodeOperation({ verb: "barrier", dtype: undefined, reduceOp: undefined, root: -1, count: -1 });
 
@@ -53,7 +58,9 @@ export abstract class MeetingCommunicator implements Communicator {
   #queue: WorkQueue;
   #tiny: TinyAllReduce;
   #mailbox: Mailbox | undefined;
-  #reducers: { [D in CommDType]?: { [O in ReduceOp]?: Reducer } } = {};
+  #reducers: { [D in CommDType]?: { [O in ReduceOpName]?: Reducer } } = {};
+  /** What a group that is being called has issued so far. */
+  #grouped: AnyWork[] | undefined;
   #open = true;
 
   protected constructor(meeting: Meeting, timeoutMs: number) {
@@ -81,8 +88,26 @@ export abstract class MeetingCommunicator implements Communicator {
     return allocateTensor(this.arena, shape, dtype);
   }
 
-  supports(dtype: CommDType, op?: ReduceOp): boolean {
+  supports(dtype: CommDType, op?: ReduceOp, _verb?: Verb): boolean {
     return op === undefined || canReduce(dtype, op);
+  }
+
+  group(calls: () => void): Work {
+    this.requireOpen();
+    const outer = this.#grouped, works: AnyWork[] = [];
+    this.#grouped = works;
+    try {
+      calls();
+    } finally {
+      this.#grouped = outer;
+    }
+    const all = workOfAll(works);
+    outer?.push(all);
+    return all;
+  }
+
+  mesh(axes: Readonly<Record<string, number>>, options?: MeshOptions): Promise<Mesh> {
+    return makeMesh(this, axes, options);
   }
 
   barrier(options: OpOptions = {}): Work {
@@ -104,8 +129,8 @@ export abstract class MeetingCommunicator implements Communicator {
   }
 
   allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv);
-    const reducer = this.#reducer(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = receiver(own, options.recv);
+    const { send, reducer } = this.#reduction(own, op);
     return this.#issue(this.#code("allReduce", send, { op }), options, (x) => steps.reduce(x, { send, recv, reducer }));
   }
 
@@ -114,15 +139,18 @@ export abstract class MeetingCommunicator implements Communicator {
     this.requireOpen();
     const timeoutMs = options?.timeoutMs ?? this.timeoutMs;
     if (this.#tiny.run(buf, op, timeoutMs)) return;
-    const view = viewOf(buf, "the input"), reducer = this.#reducer(view.dtype, op);
-    if (view.bytes.length > steps.SMALL_BYTES) return this.allReduce(buf, op, options).waitSync();
+    const view = viewOf(buf, "the input");
+    if (view.bytes.length > steps.SMALL_BYTES || typeof op !== "string") {
+      return this.allReduce(buf, op, options).waitSync();
+    }
+    const { reducer } = this.#reduction(view, op);
     this.#tiny.runSmall(view, { code: this.#code("allReduce", view, { op }), reducer, timeoutMs });
   }
 
   reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
     this.requireRank(root);
-    const send = viewOf(buf, "the input"), recv = this.rank === root ? receiver(send, options.recv) : undefined;
-    const reducer = this.#reducer(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = this.rank === root ? receiver(own, options.recv) : undefined;
+    const { send, reducer } = this.#reduction(own, op);
     return this.#issue(
       this.#code("reduce", send, { op, root }),
       options,
@@ -137,9 +165,9 @@ export abstract class MeetingCommunicator implements Communicator {
   }
 
   reduceScatter(buf: Buf, into: Buf, op: ReduceOp = "sum", options: CountOptions = {}): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count));
-    const reducer = this.#reducer(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = viewOf(into, "the output");
+    const counts = this.#counts(recv, own, options.counts ?? this.#even(recv.count));
+    const { send, reducer } = this.#reduction(own, op, counts);
     return this.#issue(
       this.#code("reduceScatter", send, { op }),
       options,
@@ -192,8 +220,8 @@ export abstract class MeetingCommunicator implements Communicator {
   }
 
   scan(buf: Buf, op: ReduceOp = "sum", options: RecvOptions & { readonly exclusive?: boolean } = {}): Work {
-    const send = viewOf(buf, "the input"), recv = receiver(send, options.recv), exclusive = options.exclusive ?? false;
-    const reducer = this.#reducer(send.dtype, op);
+    const own = viewOf(buf, "the input"), recv = receiver(own, options.recv), exclusive = options.exclusive ?? false;
+    const { send, reducer } = this.#reduction(own, op);
     return this.#issue(
       this.#code("scan", send, { op, root: exclusive ? 1 : 0 }),
       options,
@@ -205,14 +233,14 @@ export abstract class MeetingCommunicator implements Communicator {
     this.requireOpen();
     this.requireRank(dest);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
-    return this.#mail().send(viewOf(buf, "the message"), dest, { tag, timeoutMs });
+    return this.#issued(this.#mail().send(viewOf(buf, "the message"), dest, { tag, timeoutMs }), options);
   }
 
   recv(buf: Buf, source: number | "any", options: ReceiveOptions = {}): Work<Received> {
     this.requireOpen();
     if (source !== "any") this.requireRank(source);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
-    return this.#mail().recv(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs });
+    return this.#issued(this.#mail().recv(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs }), options);
   }
 
   async sendRecv(
@@ -280,7 +308,25 @@ export abstract class MeetingCommunicator implements Communicator {
 
   #issue<T>(code: OperationCode, options: OpOptions, start: (x: Meeting) => steps.Steps<T>): Work<T> {
     this.requireOpen();
-    return this.#queue.issue(code, options.timeoutMs ?? this.timeoutMs, start);
+    return this.#issued(this.#queue.issue(code, options.timeoutMs ?? this.timeoutMs, start), options);
+  }
+
+  /** Puts `work` into the group that is being called, and lets its signal end it. */
+  #issued<T>(work: Work<T>, options: OpOptions): Work<T> {
+    this.#grouped?.push(work);
+    const { signal } = options;
+    if (signal === undefined || work.settled) return work;
+    const cancel = () => {
+      if (work.settled || this.#mailbox?.takeBack(work, signal.reason) === true) return;
+      this.abort(`a collective or message was cancelled: ${signal.reason}`);
+      this.#queue.kick(); // so that what is under way fails now
+    };
+    if (signal.aborted) cancel();
+    else {
+      signal.addEventListener("abort", cancel, { once: true });
+      work.whenSettled(() => signal.removeEventListener("abort", cancel), { watching: false });
+    }
+    return work;
   }
 
   #makeObjects(): ObjectCollectives {
@@ -310,6 +356,7 @@ export abstract class MeetingCommunicator implements Communicator {
         const payloads = this.rank === root ? values!.map(pack) : undefined;
         return unpack<T>(await run("scatter", root, (x) => steps.scatterBytes(x, payloads, root)));
       },
+      ...objectMessages(this),
     };
   }
 
@@ -317,13 +364,21 @@ export abstract class MeetingCommunicator implements Communicator {
     return encodeOperation({
       verb,
       dtype: view?.dtype as DType | undefined,
-      reduceOp: o.op,
+      reduceOp: o.op === undefined ? undefined : nameOf(o.op),
       root: o.root ?? -1,
       count: o.count ?? view?.count ?? -1,
     });
   }
 
-  #reducer(dtype: CommDType, op: ReduceOp): Reducer {
+  /** How `op` reduces, and what of: `own`, or its products. */
+  #reduction(own: View, op: ReduceOp, counts?: readonly number[]): { readonly send: View; readonly reducer: Reducer } {
+    if (typeof op !== "string") return { send: premultiplied(own, op), reducer: this.#reducer(own.dtype, "sum") };
+    const reducer = this.#reducer(own.dtype, op);
+    if (isPairOp(op)) requirePairs(op, counts ?? [own.count]);
+    return { send: own, reducer };
+  }
+
+  #reducer(dtype: CommDType, op: ReduceOpName): Reducer {
     const ofDtype = this.#reducers[dtype] ??= {};
     let reducer = ofDtype[op];
     if (reducer === undefined) {
@@ -373,14 +428,6 @@ function receiver(send: View, recv: Buf | undefined): View {
   requireSameDType(send, view);
   requireCount(view, send.count, "the output");
   return view;
-}
-
-function pack(value: unknown): Uint8Array {
-  return serialize(value);
-}
-
-function unpack<T>(bytes: Uint8Array): T {
-  return deserialize(bytes) as T;
 }
 
 function sum(values: readonly number[]): number {

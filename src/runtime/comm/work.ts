@@ -8,8 +8,8 @@ import type { Meeting } from "./meeting.ts";
 export interface Runner {
   /** Goes on as far as possible without waiting. */
   pump(): void;
-  /** Blocks until `work` is done or failed. */
-  runSync(work: Pending): void;
+  /** Blocks until `work` is done or failed, or until `performance.now()` is `until`. */
+  runSync(work: Pending, until?: number): void;
   /** Looks for `work` to be done, for the short while that is cheaper than going to sleep. */
   spin(work: Pending): void;
   /** Goes on now as far as possible, and from the event loop until nothing is under way. */
@@ -32,6 +32,12 @@ export interface Pending {
   settle(state: "running" | "done" | "failed", result?: unknown): void;
 }
 
+/** A work, as others see it that wait for it whatever it gives. */
+export type AnyWork = Pick<
+  Work<unknown>,
+  "settled" | "state" | "error" | "pump" | "spin" | "runSync" | "whenSettled"
+>;
+
 /** Where a work is in its life. */
 export type WorkState = "queued" | "running" | "done" | "failed";
 
@@ -47,6 +53,8 @@ export class Work<T = void> implements PromiseLike<T> {
   #error: unknown;
   #promise: Promise<T> | undefined;
   #settle: { resolve: (value: T) => void; reject: (error: unknown) => void } | undefined;
+  #onSettled: (() => void) | undefined;
+  #watched = false;
 
   /** @internal Made by a queue, which keeps it going. */
   constructor(queue: Runner) {
@@ -70,9 +78,16 @@ export class Work<T = void> implements PromiseLike<T> {
     return this.#state === "done";
   }
 
-  /** Blocks JavaScript until it is done; dead peers and the deadline still end it. @throws What it failed with. */
-  waitSync(): T {
-    this.#queue.runSync(this);
+  /**
+   * Blocks JavaScript until it is done, at most `timeoutMs`; dead peers and the work's own deadline end it earlier. After
+   * `timeoutMs` the work still goes on, and can be waited for again.
+   *
+   * @throws {DOMException} `TimeoutError` when the time is over. @throws What it failed with.
+   */
+  waitSync(options: { readonly timeoutMs?: number } = {}): T {
+    const { timeoutMs } = options;
+    this.#queue.runSync(this, timeoutMs === undefined ? undefined : performance.now() + timeoutMs);
+    if (!this.settled) throw new DOMException(`The work was not done within ${timeoutMs} ms`, "TimeoutError");
     if (this.#state === "failed") throw this.#observe();
     return this.#value as T;
   }
@@ -111,6 +126,35 @@ export class Work<T = void> implements PromiseLike<T> {
     return this.#asPromise().then(onDone, onFailed);
   }
 
+  /** @internal Goes on without waiting. */
+  pump(): void {
+    this.#queue.pump();
+  }
+  /** @internal Looks for a while. */
+  spin(): void {
+    this.#queue.spin(this);
+  }
+  /** @internal Blocks until it is settled, or the time is `until`; never throws its error. */
+  runSync(until?: number): void {
+    this.#queue.runSync(this, until);
+  }
+
+  /** @internal What it failed with. */
+  get error(): unknown {
+    return this.#error;
+  }
+
+  /** @internal Calls `callback` once it is done or failed; `watching`: who asks so looks after the failure. */
+  whenSettled(callback: () => void, options: { readonly watching: boolean } = { watching: true }): void {
+    if (options.watching) this.#watched = true;
+    if (this.settled) return callback();
+    const before = this.#onSettled;
+    this.#onSettled = before === undefined ? callback : () => {
+      before();
+      callback();
+    };
+  }
+
   /** @internal The queue's side. */
   settle(state: "running" | "done" | "failed", result?: unknown): void {
     this.#state = state;
@@ -120,8 +164,10 @@ export class Work<T = void> implements PromiseLike<T> {
     } else if (state === "failed") {
       this.#error = result;
       if (this.#settle !== undefined) this.#settle.reject(result);
-      else void this.#asPromise(); // so that nobody's failure goes unseen
-    }
+      else if (!this.#watched) void this.#asPromise(); // so that nobody's failure goes unseen
+    } else return;
+    this.#onSettled?.();
+    this.#onSettled = undefined;
   }
 
   #asPromise(): Promise<T> {
@@ -139,23 +185,29 @@ export class Work<T = void> implements PromiseLike<T> {
   }
 }
 
-interface Item {
+/** What a queue needs of an engine: where its collectives stand, and how to wait for them. */
+export type Waiting = Pick<
+  Meeting,
+  "begin" | "passed" | "waitSync" | "spin" | "spinMs" | "relax" | "sleep" | "nap" | "check" | "abort"
+>;
+
+interface Item<X> {
   readonly work: Pending;
   readonly code: OperationCode;
   readonly timeoutMs: number;
-  readonly start: (x: Meeting) => Steps<unknown>;
+  readonly start: (x: X) => Steps<unknown>;
   steps: Steps<unknown> | undefined;
 }
 
 /** The collectives of one communicator, in the order in which they were called; each begins when the one before is done. */
-export class WorkQueue implements Runner {
-  #x: Meeting;
-  #items: Item[] = [];
+export class WorkQueue<X extends Waiting = Meeting> implements Runner {
+  #x: X;
+  #items: Item<X>[] = [];
   #side: Side | undefined;
   #driving = false;
 
-  constructor(meeting: Meeting) {
-    this.#x = meeting;
+  constructor(waiting: X) {
+    this.#x = waiting;
   }
 
   /** Keeps `side` going as well. */
@@ -169,7 +221,7 @@ export class WorkQueue implements Runner {
   }
 
   /** Adds a collective and begins it if it is its turn. */
-  issue<T>(code: OperationCode, timeoutMs: number, start: (x: Meeting) => Steps<T>): Work<T> {
+  issue<T>(code: OperationCode, timeoutMs: number, start: (x: X) => Steps<T>): Work<T> {
     const work = new Work<T>(this);
     this.#items.push({ work, code, timeoutMs, start, steps: undefined });
     if (this.#items.length === 1) this.pump();
@@ -201,13 +253,14 @@ export class WorkQueue implements Runner {
     }
   }
 
-  runSync(work: Pending): void {
+  runSync(work: Pending, until?: number): void {
     while (!work.settled) {
       this.pump();
       if (work.settled) return;
+      if (until !== undefined && performance.now() >= until) return;
       try {
-        // Without messages under way the barrier alone is waited for, which is faster.
-        if (!this.#side?.busy) this.#x.waitSync();
+        // Without messages or a limit the barrier alone is waited for, which is faster.
+        if (!this.#side?.busy && until === undefined) this.#x.waitSync();
         else if (!this.#look(work)) {
           this.#x.nap(this.#ready);
           this.#check();

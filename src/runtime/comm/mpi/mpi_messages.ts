@@ -1,0 +1,196 @@
+/**
+ * Messages by MPI: a receive is posted when it is called, so that MPI matches in the order of the calls. The tag that travels is the
+ * user's and the dtype's, so that a receive of another dtype can be told.
+ */
+import type { Handle } from "../../../ffi/mpi.ts";
+import { InputError } from "../../../core/errors.ts";
+import { COMM_DTYPES, type View } from "../buffers.ts";
+import { CollectiveMismatch } from "../errors.ts";
+import type { Received } from "../mailbox.ts";
+import { type Runner, type Side, Work } from "../work.ts";
+import type { MpiGroup } from "./mpi_group.ts";
+
+/** Room for dtypes beside a tag. */
+const DTYPES = 16;
+/** How long a receive waits before it is asked whether what has come is of another dtype, in milliseconds. */
+const LOOK_MS = 50;
+
+interface Message {
+  readonly work: Work | Work<Received>;
+  readonly request: Uint8Array<ArrayBuffer>;
+  readonly view: View;
+  readonly peer: number | "any";
+  readonly tag: number | "any";
+  readonly receives: boolean;
+  readonly started: number;
+  readonly timeoutMs: number;
+}
+
+/** What is asked of a message. */
+export interface Envelope<Tag> {
+  readonly tag: Tag;
+  readonly timeoutMs: number;
+}
+
+/** The point-to-point side of one rank. */
+export class MpiMessages implements Side {
+  #g: MpiGroup;
+  #runner: Runner;
+  #pending: Message[] = [];
+  #looked = 0;
+
+  constructor(group: MpiGroup, runner: Runner) {
+    this.#g = group;
+    this.#runner = runner;
+  }
+
+  get busy(): boolean {
+    return this.#pending.length > 0;
+  }
+
+  /** Sends `view` to `dest`. @throws {InputError} If MPI cannot take the tag. */
+  send(view: View, dest: number, o: Envelope<number>): Work {
+    const { symbols } = this.#g.runtime, request = new Uint8Array(new ArrayBuffer(8)), tag = this.#wireTag(o.tag, view);
+    void view.bytes.buffer; // pins short arrays
+    const bytes = view.bytes as Uint8Array<ArrayBuffer>;
+    const code = symbols.MPI_Isend(bytes, view.count, this.#type(view), dest, tag, this.#g.comm, request);
+    this.#g.runtime.check(code, "MPI_Isend");
+    return this.#add(new Work(this.#runner), { request, view, peer: dest, receives: false, ...o });
+  }
+
+  /** Receives into `view` from `source` what has `tag`. @throws {InputError} If MPI cannot take the tag. */
+  recv(view: View, source: number | "any", o: Envelope<number | "any">): Work<Received> {
+    const { symbols, library } = this.#g.runtime, request = new Uint8Array(new ArrayBuffer(8));
+    const tag = o.tag === "any" ? library.abi.anyTag : this.#wireTag(o.tag, view);
+    void view.bytes.buffer; // pins short arrays
+    const bytes = view.bytes as Uint8Array<ArrayBuffer>, from = source === "any" ? library.abi.anySource : source;
+    const code = symbols.MPI_Irecv(bytes, view.count, this.#type(view), from, tag, this.#g.comm, request);
+    this.#g.runtime.check(code, "MPI_Irecv");
+    return this.#add(new Work<Received>(this.#runner), { request, view, peer: source, receives: true, ...o });
+  }
+
+  /** Takes the receive of `work` back, if no message has met it; whether it has ended now. */
+  takeBack(work: unknown, reason: unknown): boolean {
+    const message = this.#pending.find((m) => m.work === work);
+    if (message === undefined || !message.receives) return false;
+    return this.#cancel(message, reason);
+  }
+
+  pump(): boolean {
+    const { symbols, scratch } = this.#g.runtime;
+    let moved = false;
+    for (let i = 0; i < this.#pending.length;) {
+      const message = this.#pending[i]!;
+      const code = symbols.MPI_Test(message.request, scratch.flag, scratch.status);
+      if (code === 0 && scratch.flag[0] === 0) {
+        i++;
+        continue;
+      }
+      this.#pending.splice(i, 1);
+      moved = true;
+      if (code !== 0) this.#broken(message, code);
+      else if (message.receives) this.#deliver(message);
+      else message.work.settle("done");
+    }
+    return moved;
+  }
+
+  check(): void {
+    if (!this.busy) return;
+    this.#g.listen();
+    const now = performance.now();
+    for (const { peer, started, timeoutMs, receives } of this.#pending) {
+      if (now - started < timeoutMs) continue;
+      this.#g.lateMessage(receives ? "receive from" : "send to", peer === "any" ? [] : [peer], timeoutMs);
+    }
+    if (now - this.#looked < LOOK_MS) return;
+    this.#looked = now;
+    for (const message of [...this.#pending]) if (now - message.started > LOOK_MS) this.#lookForOthers(message);
+  }
+
+  fail(error: unknown): void {
+    const pending = this.#pending;
+    this.#pending = [];
+    for (const message of pending) {
+      this.#g.runtime.abandon(message.view.bytes);
+      message.work.settle("failed", error);
+    }
+  }
+
+  #add<W extends Work | Work<Received>>(work: W, o: Omit<Message, "work" | "started">): W {
+    this.#pending.push({ ...o, work, started: performance.now() });
+    this.#g.touch();
+    this.#runner.kick();
+    return work;
+  }
+
+  #deliver(message: Message): void {
+    const { work, view } = message, { source, tag } = this.#g.runtime.status;
+    const user = Math.floor(tag / DTYPES), dtype = COMM_DTYPES[tag % DTYPES]!;
+    if (dtype !== view.dtype) return this.#refuse(message, dtype, source, user);
+    const count = this.#g.runtime.count(this.#type(view));
+    (work as Work<Received>).settle("done", { source, tag: user, count });
+  }
+
+  #refuse({ work, view }: Message, dtype: string, source: number, tag: number): void {
+    const text = `Cannot receive ${dtype} from rank ${source} (tag ${tag}) into a buffer of ${view.dtype}`;
+    work.settle("failed", new CollectiveMismatch(text));
+  }
+
+  #broken({ work, view, peer, tag }: Message, code: number): void {
+    const error = this.#g.runtime.error(code, "A message");
+    if (error.errorClass !== this.#g.runtime.library.abi.truncated) return work.settle("failed", error);
+    const from = peer === "any" ? "any rank" : `rank ${peer}`;
+    work.settle(
+      "failed",
+      new InputError(`Cannot receive a longer message from ${from} (tag ${tag}) into a buffer of ${view.count}`, {
+        cause: error,
+      }),
+    );
+  }
+
+  /** A receive of one dtype never meets a message of another, since their tags differ; so somebody has to look. */
+  #lookForOthers(message: Message): void {
+    const { peer, tag, view, receives } = message;
+    if (!receives || tag === "any") return;
+    const { runtime, comm } = this.#g, { symbols, scratch, library } = runtime;
+    const source = peer === "any" ? library.abi.anySource : peer;
+    for (const [i, dtype] of COMM_DTYPES.entries()) {
+      if (dtype === view.dtype) continue;
+      const code = symbols.MPI_Iprobe(source, tag * DTYPES + i, comm, scratch.flag, scratch.status);
+      if (code !== 0 || scratch.flag[0] === 0) continue;
+      // Another receive, of this dtype, may be what the message is for.
+      if (this.#pending.some((m) => m.receives && m.view.dtype === dtype && (m.tag === "any" || m.tag === tag))) {
+        continue;
+      }
+      const from = runtime.status.source;
+      const text = `Cannot receive ${dtype} from rank ${from} (tag ${tag}) into a buffer of ${view.dtype}`;
+      this.#cancel(message, new CollectiveMismatch(text));
+      return;
+    }
+  }
+
+  #cancel(message: Message, reason: unknown): boolean {
+    const { symbols, scratch } = this.#g.runtime;
+    symbols.MPI_Cancel(message.request);
+    const code = symbols.MPI_Test(message.request, scratch.flag, scratch.status);
+    if (code !== 0 || scratch.flag[0] === 0) return false; // its message is under way
+    this.#pending.splice(this.#pending.indexOf(message), 1);
+    symbols.MPI_Test_cancelled(scratch.status, scratch.flag);
+    if (scratch.flag[0] === 0) this.#deliver(message);
+    else message.work.settle("failed", reason);
+    return true;
+  }
+
+  #type(view: View): Handle {
+    return this.#g.runtime.library.handles[BY_SIZE[view.itemBytes]!];
+  }
+
+  #wireTag(tag: number, view: View): number {
+    const most = Math.floor((this.#g.runtime.largestTag + 1) / DTYPES) - 1;
+    if (Number.isInteger(tag) && tag >= 0 && tag <= most) return tag * DTYPES + COMM_DTYPES.indexOf(view.dtype);
+    throw new InputError(`Cannot use ${tag} as a tag: over MPI tags are 0 to ${most}`);
+  }
+}
+
+const BY_SIZE: Readonly<Record<number, "u8" | "u16" | "u32" | "u64">> = { 1: "u8", 2: "u16", 4: "u32", 8: "u64" };

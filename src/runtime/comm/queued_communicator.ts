@@ -1,0 +1,432 @@
+/**
+ * The verbs of a communicator whose engine gives its collectives as steps: arguments are checked here, when a verb is called, and
+ * the steps are taken one collective after the other, in the order of the calls.
+ */
+import type { DType } from "../../core/dtype.ts";
+import { InputError } from "../../core/errors.ts";
+import type { SymmetricArena } from "./arena.ts";
+import {
+  type Buf,
+  type CommDType,
+  type ReduceOp,
+  type ReduceOpName,
+  requireCount,
+  requireSameDType,
+  type SymmetricTensor,
+  type View,
+  viewOf,
+} from "./buffers.ts";
+import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from "./collective_steps.ts";
+import type { Steps } from "./collectives.ts";
+import type {
+  Communicator,
+  CountOptions,
+  GroupOptions,
+  MessageOptions,
+  ObjectCollectives,
+  OpOptions,
+  ReceiveOptions,
+  RecvOptions,
+  Verb,
+} from "./communicator.ts";
+import { encodeOperation } from "./control_block.ts";
+import { CommunicatorError } from "./errors.ts";
+import type { Received } from "./mailbox.ts";
+import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
+import { objectMessages, pack, unpack } from "./objects.ts";
+import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
+import type { AnyWork, Waiting, Work, WorkQueue } from "./work.ts";
+import { workOfAll } from "./work_group.ts";
+
+/** Who a communicator is, and what does its work. */
+export interface QueuedOptions<X extends Waiting> {
+  readonly name: string;
+  readonly rank: number;
+  /** The members as ranks of the job. */
+  readonly ranks: readonly number[];
+  readonly timeoutMs: number;
+  readonly localRank: number;
+  readonly cores: number;
+  readonly waiting: X;
+  readonly queue: WorkQueue<X>;
+  readonly steps: CollectiveSteps;
+}
+
+/** What an engine adds is messages, memory, new groups, and how to leave. */
+export abstract class QueuedCommunicator<X extends Waiting> implements Communicator {
+  abstract readonly backend: Communicator["backend"];
+  abstract readonly arena: SymmetricArena;
+  readonly name: string;
+  readonly rank: number;
+  readonly size: number;
+  readonly ranks: readonly number[];
+  readonly localRank: number;
+  readonly cores: number;
+  readonly objects: ObjectCollectives;
+  /** How long collectives wait, unless told otherwise. */
+  protected readonly timeoutMs: number;
+  /** The engine's side. */
+  protected readonly waiting: X;
+  protected readonly queue: WorkQueue<X>;
+  protected readonly steps: CollectiveSteps;
+  /** What a group that is being called has issued so far. */
+  #grouped: AnyWork[] | undefined;
+  #open = true;
+
+  protected constructor(o: QueuedOptions<X>) {
+    this.name = o.name;
+    this.rank = o.rank;
+    this.size = o.ranks.length;
+    this.ranks = o.ranks;
+    this.localRank = o.localRank;
+    this.cores = o.cores;
+    this.timeoutMs = o.timeoutMs;
+    this.waiting = o.waiting;
+    this.queue = o.queue;
+    this.steps = o.steps;
+    this.objects = this.#makeObjects();
+  }
+
+  abstract allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor;
+  abstract split(color: number | null, key?: number, options?: GroupOptions): Promise<Communicator | null>;
+  abstract subgroup(ranks: readonly number[], options?: GroupOptions): Promise<Communicator>;
+  /** Sends what is checked already. */
+  protected abstract sendView(view: View, dest: number, o: { tag: number; timeoutMs: number }): Work;
+  protected abstract recvView(
+    view: View,
+    source: number | "any",
+    o: { tag: number | "any"; timeoutMs: number },
+  ): Work<Received>;
+  /** Takes a receive back that no message has met; whether it did. */
+  protected abstract takeBack(work: unknown, reason: unknown): boolean;
+  /** Gives back what the engine holds; called once. `agreed`: all ranks are leaving. */
+  protected abstract release(agreed: boolean): void;
+
+  supports(dtype: CommDType, op?: ReduceOp, _verb?: Verb): boolean {
+    return op === undefined || canReduce(dtype, op);
+  }
+
+  group(calls: () => void): Work {
+    this.requireOpen();
+    const outer = this.#grouped, works: AnyWork[] = [];
+    this.#grouped = works;
+    try {
+      calls();
+    } finally {
+      this.#grouped = outer;
+    }
+    const all = workOfAll(works);
+    outer?.push(all);
+    return all;
+  }
+
+  mesh(axes: Readonly<Record<string, number>>, options?: MeshOptions): Promise<Mesh> {
+    return makeMesh(this, axes, options);
+  }
+
+  barrier(options: OpOptions = {}): Work {
+    return this.#issue({ verb: "barrier" }, options, () => this.steps.barrier());
+  }
+
+  barrierSync(options: OpOptions = {}): void {
+    this.barrier(options).waitSync();
+  }
+
+  broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
+    const view = viewOf(buf, "the buffer");
+    this.requireRank(root);
+    return this.#issue({ verb: "broadcast", view, root }, options, () => this.steps.broadcast(view, root));
+  }
+
+  allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
+    const own = viewOf(buf, "the input"), recv = receiver(own, options.recv);
+    const { send, by } = reduction(own, op);
+    return this.#issue(
+      { verb: "allReduce", view: send, op },
+      options,
+      () => this.steps.allReduce({ send, recv, op: by }),
+    );
+  }
+
+  allReduceSync(buf: Buf, op: ReduceOp = "sum", options: OpOptions = {}): void {
+    this.allReduce(buf, op, options).waitSync();
+  }
+
+  reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
+    this.requireRank(root);
+    const own = viewOf(buf, "the input"), recv = this.rank === root ? receiver(own, options.recv) : undefined;
+    const { send, by } = reduction(own, op);
+    return this.#issue(
+      { verb: "reduce", view: send, op, root },
+      options,
+      () => this.steps.reduce({ send, recv, op: by, root }),
+    );
+  }
+
+  allGather(buf: Buf, into: Buf, options: CountOptions = {}): Work {
+    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
+    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count));
+    return this.#issue(
+      { verb: "allGather", view: recv },
+      options,
+      () => this.steps.allGather({ send, recv, counts }),
+    );
+  }
+
+  reduceScatter(buf: Buf, into: Buf, op: ReduceOp = "sum", options: CountOptions = {}): Work {
+    const own = viewOf(buf, "the input"), recv = viewOf(into, "the output");
+    const counts = this.#counts(recv, own, options.counts ?? this.#even(recv.count));
+    const { send, by } = reduction(own, op, counts);
+    return this.#issue(
+      { verb: "reduceScatter", view: send, op },
+      options,
+      () => this.steps.reduceScatter({ send, recv, counts, op: by }),
+    );
+  }
+
+  gather(buf: Buf, into: Buf | null, root: number, options: CountOptions = {}): Work {
+    this.requireRank(root);
+    const send = viewOf(buf, "the input"), recv = this.#atRoot(into, root, "the output");
+    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count));
+    return this.#issue(
+      { verb: "gather", view: send, root, count: sum(counts) },
+      options,
+      () => this.steps.gather({ send, recv, counts, root }),
+    );
+  }
+
+  scatter(buf: Buf | null, into: Buf, root: number, options: CountOptions = {}): Work {
+    this.requireRank(root);
+    const recv = viewOf(into, "the output"), send = this.#atRoot(buf, root, "the input");
+    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count));
+    return this.#issue(
+      { verb: "scatter", view: recv, root, count: sum(counts) },
+      options,
+      () => this.steps.scatter({ send, recv, counts, root }),
+    );
+  }
+
+  allToAll(
+    buf: Buf,
+    into: Buf,
+    options: OpOptions & { readonly sendCounts?: readonly number[]; readonly recvCounts?: readonly number[] } = {},
+  ): Work {
+    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
+    requireSameDType(send, recv);
+    const sendCounts = options.sendCounts ?? this.#split(send), recvCounts = options.recvCounts ?? this.#split(recv);
+    requireCount(send, sum(this.#perRank(sendCounts)), "the input");
+    requireCount(recv, sum(this.#perRank(recvCounts)), "the output");
+    const count = options.sendCounts === undefined && options.recvCounts === undefined ? send.count : -1;
+    return this.#issue(
+      { verb: "allToAll", view: send, count },
+      options,
+      () => this.steps.allToAll({ send, recv, sendCounts, recvCounts }),
+    );
+  }
+
+  scan(buf: Buf, op: ReduceOp = "sum", options: RecvOptions & { readonly exclusive?: boolean } = {}): Work {
+    const own = viewOf(buf, "the input"), recv = receiver(own, options.recv), exclusive = options.exclusive ?? false;
+    const { send, by } = reduction(own, op);
+    return this.#issue(
+      { verb: "scan", view: send, op, root: exclusive ? 1 : 0 },
+      options,
+      () => this.steps.scan({ send, recv, op: by, exclusive }),
+    );
+  }
+
+  send(buf: Buf, dest: number, options: MessageOptions = {}): Work {
+    this.requireOpen();
+    this.requireRank(dest);
+    const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    return this.#issued(this.sendView(viewOf(buf, "the message"), dest, { tag, timeoutMs }), options);
+  }
+
+  recv(buf: Buf, source: number | "any", options: ReceiveOptions = {}): Work<Received> {
+    this.requireOpen();
+    if (source !== "any") this.requireRank(source);
+    const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    return this.#issued(this.recvView(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs }), options);
+  }
+
+  async sendRecv(
+    message: { readonly send: Buf; readonly dest: number },
+    reply: { readonly recv: Buf; readonly source: number | "any" },
+    options: MessageOptions = {},
+  ): Promise<Received> {
+    const sent = this.send(message.send, message.dest, options);
+    const [received] = await Promise.all([this.recv(reply.recv, reply.source, options), sent]);
+    return received;
+  }
+
+  abort(reason: string): void {
+    this.waiting.abort(
+      new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`),
+    );
+  }
+
+  async close(options: OpOptions = {}): Promise<void> {
+    if (!this.#open) return;
+    let agreed = false;
+    try {
+      await this.#issue({ verb: "close" }, options, () => this.steps.barrier());
+      agreed = true;
+    } finally {
+      this.#leave(agreed);
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#leave(false);
+    return Promise.resolve();
+  }
+
+  /** Adds a collective of the engine's own, which all ranks call like any other. */
+  protected issueSteps<T>(verb: string, start: () => Steps<T>): Work<T> {
+    return this.#issue({ verb }, {}, start);
+  }
+
+  /** @throws {InputError} Unless `rank` is one of this group. */
+  protected requireRank(rank: number): void {
+    if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
+    throw new InputError(`Cannot use ${rank} as a rank: expected 0 to ${this.size - 1}`);
+  }
+
+  /** @throws {InputError} Unless `ranks` are a group that this rank can make. */
+  protected requireMembers(ranks: readonly number[]): void {
+    for (const rank of ranks) this.requireRank(rank);
+    if (ranks.includes(this.rank) && new Set(ranks).size === ranks.length) return;
+    throw new InputError(`Cannot make a subgroup of ranks ${ranks.join(", ")} at rank ${this.rank}`, {
+      hint: "name each member once, and call it at the members only",
+    });
+  }
+
+  /** @throws {CommunicatorError} If this rank has left. */
+  protected requireOpen(): void {
+    if (!this.#open) throw new CommunicatorError(`Cannot use group "${this.name}": it is closed`);
+  }
+
+  #leave(agreed: boolean): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.release(agreed);
+  }
+
+  #issue<T>(
+    call: { verb: string; view?: View; op?: ReduceOp; root?: number; count?: number },
+    options: OpOptions,
+    start: () => Steps<T>,
+  ): Work<T> {
+    this.requireOpen();
+    const code = encodeOperation({
+      verb: call.verb,
+      dtype: call.view?.dtype as DType | undefined,
+      reduceOp: call.op === undefined ? undefined : nameOf(call.op),
+      root: call.root ?? -1,
+      count: call.count ?? call.view?.count ?? -1,
+    });
+    return this.#issued(this.queue.issue(code, options.timeoutMs ?? this.timeoutMs, start), options);
+  }
+
+  /** Puts `work` into the group that is being called, and lets its signal end it. */
+  #issued<T>(work: Work<T>, options: OpOptions): Work<T> {
+    this.#grouped?.push(work);
+    const { signal } = options;
+    if (signal === undefined || work.settled) return work;
+    const cancel = () => {
+      if (work.settled || this.takeBack(work, signal.reason)) return;
+      this.abort(`a collective or message was cancelled: ${signal.reason}`);
+      this.queue.kick(); // so that what is under way fails now
+    };
+    if (signal.aborted) cancel();
+    else {
+      signal.addEventListener("abort", cancel, { once: true });
+      work.whenSettled(() => signal.removeEventListener("abort", cancel), { watching: false });
+    }
+    return work;
+  }
+
+  #makeObjects(): ObjectCollectives {
+    const run = <T>(verb: string, root: number, start: () => Steps<T>) => this.#issue({ verb, root }, {}, start);
+    return {
+      broadcast: async <T>(value: T | undefined, root: number): Promise<T> => {
+        this.requireRank(root);
+        const payload = this.rank === root ? pack(value) : new Uint8Array();
+        return unpack<T>(await run("broadcast", root, () => broadcastBytes(this.steps, this, payload, root)));
+      },
+      allGather: async <T>(value: T): Promise<T[]> => {
+        const payload = pack(value);
+        return (await run("allGather", -1, () => gatherBytes(this.steps, this, payload))).map(unpack<T>);
+      },
+      gather: async <T>(value: T, root: number): Promise<T[] | null> => {
+        this.requireRank(root);
+        const payload = pack(value);
+        const all = await run("gather", root, () => gatherBytes(this.steps, this, payload, root));
+        return this.rank === root ? all.map(unpack<T>) : null;
+      },
+      scatter: async <T>(values: readonly T[] | null, root: number): Promise<T> => {
+        this.requireRank(root);
+        if (this.rank === root && values?.length !== this.size) {
+          throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${this.size} ranks`);
+        }
+        const payloads = this.rank === root ? values!.map(pack) : undefined;
+        return unpack<T>(await run("scatter", root, () => scatterBytes(this.steps, this, payloads, root)));
+      },
+      ...objectMessages(this),
+    };
+  }
+
+  #atRoot(buf: Buf | null, root: number, what: string): View | undefined {
+    if (this.rank !== root) return undefined;
+    if (buf === null) throw new InputError(`Cannot do without ${what} at root ${root}`);
+    return viewOf(buf, what);
+  }
+
+  /** Checks a collective of blocks: `own` is one rank's, `all` those of all ranks. */
+  #counts(own: View, all: View | undefined, counts: readonly number[]): readonly number[] {
+    requireCount(own, this.#perRank(counts)[this.rank]!, "this rank's block");
+    if (all === undefined) return counts;
+    requireSameDType(own, all);
+    requireCount(all, sum(counts), `the blocks of ${this.size} ranks`);
+    return counts;
+  }
+
+  #perRank(counts: readonly number[]): readonly number[] {
+    if (counts.length === this.size && counts.every((n) => Number.isSafeInteger(n) && n >= 0)) return counts;
+    throw new InputError(`Cannot use [${counts.join(", ")}] as the counts of ${this.size} ranks`);
+  }
+
+  #even(count: number): number[] {
+    return Array.from({ length: this.size }, () => count);
+  }
+
+  #split(view: View): number[] {
+    if (view.count % this.size === 0) return this.#even(view.count / this.size);
+    throw new InputError(`Cannot cut ${view.count} elements into ${this.size} equal blocks`, {
+      hint: "pass sendCounts and recvCounts",
+    });
+  }
+}
+
+function receiver(send: View, recv: Buf | undefined): View {
+  if (recv === undefined) return send;
+  const view = viewOf(recv, "the output");
+  requireSameDType(send, view);
+  requireCount(view, send.count, "the output");
+  return view;
+}
+
+/** How `op` reduces, and what of: `own`, or its products. `counts`: of blocks that are reduced for themselves. */
+function reduction(
+  own: View,
+  op: ReduceOp,
+  counts: readonly number[] = [own.count],
+): { readonly send: View; readonly by: ReduceOpName } {
+  if (typeof op !== "string") return { send: premultiplied(own, op), by: "sum" };
+  requireReducible(own.dtype, op);
+  if (isPairOp(op)) requirePairs(op, counts);
+  return { send: own, by: op };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}

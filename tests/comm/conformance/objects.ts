@@ -1,0 +1,18 @@
+/** Values instead of buffers. */
+import type { Features, Run } from "./cases.ts";
+
+/** Every object verb, with values that only structured clone can copy. */
+export async function objectCases(run: Run, features: Features): Promise<void> {
+  const { comm } = run, { rank, size } = comm;
+  const value = (r: number) => ({ r, big: 1n << 80n, text: "x".repeat(r % 4 * 100_000), map: new Map([[r, [1, 2]]]) });
+  const everyone = Array.from({ length: size }, (_, r) => value(r)), last = size - 1;
+  run.same("objects.allGather", await comm.objects.allGather(value(rank)), everyone);
+  run.same("objects.gather", await comm.objects.gather(value(rank), last), rank === last ? everyone : null);
+  run.same("objects.broadcast", await comm.objects.broadcast(rank === last ? value(7) : undefined, last), value(7));
+  run.same("objects.scatter", await comm.objects.scatter(rank === 0 ? everyone : null, 0), value(rank));
+  if (!features.tags) return;
+  const next = (rank + 1) % size, before = (rank + size - 1) % size;
+  const sent = comm.objects.send(value(rank), next, { tag: 3 });
+  run.same("objects.recv", await comm.objects.recv(before, { tag: 3 }), value(before));
+  await sent;
+}

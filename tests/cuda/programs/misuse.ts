@@ -1,0 +1,122 @@
+// deno-lint-ignore-file no-console -- a program reports to its test by its output
+// One mistake with the driver, named by the argument. Prints what it was answered as JSON: { call, code, later }.
+import { CudaError } from "../../../src/ffi/cuda_error.ts";
+import { CudaEvent, CudaStream, PinnedMemory } from "../../../src/ffi/cuda_handles.ts";
+import { Gpu } from "./gpu.ts";
+import { KERNELS, MISTAKES } from "./kernels.cu.ts";
+
+const gpu = new Gpu(), { driver, stream } = gpu;
+const y = gpu.alloc(4 * 64);
+const kernel = (name: string) => gpu.compile(MISTAKES).function(name);
+const run = (name: string, block: number, ...args: (bigint | number)[]) => {
+  gpu.launch(kernel(name), { grid: 1, block }, ...args);
+  stream.synchronize();
+};
+
+const MISTAKE: Readonly<Record<string, () => unknown>> = {
+  "kernel past the end of its allocation": () => run("sw_overrun", 1, y.value, 64),
+  "kernel at an address that is not aligned": () => run("sw_misaligned", 1, y.value),
+  "kernel past its dynamic shared memory": () => {
+    gpu.launch(kernel("sw_little_shared"), { grid: 1, block: 1, shared: 32 }, y.value);
+    stream.synchronize();
+  },
+  "barrier that some threads never reach": () => run("sw_divergent", 32, y.value),
+  "kernel on memory that was freed": () => {
+    const address = gpu.alloc(4096);
+    const value = address.value;
+    address[Symbol.dispose]();
+    run("sw_overrun", 1, value, -4096);
+  },
+  "a few bytes past the end, seen when it is freed": () => {
+    const small = gpu.alloc(20);
+    run("sw_overrun", 1, small.value + 20n, -4096);
+    small[Symbol.dispose]();
+  },
+  "copy past the end of its allocation": () => driver.call.cuMemcpyDtoH_v2(new Uint8Array(512), y.value, 512n),
+  "asynchronous copy from memory that is not pinned": () => {
+    const page = new Uint8Array(256);
+    const at = Deno.UnsafePointer.value(Deno.UnsafePointer.of(page));
+    driver.call.cuMemcpyHtoDAsync_v2(y.value, BigInt(at), 256n, stream.value);
+  },
+  "memory freed twice": () => {
+    driver.call.cuMemFree_v2(y.value);
+    driver.call.cuMemFree_v2(y.value);
+  },
+  "launch of too many threads": () =>
+    gpu.launch(gpu.compile(KERNELS).function("sw_lanes"), { grid: 1, block: 2048 }, y.value),
+  "launch with too few arguments": () =>
+    gpu.launch(gpu.compile(KERNELS).function("sw_scale"), { grid: 1, block: 1 }, y.value),
+  "launch with more shared memory than was asked for": () =>
+    gpu.launch(
+      gpu.compile(KERNELS).function("sw_softmax"),
+      { grid: 1, block: 1, shared: 100_000 },
+      y.value,
+      y.value,
+      1,
+    ),
+  "synchronising while capturing": () => stream.capture(() => stream.synchronize()),
+  "capture with a fork that is not joined": () => {
+    const other = new CudaStream(driver), event = new CudaEvent(driver);
+    stream.capture(() => {
+      event.record(stream.value);
+      other.waitFor(event);
+      driver.call.cuMemsetD8Async(y.value, 0, 4n, other.value);
+    });
+  },
+  "work for a stream that is gone": () => {
+    const other = new CudaStream(driver), value = other.value;
+    other[Symbol.dispose]();
+    driver.call.cuMemsetD8Async(y.value, 0, 4n, value);
+  },
+  "no current context": () => {
+    driver.call.cuCtxSetCurrent(0n);
+    gpu.alloc(16);
+  },
+};
+
+if (Deno.args[0] === "--list") {
+  console.log(JSON.stringify(Object.keys(MISTAKE)));
+} else if (Deno.args[0] === "order") {
+  // A copy on another stream, without and with an event; and a shuffle with lanes that are not there.
+  const slow = gpu.compile(KERNELS).function("sw_scale"), other = new CudaStream(driver), event = new CudaEvent(driver);
+  const n = 1 << 18,
+    x = gpu.upload(new Float32Array(n).fill(2)),
+    z = gpu.alloc(4 * n),
+    host = new PinnedMemory(driver, 4);
+  const read = (wait: boolean) => {
+    driver.call.cuMemsetD8Async(z.value, 0, BigInt(4 * n), stream.value);
+    stream.synchronize();
+    gpu.launch(slow, { grid: 64, block: 128 }, z.value, x.value, { f32: 2 } as unknown as number, n);
+    const busy = !stream.done();
+    event.record(stream.value);
+    if (wait) other.waitFor(event);
+    driver.call.cuMemcpyDtoHAsync_v2(host.value, z.value + BigInt(4 * (n - 1)), 4n, other.value);
+    other.synchronize();
+    stream.synchronize();
+    return { busy, value: new Float32Array(host.bytes.buffer)[0] };
+  };
+  const stale = read(false), right = read(true);
+  run("sw_partial_warp", 24, y.value);
+  console.log(JSON.stringify({ stale, right, partial: String(gpu.download(y, 1)[0]) }));
+} else {
+  const results: Record<string, unknown> = {};
+  for (const name of Deno.args) results[name] = outcome(MISTAKE[name]!);
+  console.log(JSON.stringify(results));
+}
+Deno.exit(0);
+
+function outcome(mistake: () => unknown): unknown {
+  try {
+    mistake();
+    return { call: "none", code: 0 };
+  } catch (error) {
+    if (!(error instanceof CudaError)) throw error;
+    let later = 0;
+    try {
+      driver.call.cuCtxSynchronize();
+    } catch (again) {
+      later = (again as CudaError).code;
+    }
+    return { call: error.call, code: error.code, later, fatal: error.fatal };
+  }
+}

@@ -1,0 +1,27 @@
+/** Tests of CUDA code: over the stand-in, or over the real libraries where `SHARDWISE_TEST_CUDA=1` says that there is a GPU. */
+import { buildStandin, standinMissing } from "../standin/build.ts";
+
+/** Whether tests run on a real GPU. */
+export const ON_GPU = Deno.env.get("SHARDWISE_TEST_CUDA") === "1";
+
+const missing = ON_GPU ? undefined : standinMissing();
+
+/** Variables of a process that is to use the tests' CUDA libraries; builds the stand-in at the first call. */
+export async function cudaEnv(): Promise<Record<string, string>> {
+  return ON_GPU ? {} : { SHARDWISE_CUDA_LIBS: await buildStandin() };
+}
+
+/** A test that needs CUDA libraries; skipped, saying what is missing, where there is neither a GPU nor a compiler. */
+export function cudaTest(name: string, run: (env: Record<string, string>) => Promise<void>): void {
+  Deno.test({
+    name: missing === undefined ? name : `${name} (skipped: ${missing})`,
+    ignore: missing !== undefined,
+    fn: async () => await run(await cudaEnv()),
+  });
+}
+
+/** The same for what only the stand-in notices: a GPU may do anything then. */
+export function standinTest(name: string, run: (env: Record<string, string>) => Promise<void>): void {
+  if (ON_GPU) Deno.test({ name: `${name} (skipped: undefined on a GPU)`, ignore: true, fn: () => {} });
+  else cudaTest(name, run);
+}
