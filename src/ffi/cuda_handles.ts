@@ -229,6 +229,7 @@ export class DeviceMemory extends Handle {
 export class PinnedMemory extends Handle {
   /** All of it; must not be used after disposing. */
   readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly byteLength: number;
 
   /** @throws {CudaError} If the system gives no more. */
   constructor(driver: CudaDriver, bytes: number) {
@@ -236,6 +237,7 @@ export class PinnedMemory extends Handle {
     driver.call.cuMemHostAlloc(address, BigInt(Math.max(1, bytes)), 1); // CU_MEMHOSTALLOC_PORTABLE
     super(driver, address[0]!);
     const pointer = Deno.UnsafePointer.create(address[0]!)!;
+    this.byteLength = bytes;
     this.bytes = new Uint8Array(new Deno.UnsafePointerView(pointer).getArrayBuffer(Math.max(1, bytes)), 0, bytes);
   }
 

@@ -224,9 +224,11 @@ void premultiply(Comm& c, int dtype, int op, void* slot, u64 n) {
   for (u64 i = 0; i < n; i++) store(slot, i64(i), type, load(slot, i64(i), type) * factor);
 }
 
+bool broken(const Comm& c) { return c.state != SUCCESS && c.state != IN_PROGRESS; }
+
 int run(const Collective& o) {
   Comm& c = *o.comm;
-  if (c.aborted || c.state != SUCCESS) return OK;
+  if (c.aborted || broken(c)) return OK;
   u64 item = bytes_of(o.dtype), blocks = o.kind == REDUCE_SCATTER ? u64(c.size) : 1, total = o.count * blocks;
   bool custom = o.op >= CUSTOM_OPS;
   Call mine{++c.sequence, o.kind, o.dtype, custom ? int(CUSTOM_OPS) : o.op, o.root, o.count};
@@ -258,7 +260,7 @@ int run(const Collective& o) {
 // All messages of one group on one stream move at once, so that they may come in any order.
 int run(std::vector<Message> list) {
   Comm& c = *list[0].comm;
-  if (c.aborted || c.state != SUCCESS) return OK;
+  if (c.aborted || broken(c)) return OK;
   struct Moving { Message m; u64 done = 0; bool begun = false, finished = false; };
   std::vector<Moving> moving;
   for (auto& m : list) moving.push_back({m});
@@ -357,12 +359,15 @@ int submit() {
   std::thread([=] {
     usleep(500);
     current_device = device;
-    for (auto& comm : lazy) if (comm->state == IN_PROGRESS) comm->state = SUCCESS;
     put_all(calls, all, enqueue_reserved);
     for (u64 handle : streams) {
       Stream* s = find_stream(handle);
       std::lock_guard<std::mutex> guard(state);
       if (s) s->reserved--;
+    }
+    for (auto& comm : lazy) {
+      int connecting = IN_PROGRESS;
+      comm->state.compare_exchange_strong(connecting, SUCCESS);
     }
   }).detach();
   return IN_PROGRESS;

@@ -21,6 +21,7 @@ const ENGINES: Readonly<Partial<Record<Backend, () => Promise<OpenEngine>>>> = {
   local: async () => (await import("./local.ts")).openLocal,
   shm: async () => (await import("./open_shm.ts")).openShm,
   mpi: async () => (await import("./mpi/open.ts")).openMpi,
+  nccl: async () => (await import("./nccl/open.ts")).openNccl,
 };
 
 /** What a user may ask for: an engine, or `auto`. */
@@ -33,7 +34,7 @@ const NEEDS: Readonly<Record<Backend, string>> = {
   local: "it is part of Shardwise",
   shm: "it is part of Shardwise, and needs Linux",
   mpi: "install Open MPI or MPICH (libmpi.so), and a Shardwise with the MPI engine",
-  nccl: "install NCCL (libnccl.so.2) and an NVIDIA driver, and use a Shardwise with the NCCL engine",
+  nccl: "install NCCL (libnccl.so.2) and an NVIDIA driver",
   "shm+mpi": "install Open MPI or MPICH (libmpi.so), and a Shardwise with the MPI engine",
 };
 
