@@ -36,6 +36,7 @@ export type AddressOf = (operand: Operand) => bigint;
 
 /** One GPU. */
 export class GpuDevice implements Disposable {
+  readonly libraries: CudaLibraries;
   readonly driver: CudaDriver;
   readonly context: CudaContext;
   readonly stream: CudaStream;
@@ -55,7 +56,7 @@ export class GpuDevice implements Disposable {
    * @throws {InputError} If there are fewer GPUs.
    */
   constructor(options: DeviceOptions) {
-    const libraries = options.libraries ?? new CudaLibraries();
+    const libraries = this.libraries = options.libraries ?? new CudaLibraries();
     this.driver = new CudaDriver(libraries);
     libraries.driverVersion = this.driver.version;
     const found = this.driver.deviceCount;
@@ -92,6 +93,11 @@ export class GpuDevice implements Disposable {
   /** Copies from the GPU into `bytes`, when all work so far is done. */
   download(address: bigint, bytes: Uint8Array<ArrayBuffer>): void {
     if (bytes.length > 0) this.driver.call.cuMemcpyDtoH_v2(bytes, address, BigInt(bytes.length));
+  }
+
+  /** Puts a copy within the GPU's memory into the stream. */
+  copy(to: bigint, from: bigint, bytes: number): void {
+    this.driver.call.cuMemcpyDtoDAsync_v2(to, from, BigInt(bytes), this.stream.value);
   }
 
   /** Puts a kernel that was loaded into the stream. */

@@ -12,7 +12,7 @@ import type { AddressOf, GpuDevice } from "./device.ts";
 import { type DeviceProgram, lowerGraph, type Place } from "./lower.ts";
 
 /** How ranks exchange device memory, in the order of the device's stream. */
-export interface DeviceCollectives {
+export interface RankExchange {
   /** Enqueues `exchange`. */
   enqueue(exchange: Exchange, addressOf: AddressOf): void;
   /** Waits until the stream has no work, watching the other ranks. @throws {CommunicatorError} If one is lost. */
@@ -25,7 +25,7 @@ export interface GpuOptions {
   readonly rank: number;
   readonly ranks: number;
   /** Undefined for one rank. */
-  readonly collectives?: DeviceCollectives | undefined;
+  readonly collectives?: RankExchange | undefined;
 }
 
 /** Programs kept for sizes that come again. */
