@@ -42,6 +42,7 @@ export type { EnvRecord } from "./src/core/env_record.ts";
 export { init, type InitOptions } from "./src/runtime/comm/init.ts";
 export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
+  AllReduceOptions,
   Backend,
   Communicator,
   CountOptions,
@@ -134,6 +135,7 @@ export { balanced, type Layout, layout, type Range } from "./src/graph/layout.ts
 
 // Passes.
 export { type Config, type Dump, ParallelExecutionCtx } from "./src/passes/context.ts";
+export type { RewriteNote } from "./src/passes/rewrites/rewrite.ts";
 export { type Pass, pass } from "./src/passes/pass.ts";
 export { PassPipeline } from "./src/passes/pipeline.ts";
 export { cleanPipeline, loadPipeline, shardPipeline } from "./src/passes/pipelines.ts";

@@ -6,7 +6,7 @@
 const ROOT = new URL("..", import.meta.url).pathname;
 const BARRIER = `${ROOT}bench/launch_start_rank.ts`;
 const [rounds = 5, ...sizes] = Deno.args.map(Number);
-const RANKS = sizes.length > 0 ? sizes : [1, 2, 8];
+const RANKS = sizes.length > 0 ? sizes : [1, 2, 8, 32];
 
 interface Contender {
   readonly name: string;

@@ -4,7 +4,15 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { type GenerateJob, type GenerateReport, NPROC, rankCount, startJob } from "./job.ts";
+import {
+  type GenerateJob,
+  type GenerateReport,
+  MODEL_OPTIONS,
+  modelConfig,
+  NPROC,
+  rankCount,
+  startJob,
+} from "./job.ts";
 import { printNote } from "./print.ts";
 
 const DEFAULT_NEW_TOKENS = 128;
@@ -22,6 +30,7 @@ export const generate: Command = {
     "(as long as rounding does not decide).",
   options: {
     nproc: NPROC,
+    ...MODEL_OPTIONS,
     chat: { value: "TEXT", help: "a question, put into the model's chat template" },
     system: { value: "TEXT", help: "the system message before --chat; default: what the template says" },
     prompt: { value: "TEXT", help: "text to continue" },
@@ -92,6 +101,7 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
   return {
     job: {
       kind: "generate",
+      config: modelConfig(args),
       model: folder.model,
       prompt,
       maxNewTokens: Math.min(asked, room),

@@ -2,6 +2,7 @@
 import { UsageError } from "../src/core/errors.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
+import type { Config } from "../src/passes/context.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
@@ -9,6 +10,8 @@ import type { OptionSpec, ParsedArgs } from "./command.ts";
 /** Runs a model once. */
 export interface RunJob {
   readonly kind: "run";
+  /** What the passes are told. */
+  readonly config?: Config;
   readonly model: string;
   readonly inputs: string;
   readonly outputs: string;
@@ -17,6 +20,8 @@ export interface RunJob {
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
+  /** What the passes are told. */
+  readonly config?: Config;
   readonly cases: readonly VerifyCase[];
 }
 
@@ -53,6 +58,8 @@ export interface VerifyResult {
 /** Continues a prompt. */
 export interface GenerateJob {
   readonly kind: "generate";
+  /** What the passes are told. */
+  readonly config?: Config;
   readonly model: string;
   readonly prompt: readonly number[];
   readonly maxNewTokens: number;
@@ -81,6 +88,16 @@ export type Job = RunJob | VerifyJob | GenerateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
+
+/** Options of every command that reads a model. */
+export const MODEL_OPTIONS = {
+  "no-fuse": { help: "run the model as it was written: no attention, norm or rotary position becomes one op" },
+} as const satisfies Record<string, OptionSpec>;
+
+/** What {@linkcode MODEL_OPTIONS} tell the passes. */
+export function modelConfig(args: ParsedArgs): Config {
+  return args.flag("no-fuse") ? { fuse: false } : {};
+}
 
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;

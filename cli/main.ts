@@ -5,6 +5,7 @@ import { EXIT } from "../src/core/exit_codes.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
 import { doctor } from "./doctor.ts";
+import { flight } from "./flight.ts";
 import { generate } from "./generate.ts";
 import { plan } from "./plan.ts";
 import { run } from "./run.ts";
@@ -13,7 +14,7 @@ import { printNote, printResult } from "./print.ts";
 
 /** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
 const USER_ERROR = 2;
-const COMMANDS: readonly Command[] = [run, verify, generate, plan, doctor];
+const COMMANDS: readonly Command[] = [run, verify, generate, plan, flight, doctor];
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {

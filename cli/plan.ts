@@ -4,7 +4,9 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
 import { explainModel } from "../src/session.ts";
+import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
+import { MODEL_OPTIONS, modelConfig } from "./job.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
@@ -24,6 +26,8 @@ export const plan: Command = {
       help:
         "size of a symbolic dim at which costs are compared, as in sequence_length=16;\ndefault: 1 new token after 128, or 128 tokens for a model without a cache",
     },
+    rewrites: { help: "list which patterns became fused ops, and why others did not" },
+    ...MODEL_OPTIONS,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
   examples: ["shardwise plan model.onnx --tp 4", "shardwise plan smollm2/ --tp 2 --json > plan.json"],
@@ -35,7 +39,8 @@ function printPlan(args: ParsedArgs): Promise<number> {
   if (ranks === undefined) throw args.error("--tp N is missing");
   const nominal = sizes(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const { plan, report } = explainModel(model, { ranks, config: { nominal } });
+  const { plan, report, rewrites } = explainModel(model, { ranks, config: { ...modelConfig(args), nominal } });
+  if (args.flag("rewrites") && !args.flag("json")) printResult(rewriteLines(rewrites).join("\n"));
   printResult(args.flag("json") ? JSON.stringify(planJson(report, plan), undefined, 1) : planScreen(report));
   return Promise.resolve(0);
 }
@@ -54,6 +59,19 @@ export function planScreen(report: PlanReport): string {
       ms(communication)
     } of collectives)`,
   ].join("\n");
+}
+
+/** What each rule did, a line for each outcome, with the first place where it came to it. */
+export function rewriteLines(notes: readonly RewriteNote[]): string[] {
+  const outcomes = Map.groupBy(notes, ({ rule, reason }) => `${rule}: ${reason ?? "rewritten"}`);
+  if (outcomes.size === 0) return ["rewrites: none of the patterns is in this model"];
+  return [
+    "rewrites:",
+    ...[...outcomes].map(([text, all]) => {
+      const more = all.length > 1 ? ` and ${all.length - 1} more` : "";
+      return `  ${text} (${all[0]!.node}${more})`;
+    }),
+  ];
 }
 
 function sizes(args: ParsedArgs): Record<string, number> {

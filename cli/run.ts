@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { NPROC, rankCount, startJob } from "./job.ts";
+import { MODEL_OPTIONS, modelConfig, NPROC, rankCount, startJob } from "./job.ts";
 
 /** The command. */
 export const run: Command = {
@@ -17,6 +17,7 @@ export const run: Command = {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
+    ...MODEL_OPTIONS,
   },
   examples: [
     "shardwise run model.onnx --nproc 2 --inputs in.safetensors --outputs out.safetensors",
@@ -32,7 +33,7 @@ async function runModel(args: ParsedArgs): Promise<number> {
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
   requireFolderOf(outputs, args);
-  return (await startJob({ kind: "run", model, inputs, outputs }, nproc)).code;
+  return (await startJob({ kind: "run", config: modelConfig(args), model, inputs, outputs }, nproc)).code;
 }
 
 function requireFolderOf(path: string, args: ParsedArgs): void {

@@ -1,9 +1,10 @@
 /** `shardwise verify`: runs stored cases at several world sizes and compares with what they should give. */
 import Table from "cli-table3";
+import type { Config } from "../src/passes/context.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { MODEL_OPTIONS, modelConfig, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
@@ -21,6 +22,7 @@ export const verify: Command = {
     "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
+    ...MODEL_OPTIONS,
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
     json: { help: "print the results as JSON, every output by itself" },
   },
@@ -44,7 +46,7 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   const results: VerifyResult[] = [];
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, size));
+    results.push(...await verifyAt(cases, size, modelConfig(args)));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -65,10 +67,11 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
  * after it.
  */
-async function verifyAt(cases: readonly VerifyCase[], size: number): Promise<VerifyResult[]> {
+async function verifyAt(cases: readonly VerifyCase[], size: number, config: Config): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length) }, size);
+    const job = { kind: "verify", config, cases: cases.slice(results.length) } as const;
+    const { code, reports } = await startJob(job, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];

@@ -84,6 +84,18 @@ const REFUSED: [args: string, message: RegExp][] = [
   ["--rdzv tcp://a:1 --master-addr b x.ts", /two places/],
   ["--exec --bundle x", /--bundle with --exec/],
   ["--quiet=maybe x.ts", /true or false/],
+  ["--log-dir= x.ts", /--log-dir "": expected something/],
+  ["--stop-signals TERM,KILL x.ts", /some of TERM, INT, .*with commas/],
+  ["--token= x.ts", /--token "": expected something/],
+  ["--log-dir --nproc 2 x.ts", /--log-dir: it needs FOLDER, but --nproc follows/],
+  ["--nproc x.ts", /--nproc "x\.ts": expected a number/],
+  ["--rdzv-backend etcd x.ts", /one of static, c10d/],
+  ["--master-port 99999 x.ts", /a port from 1 to 65535/],
+  ["--timeout 0 x.ts", /more than 0/],
+  ["--grace 90d x.ts", /at most 24d/],
+  ["--env 1X=3 x.ts", /expected NAME=VALUE/],
+  ["--env RANK=3 x.ts", /gives every rank its own RANK/],
+  ["--env SURELY_NOT_SET x.ts", /it is not set here/],
 ];
 for (const [args, message] of REFUSED) {
   Deno.test(`the command line "${args}" is refused with a reason`, async () => {
@@ -93,6 +105,20 @@ for (const [args, message] of REFUSED) {
     );
   });
 }
+
+Deno.test("a wrong value is blamed on the variable that it came from", async () => {
+  await assert.rejects(
+    config("x.ts", { SHARDWISE_GRACE: "soon" }),
+    /Cannot use SHARDWISE_GRACE="soon": expected a time/,
+  );
+  await assert.rejects(config("x.ts", { PET_NNODES: "two" }), /Cannot use PET_NNODES="two"/);
+});
+
+Deno.test("--env passes variables on by value, by name and by prefix, but never those of a rank", async () => {
+  const env = { PET_A: "1", PET_B: "2", MASTER_X: "3", MASTER_ADDR: "h" };
+  assert.deepEqual((await config("--env A=b=c --env PET_B x.ts", env)).env, { A: "b=c", PET_B: "2" });
+  assert.deepEqual((await config("--env MASTER_* x.ts", env)).env, { MASTER_X: "3" });
+});
 
 Deno.test("--help names every option, its other names and its twin's pattern", async () => {
   const text = inform(await parseArgs(["--help"], {}), {});
@@ -109,11 +135,16 @@ Deno.test("--explain-env says which scheme counts and hides the token", async ()
   const text = inform(await parseArgs(["--explain-env"], env), env);
   assert.match(text, /^shardwise: rank 1 of 2/);
   assert.doesNotMatch(text, /geheim|HOME/);
+  const node = ["--explain-env", "--nnodes", "2", "--node-rank", "1", "--rdzv", "tcp://h:1"];
+  assert.match(inform(await parseArgs(node, {}), {}), /as a launcher: node 1 of 2, by flags, meets at tcp:\/\/h:1/);
   const bad = { SHARDWISE_RANK: "x", SHARDWISE_WORLD_SIZE: "2" };
   assert.match(inform(await parseArgs(["--explain-env"], bad), bad), /^error: Cannot use SHARDWISE_RANK="x"/);
 });
 
 Deno.test("--dry-run prints the command of a rank, quoted for a shell", async () => {
   const text = inform(await parseArgs(["--dry-run", "-n", "3", "--exec", "sh", "-c", "echo $RANK"], {}), {});
+  await assert.rejects(async () => inform(await parseArgs(["--dry-run", "no_such.ts"], {}), {}), /no such file/);
+  const bound = inform(await parseArgs(["--dry-run", "-n", "2", "--bind", "core", "--exec", "true"], {}), {});
+  assert.match(bound, /^2 ranks on this host, of 1 hosts:\n.*taskset -c \d.*true\n.*taskset -c \d.*true\n$/);
   assert.match(text, /^3 ranks on this host, of 1 hosts; each:\n.*sh -c 'echo \$RANK'\n$/);
 });

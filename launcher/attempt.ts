@@ -109,6 +109,7 @@ export class Attempt {
     if (this.#stop !== undefined) return;
     this.#stop = reason;
     this.#termSent = true;
+    for (const rank of this.ranks) rank.release();
     // A stopped process takes no TERM, so it is continued first.
     this.#signalAll("SIGCONT");
     this.#signalAll("SIGTERM");
@@ -141,9 +142,12 @@ export class Attempt {
 
   async #watch(rank: RankProcess): Promise<void> {
     this.#open.add(rank);
-    const { code, signal } = await rank.ended;
+    const end = await rank.ended;
     const endedMs = this.#options.now();
-    const record = code === 0 ? undefined : rank.record();
+    const record = end.code === 0 ? undefined : rank.record();
+    // A rank that failed and hung in its exit was ended by the alarm that the preload had set: its own code is what counts.
+    const alarmed = end.signal === "SIGALRM" && record !== undefined;
+    const { code, signal } = alarmed ? { code: record.code ?? 1, signal: null } : end;
     const kind = this.#kindOf(code, signal, record);
     // The cause is frozen now; the lines it wrote last come with the outcome.
     const early = this.#outcome(rank, kind, { code, signal, endedMs, record });

@@ -2,7 +2,7 @@
  * Makes one file of a program's own modules with esbuild, so that N ranks read one file and not many. Packages stay outside: Deno
  * resolves them as before. A bundle is kept by the content of what went into it, and found again without starting esbuild.
  */
-import { FormatError } from "../src/core/errors.ts";
+import { FormatError, UnavailableError, UsageError } from "../src/core/errors.ts";
 import { readText } from "./host.ts";
 
 /** What to run instead of the script, and the flags that this needs. */
@@ -19,11 +19,31 @@ interface Manifest {
 
 const VERSION = "1";
 
-/** The bundle of `script`. @throws {FormatError} If a module cannot be read or parsed. */
+/**
+ * The bundle of `script`.
+ *
+ * @throws {FormatError} If a module cannot be read or parsed. @throws {UsageError} If the script is no local TypeScript or JavaScript
+ * file. @throws {UnavailableError} If the cache cannot be written.
+ */
 export async function bundleScript(script: string, say: (line: string) => void): Promise<Bundle> {
-  const entry = Deno.realPathSync(script);
+  if (!/\.[cm]?[jt]sx?$/.test(script) || /^(https?|npm|jsr|data|node):/.test(script)) {
+    throw new UsageError(
+      `Cannot bundle ${JSON.stringify(script)}: it is no TypeScript or JavaScript file of this host`,
+      {
+        hint: "run it without --bundle",
+      },
+    );
+  }
+  const entry = Deno.realPathSync(script.startsWith("file:") ? new URL(script) : script);
   const folder = cacheFolder();
-  Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
+  try {
+    Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new UnavailableError(`Cannot keep bundles in ${folder}`, {
+      cause,
+      hint: "set XDG_CACHE_HOME to a folder that you can write, or run without --bundle",
+    });
+  }
   const manifestPath = `${folder}/${await hash(`${VERSION} ${Deno.version.deno} ${entry}`)}.json`;
   const config = findConfig(entry);
   const extra = config === undefined ? [] : [`--config=${config}`];

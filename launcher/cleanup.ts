@@ -66,6 +66,8 @@ export function remove(path: string): boolean {
       return true;
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return attempt > 0;
+      // Another user's: that does not change while one waits.
+      if (error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable) return false;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
     }
   }

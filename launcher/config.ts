@@ -32,6 +32,8 @@ export interface LaunchConfig {
   readonly prefix?: string | undefined;
   /** Puts the time of day before every line. */
   readonly timestamps?: boolean | undefined;
+  /** Shows a line that several ranks print once, and says which ranks printed the same. */
+  readonly fold?: boolean | undefined;
   /** Only these ranks' output is shown; default all. */
   readonly showRanks?: ReadonlySet<number> | undefined;
   /** A folder for logs; none by default. */
@@ -50,10 +52,18 @@ export interface LaunchConfig {
   readonly lingerMs?: number | undefined;
   /** How often the job's ranks are started again after a failure; default 0. */
   readonly maxRestarts?: number | undefined;
+  /** Signals that end the job; default TERM, INT, QUIT, and HUP on a terminal. */
+  readonly stopSignals?: readonly Deno.Signal[] | undefined;
+  /** Signals that are passed on to the ranks and end nobody; default USR1 and USR2, which arrive as USR2. */
+  readonly notifySignals?: readonly Deno.Signal[] | undefined;
   /** `continue` lets the other ranks run on when one fails; default `abort`. */
   readonly onFailure?: "abort" | "continue" | undefined;
   /** Pins each rank to a share of the cores, or of one NUMA node; default `none`. */
   readonly bind?: "none" | "core" | "numa" | undefined;
+  /** Each rank sees one GPU only. */
+  readonly isolateDevices?: boolean | undefined;
+  /** Answers HTTP on this port with the job's state; none by default. */
+  readonly healthPort?: number | undefined;
   /** Prepares one file of the program with esbuild, cached by content. */
   readonly bundle?: boolean | undefined;
   /** Hosts of the job; default 1. */

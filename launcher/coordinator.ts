@@ -36,6 +36,8 @@ export interface Coordinator extends AsyncDisposable {
   readonly cause: (cause: RankOutcome) => void;
   /** A rank here ended with 0. */
   readonly done: (rank: number) => void;
+  /** This host is told to end, with `code`, while it waits for the ends of the others. */
+  readonly interrupt: (code: number) => void;
   /** All ranks here have ended; `code` is what that means here, and `restart` whether this host would start again. */
   readonly conclude: (attempt: number, result: AttemptResult, here: Verdict) => Promise<Verdict>;
 }
@@ -48,15 +50,24 @@ export class LocalCoordinator implements Coordinator {
   #token = "";
   #listener: ((reason: StopReason) => void) | undefined;
 
-  /** @throws {Error} If `port` is taken; 0 takes a free one. */
-  constructor(runId: string, nproc: number, port = 0) {
+  /** `port` 0 takes a free one, and so does a port that cannot be had: on one host nobody else has to know it. */
+  constructor(runId: string, nproc: number, options: { port: number; say: (line: string) => void }) {
     this.#runId = runId;
     this.#nproc = nproc;
-    this.#server = new StoreServer({
-      hostname: "127.0.0.1",
-      port,
-      events: { onAbort: (text) => this.#listener?.(stopOf(parseAbort(text))) },
-    });
+    const listen = (port: number) =>
+      new StoreServer({
+        hostname: "127.0.0.1",
+        port,
+        events: { onAbort: (text) => this.#listener?.(stopOf(parseAbort(text))) },
+      });
+    try {
+      this.#server = listen(options.port);
+    } catch (error) {
+      if (options.port === 0) throw error;
+      this.#server = listen(0);
+      const why = error instanceof Error ? error.message : String(error);
+      options.say(`the store takes port ${this.#server.port}, as ${options.port} cannot be had: ${why}`);
+    }
   }
 
   begin = (attempt: number): Promise<Placement> => {
@@ -87,6 +98,8 @@ export class LocalCoordinator implements Coordinator {
   cause = (cause: RankOutcome): void => this.#server.pushAbort(JSON.stringify({ rank: cause.rank, code: cause.code }));
 
   done = (rank: number): void => this.#server.pushLeft(rank);
+
+  interrupt = (): void => {};
 
   conclude = (_attempt: number, _result: AttemptResult, here: Verdict): Promise<Verdict> => Promise.resolve(here);
 

@@ -50,14 +50,15 @@ export function cpuCount(): number {
   return Math.max(1, navigator.hardwareConcurrency);
 }
 
-/** How many NVIDIA GPUs this process may use. */
-export function gpuCount(): number {
+/** The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. */
+export function visibleGpus(): string[] {
   const visible = Deno.env.get("CUDA_VISIBLE_DEVICES");
-  if (visible !== undefined) return visible.split(",").filter((d) => d.trim() !== "" && d.trim() !== "-1").length;
+  if (visible !== undefined) return visible.split(",").map((d) => d.trim()).filter((d) => d !== "" && d !== "-1");
   try {
-    return [...Deno.readDirSync("/dev")].filter((entry) => /^nvidia\d+$/.test(entry.name)).length;
+    return [...Deno.readDirSync("/dev")].flatMap(({ name }) => /^nvidia(\d+)$/.exec(name)?.[1] ?? [])
+      .sort((a, b) => Number(a) - Number(b));
   } catch {
-    return 0;
+    return [];
   }
 }
 

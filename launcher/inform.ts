@@ -4,8 +4,11 @@ import type { EnvRecord } from "../src/core/env_record.ts";
 import { describeLaunchEnv, detectLaunchEnv } from "../src/core/launch_env.ts";
 import type { ParsedArgs } from "./args.ts";
 import { ENV_TWINS, envTwin, OPTIONS } from "./options.ts";
-import { resolveRankCount } from "./launch.ts";
-import { rankCommand } from "./rank_env.ts";
+import { bindings, bound } from "./binding.ts";
+import { nodePlace } from "./node_place.ts";
+import { checkProgram, programHost } from "./program_check.ts";
+import { type CommandLine, rankCommand } from "./rank_env.ts";
+import { resolveRankCount } from "./resources.ts";
 
 /** The text for `--help`, `--dry-run` or `--explain-env`. */
 export function inform(parsed: ParsedArgs, env: EnvRecord): string {
@@ -13,9 +16,9 @@ export function inform(parsed: ParsedArgs, env: EnvRecord): string {
     case "help":
       return help();
     case "explain-env":
-      return explainEnv(env);
+      return explainEnv(parsed, env);
     default:
-      return dryRun(parsed);
+      return dryRun(parsed, env);
   }
 }
 
@@ -48,23 +51,34 @@ function help(): string {
   return lines.join("\n");
 }
 
-function dryRun(parsed: ParsedArgs): string {
+/** @throws {ShardwiseError} What would keep the job from being started. */
+function dryRun(parsed: ParsedArgs, env: EnvRecord): string {
   const config = parsed.config!;
-  const nproc = resolveRankCount(config.nproc ?? 1);
-  const { command, args } = rankCommand(config, config.program.kind === "deno" ? config.program.script : "");
-  return `${nproc} ranks on this host, of ${config.nnodes ?? 1} hosts; each:\n  ${
-    [command, ...args].map(quote).join(" ")
-  }\n`;
+  checkProgram(config.program, programHost(config.env?.PATH ?? env.PATH));
+  const nproc = resolveRankCount(config.nproc ?? 1), { nnodes } = nodePlace(config, env);
+  const line = rankCommand(config, config.program.kind === "deno" ? config.program.script : "");
+  const show = ({ command, args }: CommandLine) => `  ${[command, ...args].map(quote).join(" ")}\n`;
+  const head = `${nproc} ranks on this host, of ${nnodes} hosts`;
+  if (config.bind === undefined || config.bind === "none") return `${head}; each:\n${show(line)}`;
+  return `${head}:\n${bindings(config.bind, nproc).map((cpus) => show(bound(line, cpus))).join("")}`;
 }
 
-function explainEnv(env: EnvRecord): string {
-  let verdict: string;
-  try {
-    verdict = describeLaunchEnv(detectLaunchEnv(env));
-  } catch (error) {
-    if (!(error instanceof ShardwiseError)) throw error;
-    verdict = `error: ${describeError(error)}`;
-  }
+/** Who a rank that is started here would be, and who this launcher is. */
+function explainEnv(parsed: ParsedArgs, env: EnvRecord): string {
+  const attempt = (explain: () => string) => {
+    try {
+      return explain();
+    } catch (error) {
+      if (!(error instanceof ShardwiseError)) throw error;
+      return `error: ${describeError(error)}`;
+    }
+  };
+  const rank = attempt(() => describeLaunchEnv(detectLaunchEnv(env)));
+  const launcher = attempt(() => {
+    const { nodeRank, nnodes, rdzv, source } = nodePlace(parsed.config!, env);
+    return `node ${nodeRank} of ${nnodes}, by ${source}${rdzv === undefined ? "" : `, meets at ${rdzv}`}`;
+  });
+  const verdict = `${rank}\nas a launcher: ${launcher}`;
   const names = Object.keys(env).filter((name) =>
     /^(SHARDWISE_|PET_|SLURM_(STEP|PROCID|NTASKS|LOCALID|NODEID|JOB_ID)|OMPI_COMM|PMI_|PMIX_RANK|MV2_COMM|MPI_LOCAL|PALS_|JOB_COMPLETION_INDEX)|^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT|NODE_RANK|NNODES|TORCHELASTIC_RUN_ID)$/
       .test(name)

@@ -3,18 +3,20 @@
  *
  *     const code = await launch({ program: { kind: "deno", script: "train.ts" }, nproc: 4 });
  */
-import { UsageError } from "../src/core/errors.ts";
+import { UnavailableError, UsageError } from "../src/core/errors.ts";
 import { Attempt, type AttemptResult, type StopReason } from "./attempt.ts";
 import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
 import type { LaunchConfig, OutputTarget } from "./config.ts";
 import { type Coordinator, LocalCoordinator, type Placement, type Verdict } from "./coordinator.ts";
-import { cpuCount, gpuCount, newRunId, oomKills } from "./host.ts";
-import { rankTakers } from "./job_output.ts";
+import { newRunId, oomKills } from "./host.ts";
+import { type RankOutputOptions, rankTakers } from "./job_output.ts";
 import type { LogFiles } from "./log_files.ts";
 import { nodePlace } from "./node_place.ts";
 import { OutputSink } from "./output.ts";
-import { type CommandLine, rankCommand, rankEnv } from "./rank_env.ts";
+import { checkProgram, programHost } from "./program_check.ts";
+import { type CommandLine, rankEnv } from "./rank_env.ts";
 import type { RankStart } from "./rank_process.ts";
+import { describeResources, ownDevice, rankCommands, resolveRankCount } from "./resources.ts";
 import { SignalRelay } from "./signals.ts";
 import { graceWithin } from "./time_left.ts";
 import { exitCode, mayRestart } from "./verdict.ts";
@@ -30,11 +32,14 @@ export interface LaunchIo {
 const LINGER_WARNING_MS = 60_000;
 const GRACE_MS = 30_000;
 const STARTUP_MS = 300_000;
+/** How long a job that failed waits for whoever reads its output, in ms. */
+const SLOW_READER_MS = 2_000;
 
 /**
  * Runs the job that `config` describes and resolves to its exit code (docs/exit-codes.md) when nothing of it is left.
  *
  * @throws {UsageError} If the job cannot be started: an unknown script, ranks that do not exist, no GPU.
+ * @throws {ProgramError} If a program of `exec` cannot be run. @throws {UnavailableError} If this host lacks what the job asks for.
  * @throws {ShardwiseError} If several nodes do not meet.
  */
 export async function launch(config: LaunchConfig, io: LaunchIo = {}): Promise<number> {
@@ -44,23 +49,6 @@ export async function launch(config: LaunchConfig, io: LaunchIo = {}): Promise<n
   } finally {
     await job[Symbol.asyncDispose]();
   }
-}
-
-/** How many ranks a word means. @throws {UsageError} If GPUs are asked for and there are none. */
-export function resolveRankCount(count: NonNullable<LaunchConfig["nproc"]>): number {
-  if (typeof count === "number") {
-    if (!Number.isInteger(count) || count < 1) {
-      throw new UsageError(`Cannot start ${count} ranks: expected a whole number from 1 on`);
-    }
-    return count;
-  }
-  const gpus = count === "cpu" ? 0 : gpuCount();
-  if (count === "gpu" && gpus === 0) {
-    throw new UsageError("Cannot start a rank per GPU: no GPU was found", {
-      hint: "use --nproc cpu, or check CUDA_VISIBLE_DEVICES and /dev/nvidia0",
-    });
-  }
-  return gpus > 0 ? gpus : cpuCount();
 }
 
 /** A job of this host, from its first rank's start to the last line of its report. */
@@ -76,8 +64,17 @@ class Job implements AsyncDisposable {
   readonly #stdout: OutputSink;
   readonly #stderr: OutputSink;
   readonly #signals: SignalRelay;
+  readonly #folders: RankOutputOptions["folders"] = new Map();
   #current: Attempt | undefined;
-  /** A stop that came before there were ranks. */
+  /** How long each phase of the start took, in ms. */
+  readonly #phases: Record<string, number> = {};
+  #health: Disposable | undefined;
+  #attempts = 0;
+  #spawned = false;
+  #concluding = false;
+  /** The first stop by a signal or the time limit: nothing is started after it. */
+  #stopped: StopReason | undefined;
+  /** A stop that came while there were no ranks, before the first attempt or between two. */
   #early: StopReason | undefined;
   readonly #interrupted = Promise.withResolvers<StopReason>();
   #coordinator: Coordinator | undefined;
@@ -87,38 +84,69 @@ class Job implements AsyncDisposable {
 
   constructor(config: LaunchConfig, io: LaunchIo) {
     this.#config = config;
-    requireScript(config);
+    checkProgram(config.program, programHost(config.env?.PATH ?? this.#base.PATH));
     this.#nproc = resolveRankCount(config.nproc ?? 1);
     this.#stdout = new OutputSink(io.stdout ?? Deno.stdout);
     this.#stderr = new OutputSink(io.stderr ?? Deno.stderr);
     this.#temp = jobTempDir(systemTempDir(), this.#runId);
-    Deno.mkdirSync(this.#temp, { mode: 0o700 });
+    try {
+      Deno.mkdirSync(this.#temp, { mode: 0o700 });
+    } catch (cause) {
+      throw new UnavailableError(`Cannot make a temporary folder in ${systemTempDir()}`, {
+        cause,
+        hint: "set TMPDIR to a folder that you can write",
+      });
+    }
     this.#signals = new SignalRelay({
       stop: (signal) => {
         // Ranks that are being ended for another reason already had their time.
         if (this.#current?.stopping) this.#current.kill();
-        else this.#stop({ kind: "signal", signal });
+        this.#stop({ kind: "signal", signal });
       },
       hurry: () => this.#current?.kill(),
       notify: (signal) => this.#current?.forward(signal),
-    });
+    }, { stop: config.stopSignals, notify: config.notifySignals });
   }
 
   async run(): Promise<number> {
-    const { timeoutMs } = this.#config;
+    const { timeoutMs, healthPort } = this.#config;
+    if (healthPort !== undefined) {
+      const { serveHealth } = await import("./health.ts");
+      const server = this.#health = serveHealth(healthPort, () => ({
+        job: this.#runId,
+        state: this.#current === undefined ? "starting" : this.#current.stopping ? "ending" : "running",
+        attempt: this.#attempts,
+        running: this.#current?.running() ?? [],
+        elapsedMs: Math.round(performance.now() - this.#started),
+      }));
+      this.#say(`health at http://${this.#host}:${server.port}/`);
+    }
     if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#stop({ kind: "timeout" }), timeoutMs);
     const coordinator = this.#coordinator = await this.#meet();
-    if (coordinator === undefined) return exitCode({ outcomes: [], cause: undefined, stop: this.#early });
+    if (coordinator === undefined) return await this.#neverStarted();
+    this.#phase("meet");
     coordinator.onStop((reason) => this.#stop(reason));
-    const { command, threads } = await this.#commands();
+    const say = (line: string) => this.#config.verbose && this.#say(line);
+    const { command, threads } = await rankCommands(this.#config, this.#nproc, say);
+    this.#phase("prepare");
+    for (const line of describeResources({ ...this.#base, ...this.#config.env }, threads)) say(line);
     for (let attempt = 0;; attempt++) {
       const placement = await coordinator.begin(attempt);
+      // Other nodes hear of it by the ends of this node's ranks.
+      if (attempt === 0 && placement.nnodes === 1 && this.#stopped !== undefined) return await this.#neverStarted();
+      this.#requireRanks(placement.worldSize);
       if (this.#config.logDir !== undefined) await this.#openLogs(this.#config.logDir, placement);
       const ranks = command.map((line, local) => this.#rank(line, local, threads[local]!, placement, attempt));
       const result = await this.#attempt(ranks, coordinator, attempt);
       const code = exitCode(result);
-      const here = { code, restart: mayRestart(result, code) && attempt < (this.#config.maxRestarts ?? 0) };
+      const again = this.#stopped === undefined && attempt < (this.#config.maxRestarts ?? 0);
+      const here = { code, restart: again && mayRestart(result, code) };
+      // A stop from now on is for the nodes whose ranks still run.
+      this.#concluding = true;
       const verdict = await coordinator.conclude(attempt, result, here);
+      this.#concluding = false;
+      // What is said from now on is for the next attempt.
+      this.#current = undefined;
       this.#tidy();
       if (!verdict.restart) return await this.#close({ placement, result, verdict, attempt });
       const { causeLine } = await import("./report.ts");
@@ -130,6 +158,7 @@ class Job implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#timer);
+    this.#health?.[Symbol.dispose]();
     this.#signals[Symbol.dispose]();
     await this.#coordinator?.[Symbol.asyncDispose]();
     this.#logs?.[Symbol.dispose]();
@@ -137,12 +166,34 @@ class Job implements AsyncDisposable {
     remove(this.#temp);
   }
 
+  /** The exit code of a job that was stopped before it had ranks. */
+  async #neverStarted(): Promise<number> {
+    const stop = this.#stopped;
+    this.#say(`stopped ${stop?.kind === "signal" ? `by ${stop.signal}` : "by --timeout"} before any rank was started`);
+    await this.#stderr.drain(SLOW_READER_MS);
+    return exitCode({ outcomes: [], cause: undefined, stop });
+  }
+
+  /** @throws {UsageError} If an option names ranks that the job does not have. */
+  #requireRanks(worldSize: number): void {
+    const { stdin, showRanks = [] } = this.#config;
+    const beyond = (flag: string, rank: number) => {
+      if (rank < worldSize) return;
+      throw new UsageError(`Cannot use ${flag} with rank ${rank}: the job has rank 0 to ${worldSize - 1}`);
+    };
+    if (typeof stdin === "number") beyond("--stdin", stdin);
+    for (const rank of showRanks) beyond("--show-ranks", rank);
+  }
+
   /** Undefined if the job was stopped while nodes waited for each other. */
   async #meet(): Promise<Coordinator | undefined> {
     const place = nodePlace(this.#config, this.#base);
     if (place.nnodes === 1) {
       const port = /^tcp:.*:(\d+)$/.exec(place.rdzv ?? "")?.[1];
-      return new LocalCoordinator(this.#runId, this.#nproc, Number(port ?? 0));
+      return new LocalCoordinator(this.#runId, this.#nproc, {
+        port: Number(port ?? 0),
+        say: (line) => this.#say(line),
+      });
     }
     const { joinNodes } = await import("./nodes.ts");
     const joining = joinNodes({
@@ -157,29 +208,6 @@ class Job implements AsyncDisposable {
     const first = await Promise.race([joining, this.#interrupted.promise.then(() => undefined)]);
     if (first === undefined) joining.then((coordinator) => coordinator[Symbol.asyncDispose](), () => {});
     return first;
-  }
-
-  /** The command lines of the local ranks, and how many threads each may use. */
-  async #commands(): Promise<{ command: CommandLine[]; threads: number[] }> {
-    const n = this.#nproc, { bind = "none", bundle, program } = this.#config;
-    let script = program.kind === "deno" ? program.script : "";
-    let extra: readonly string[] = [];
-    if (bundle && program.kind === "deno") {
-      const { bundleScript } = await import("./bundle.ts");
-      ({ script, extra } = await bundleScript(script, (line) => this.#config.verbose && this.#say(line)));
-    }
-    const line = rankCommand(this.#config, script, extra);
-    const share = Math.max(1, Math.floor(cpuCount() / n));
-    if (bind === "none") return { command: Array(n).fill(line), threads: Array(n).fill(share) };
-    const { bindings, bound } = await import("./binding.ts");
-    const cpus = bindings(bind, n);
-    if (this.#config.verbose) {
-      cpus.forEach((list, local) => this.#say(`local rank ${local} runs on CPU ${list.join(",")}`));
-    }
-    return {
-      command: cpus.map((list) => bound(line, list)),
-      threads: bind === "core" ? cpus.map((list) => list.length) : Array(n).fill(share),
-    };
   }
 
   async #openLogs(dir: string, placement: Placement): Promise<void> {
@@ -201,16 +229,23 @@ class Job implements AsyncDisposable {
       localWorldSize: this.#nproc,
       runId: this.#runId,
       attempt,
+      restartsLeft: Math.max(0, (this.#config.maxRestarts ?? 0) - attempt),
       errorFile,
       threads,
     };
     const reader = this.#config.stdin ?? (placement.worldSize === 1 ? 0 : "none");
-    const output = { config: this.#config, stdout: this.#stdout, stderr: this.#stderr, host: this.#host };
+    const output = {
+      config: this.#config,
+      stdout: this.#stdout,
+      stderr: this.#stderr,
+      host: this.#host,
+      folders: this.#folders,
+    };
     return {
       rank,
       localRank,
       ...line,
-      env: rankEnv(this.#base, place, this.#config.env ?? {}),
+      env: rankEnv(this.#base, place, { ...ownDevice(this.#config, localRank), ...this.#config.env }),
       errorFile,
       stdin: reader === rank ? "inherit" : "null",
       ...rankTakers(output, { rank, localRank, attempt }, this.#logs),
@@ -242,18 +277,25 @@ class Job implements AsyncDisposable {
       },
     });
     this.#current = attempt;
+    this.#spawned = true;
+    if (number === 0) this.#phase("spawn");
+    this.#attempts = number;
     if (number === 0) {
       if (verbose) {
         this.#say(
-          `job ${this.#runId}: ${ranks.length} ranks started after ${Math.round(performance.now() - this.#started)} ms`,
+          `job ${this.#runId}: ${ranks.length} ranks started after ${
+            Math.round(performance.now() - this.#started)
+          } ms (${Object.entries(this.#phases).map(([phase, ms]) => `${phase} ${ms}`).join(", ")})`,
         );
       }
       this.#oomBefore = oomKills();
       for (const path of removeStale(systemTempDir())) if (verbose) this.#say(`removed ${path}, left by a dead job`);
-      // Whoever kills `deno task` means the job.
-      await import("./task_parent.ts").then((parent) => parent.endWithDenoTask()).catch(() => {});
+      // Whoever kills `deno task` or mpirun means the job.
+      await import("./parent.ts").then((parent) => parent.endWithParent()).catch(() => {});
     }
-    if (this.#early !== undefined) attempt.stop(this.#early);
+    const early = this.#stopped ?? this.#early;
+    this.#early = undefined;
+    if (early !== undefined) attempt.stop(early);
     const result = await attempt.finish();
     clearTimeout(linger);
     return result;
@@ -268,10 +310,14 @@ class Job implements AsyncDisposable {
       const { program, args = [] } = this.#config;
       const command = [program.kind === "deno" ? program.script : program.command, ...args];
       const name = end.placement.nodeRank === 0 ? "summary.json" : `summary.node${end.placement.nodeRank}.json`;
-      this.#logs.writeSummary(name, summarize({ ...end, startedAt: this.#startedAt, elapsedMs, command }));
+      this.#logs.writeSummary(
+        name,
+        summarize({ ...end, startedAt: this.#startedAt, elapsedMs, command, startMs: this.#phases }),
+      );
     }
-    // A pager may take its time over good news; a failed job should not wait for one.
-    await this.#stdout.drain(verdict.code === 0 ? 600_000 : 5_000);
+    // A pager may take its time over good news, until somebody has enough; a failed job should not wait for one.
+    if (verdict.code !== 0) await this.#stdout.drain(SLOW_READER_MS);
+    else await Promise.race([this.#stdout.drain(600_000), this.#interrupted.promise]);
     if (verdict.code !== 0) {
       const { closingLines } = await import("./report.ts");
       const lines = closingLines({
@@ -289,14 +335,18 @@ class Job implements AsyncDisposable {
     } else if (this.#config.verbose) {
       this.#say(`job ${this.#runId} succeeded after ${(elapsedMs / 1000).toFixed(3)} s`);
     }
-    await this.#stderr.drain(5_000);
+    await this.#stderr.drain(SLOW_READER_MS);
     return verdict.code;
   }
 
   #stop(reason: StopReason): void {
-    if (this.#current !== undefined) return this.#current.stop(reason);
-    this.#early ??= reason;
-    this.#interrupted.resolve(reason);
+    if (reason.kind === "signal" || reason.kind === "timeout") {
+      this.#stopped ??= reason;
+      this.#interrupted.resolve(reason);
+      if (this.#concluding) this.#coordinator?.interrupt(exitCode({ outcomes: [], cause: undefined, stop: reason }));
+    }
+    if (this.#current === undefined) this.#early ??= reason;
+    else this.#current.stop(reason);
   }
 
   /** The grace period of a stop now, and a word if a time limit shortens it. */
@@ -310,27 +360,18 @@ class Job implements AsyncDisposable {
     return given;
   }
 
+  /** Notes that a phase of the start is over; the next one begins. */
+  #phase(name: string): void {
+    const before = Object.values(this.#phases).reduce((sum, ms) => sum + ms, 0);
+    this.#phases[name] = Math.round(performance.now() - this.#started - before);
+  }
+
   #tidy(): void {
-    if (this.#current !== undefined) killLeftovers(this.#runId);
+    if (this.#spawned) killLeftovers(this.#runId);
     removeSharedMemory(this.#runId);
   }
 
   #say(line: string): void {
     this.#stderr.line(`shardwise: ${line}`);
   }
-}
-
-/** Checks the script: N ranks that all fail to find it would say it N times. */
-function requireScript(config: LaunchConfig): void {
-  if (config.program.kind === "exec" || /^(https?|file|npm|jsr|data|node):/.test(config.program.script)) return;
-  const script = JSON.stringify(config.program.script);
-  try {
-    if (Deno.statSync(config.program.script).isFile) return;
-  } catch (cause) {
-    if (!(cause instanceof Deno.errors.NotFound)) return;
-    throw new UsageError(`Cannot run ${script}: there is no such file`, {
-      hint: "give a TypeScript or JavaScript file, or use --exec for another program",
-    });
-  }
-  throw new UsageError(`Cannot run ${script}: it is no file`);
 }

@@ -1,4 +1,5 @@
 /** Log files: one folder a rank, `<dir>/<job>/attempt_0/<rank>/{stdout.log,stderr.log,error.json}`. */
+import { UnavailableError } from "../src/core/errors.ts";
 import type { LaunchConfig } from "./config.ts";
 
 /** The log folder of a job. A disk that fills up costs the logs, not the job. */
@@ -10,12 +11,19 @@ export class LogFiles implements Disposable {
   readonly #open = new Set<Deno.FsFile>();
   #failed = false;
 
-  /** @throws {Error} If the folder cannot be made. */
+  /** @throws {UnavailableError} If the folder cannot be made. */
   constructor(options: { dir: string; jobId: string; tee: LaunchConfig["tee"]; say: (line: string) => void }) {
     this.folder = `${options.dir.replace(/\/+$/, "") || "/"}/${options.jobId}`;
     this.#tee = options.tee ?? "both";
     this.#say = options.say;
-    Deno.mkdirSync(this.folder, { recursive: true });
+    try {
+      Deno.mkdirSync(this.folder, { recursive: true });
+    } catch (cause) {
+      throw new UnavailableError(`Cannot write logs to ${options.dir}: its folder for this job cannot be made`, {
+        cause,
+        hint: "give --log-dir a folder that this user can write; it is made if it does not exist",
+      });
+    }
   }
 
   /** Makes and names the folder of a rank. */

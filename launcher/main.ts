@@ -3,6 +3,7 @@ import { describeError, ShardwiseError } from "../src/core/errors.ts";
 import { EXIT } from "../src/core/exit_codes.ts";
 import { parseArgs } from "./args.ts";
 import { launch } from "./launch.ts";
+import { ProgramError } from "./program_check.ts";
 
 /** Runs a command line and resolves to the exit code. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -13,6 +14,11 @@ export async function main(args: readonly string[]): Promise<number> {
   return 0;
 }
 
+function exitCodeOf(error: ShardwiseError): number {
+  if (error instanceof ProgramError) return error.exitCode;
+  return error.name === "RendezvousError" || error.name === "StoreError" ? EXIT.rendezvous : EXIT.usage;
+}
+
 if (import.meta.main) {
   let code: number;
   try {
@@ -20,7 +26,7 @@ if (import.meta.main) {
   } catch (error) {
     if (!(error instanceof ShardwiseError)) throw error;
     Deno.stderr.writeSync(new TextEncoder().encode(`error: ${describeError(error)}\n`));
-    code = error.name === "RendezvousError" || error.name === "StoreError" ? EXIT.rendezvous : EXIT.usage;
+    code = exitCodeOf(error);
   }
   Deno.exit(code);
 }

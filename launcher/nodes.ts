@@ -42,6 +42,8 @@ interface NodeInfo {
 const HEARTBEAT_MS = 5_000;
 const LOST_AFTER_MS = 15_000;
 const FAREWELL_MS = 30_000;
+/** How often node 0 says whom it waits for at the end. */
+const STILL_RUNNING_MS = 30_000;
 
 /** Connects this node with the others. @throws {RendezvousError} If they do not meet in time, naming who is missing. */
 export async function joinNodes(options: NodeOptions): Promise<Coordinator> {
@@ -66,7 +68,7 @@ export async function joinNodes(options: NodeOptions): Promise<Coordinator> {
   } catch (error) {
     await meeting.close();
     throw error instanceof StoreError
-      ? new RendezvousError(error.message, { cause: error, hint: "see whether all nodes use the same --token" })
+      ? new RendezvousError(error.message, { hint: "see whether all nodes use the same --token" })
       : error;
   }
 }
@@ -110,7 +112,7 @@ async function register(options: NodeOptions, client: StoreClient, deadline: num
       }
       throw new RendezvousError(
         `Cannot start: node ${missing.join(", ")} of ${nnodes} did not come within ${
-          Math.round(options.startupTimeoutMs / 1000)
+          Number((options.startupTimeoutMs / 1000).toFixed(1))
         } s`,
         {
           hint:
@@ -190,6 +192,11 @@ class NodeCoordinator implements Coordinator {
 
   done = (rank: number): void => this.#server?.pushLeft(rank);
 
+  interrupt = (code: number): void => {
+    const message = `the launcher of node ${this.#options.place.nodeRank} (${this.#options.host}) was told to end`;
+    this.#client.abort(JSON.stringify({ message, code } satisfies AbortNotice)).catch(() => {});
+  };
+
   /** Node `node`'s launcher is gone before the job's end. */
   lost(node: number): void {
     if (this.#over || this.#server === undefined) return;
@@ -247,7 +254,13 @@ class NodeCoordinator implements Coordinator {
   async #decide(ends: readonly string[], here: Verdict): Promise<Verdict> {
     const all = this.#client.wait(ends, { timeoutMs: 0x7fffffff });
     all.catch(() => {});
+    let said = performance.now();
     while (this.#notice === undefined) {
+      if (performance.now() - said > STILL_RUNNING_MS) {
+        said = performance.now();
+        const running = ends.flatMap((end, node) => this.#server!.state.get(end) === undefined ? [node] : []);
+        this.#options.say(`the ranks of node ${running.join(", ")} still run, those of the others have ended`);
+      }
       const done = await Promise.race([
         all.then(() => true),
         new Promise<false>((wake) => setTimeout(() => wake(false), 100)),

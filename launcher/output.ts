@@ -3,6 +3,8 @@ import type { OutputTarget } from "./config.ts";
 
 /** How many bytes may wait for a slow reader before the ranks are slowed down. */
 const QUEUE_LIMIT = 1 << 20;
+/** Bytes beyond these are dropped: those of ranks that are being ended, and whose output nobody reads. */
+const MOST_QUEUED = 64 << 20;
 /** A line longer than this is forwarded in pieces, so that memory stays bounded. */
 const LINE_LIMIT = 1 << 20;
 const NEWLINE = 10;
@@ -27,7 +29,7 @@ export class OutputSink {
 
   /** Queues `bytes`; the promise, if any, resolves when the reader has caught up. */
   write(bytes: Uint8Array): Promise<void> | undefined {
-    if (this.#broken || bytes.length === 0) return undefined;
+    if (this.#broken || bytes.length === 0 || this.#bytes > MOST_QUEUED) return undefined;
     this.#queue.push(bytes);
     this.#bytes += bytes.length;
     this.#writing ??= this.#flush();

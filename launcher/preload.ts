@@ -5,9 +5,13 @@
  */
 
 const PR_SET_PDEATHSIG = 1, SIGKILL = 9, LAUNCHER_LOST = 113;
+/** How long a rank that fails may take to end, in s. */
+const LAST_MOMENT = 1;
 /** Kinds of records by the exit codes that errors of communicators carry; see src/core/exit_codes.ts. */
 const COMMUNICATOR_KINDS: Readonly<Record<number, string>> = { 114: "victim", 115: "collective", 116: "collective" };
 const exit = Deno.exit;
+/** `alarm` of libc: the kernel's SIGALRM in so many seconds, 0 for none. */
+let alarm: (seconds: number) => number = () => 0;
 
 attempt(dieWithLauncher);
 attempt(recordFailures);
@@ -37,7 +41,12 @@ function dieWithLauncher(): void {
         ],
         result: "i32", // 0, or -1
       },
+      alarm: {
+        parameters: ["u32"], // unsigned int seconds
+        result: "u32", // seconds that were left of an earlier one
+      },
     });
+    alarm = libc.symbols.alarm;
     if (libc.symbols.prctl(PR_SET_PDEATHSIG, BigInt(SIGKILL)) !== 0) watch(launcher);
   } catch {
     watch(launcher);
@@ -72,6 +81,9 @@ function recordFailures(): void {
         ? (error as unknown as { hint: string }).hint
         : undefined,
     }, false);
+    dieSoon();
+    // Who listens for errors too may go on: then this is reached, and a process that ends reaches nothing.
+    setTimeout(() => alarm(0));
     // A victim's stack would only push the cause from the screen, and its code must not be that of a crash.
     if (kind !== undefined) exit(exitCode as number);
   };
@@ -82,7 +94,16 @@ function recordFailures(): void {
     // A record that is there says more than this one.
     if (status !== 0) {
       record({ kind: "exit", message: `Deno.exit(${status})`, stack: new Error().stack, code: status }, true);
+      dieSoon();
     }
     return exit(status);
   };
+}
+
+/**
+ * The kernel ends this process if its own end takes long: native libraries run code when a process exits, and one that waits there for
+ * another thread or another rank would hold the whole job.
+ */
+function dieSoon(): void {
+  attempt(() => alarm(LAST_MOMENT));
 }

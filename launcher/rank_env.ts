@@ -15,11 +15,37 @@ export interface RankPlace {
   readonly runId: string;
   readonly jobId: string;
   readonly attempt: number;
+  /** How often the job may still be started again. */
+  readonly restartsLeft: number;
   readonly storeToken: string;
   readonly errorFile: string;
   /** CPUs that this rank may count as its own. */
   readonly threads: number;
 }
+
+/** What only the launcher knows of a rank; nobody else may say it. */
+export const RANK_VARIABLES: ReadonlySet<string> = new Set(
+  [
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "NNODES",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+  ]
+    .flatMap((name) => [name, `SHARDWISE_${name}`])
+    .concat(
+      "SHARDWISE_RUN_ID",
+      "SHARDWISE_JOB_ID",
+      "SHARDWISE_ATTEMPT",
+      "SHARDWISE_ERROR_FILE",
+      "SHARDWISE_LAUNCHER_PID",
+    )
+    .concat("SHARDWISE_STORE_TOKEN", "SHARDWISE_RESTARTS_LEFT"),
+);
 
 /** The variables of a rank: `base` without the launcher's own options, and its place in the job. */
 export function rankEnv(
@@ -53,6 +79,7 @@ export function rankEnv(
     SHARDWISE_RUN_ID: place.runId,
     SHARDWISE_JOB_ID: place.jobId,
     SHARDWISE_ATTEMPT: place.attempt,
+    SHARDWISE_RESTARTS_LEFT: place.restartsLeft,
     SHARDWISE_ERROR_FILE: place.errorFile,
     SHARDWISE_LAUNCHER_PID: Deno.pid,
     SHARDWISE_STORE_TOKEN: place.storeToken,

@@ -25,7 +25,7 @@ export interface RankStart {
   readonly stderr: ChunkTaker;
 }
 
-/** How long a rank's streams may stay open after its end: others may hold them. In ms. */
+/** How long a rank's streams may stay open and silent after its end: others may hold them. In ms. */
 const LAST_WORDS = 1000;
 
 /** A rank that runs or has run. It leads a process group of its own, so that its children can be ended with it. */
@@ -42,6 +42,11 @@ export class RankProcess {
   #running = true;
   readonly #errorFile: string;
   readonly #readers: ReadableStreamDefaultReader<Uint8Array>[] = [];
+  /** Resolves when the rank no longer waits for whoever reads its output. */
+  readonly #released = Promise.withResolvers<void>();
+  #patient = true;
+  /** Streams that wait for a reader. */
+  #waiting = 0;
 
   /** Starts the process. @throws {Error} If it cannot be started. */
   constructor(start: RankStart) {
@@ -84,6 +89,12 @@ export class RankProcess {
     }
   }
 
+  /** Lets the rank write on although nobody reads: a rank that is being ended must not wait for a reader that may never come. */
+  release(): void {
+    this.#patient = false;
+    this.#released.resolve();
+  }
+
   /** What the rank wrote about its end. */
   record(): ErrorRecord | undefined {
     const text = readText(this.#errorFile);
@@ -97,10 +108,11 @@ export class RankProcess {
   }
 
   async #settle(streams: Promise<unknown>): Promise<void> {
-    const patience = Promise.withResolvers<void>();
-    const timer = setTimeout(patience.resolve, LAST_WORDS);
-    await Promise.race([streams, patience.promise]);
-    clearTimeout(timer);
+    let open = true;
+    const closed = streams.then(() => void (open = false));
+    // A slow reader keeps the streams open too, and what it has not read yet shall not be lost.
+    do await Promise.race([closed, after(LAST_WORDS)]); while (open && this.#waiting > 0 && this.#patient);
+    this.#released.resolve();
     // Children of the rank that are still there: they have no job any more.
     this.signal("SIGKILL");
     for (const reader of this.#readers) reader.cancel().catch(() => {});
@@ -116,11 +128,20 @@ export class RankProcess {
         if (done) break;
         tail.push(value);
         const slow = take(value);
-        if (slow !== undefined) await slow;
+        if (slow !== undefined && this.#patient) {
+          this.#waiting++;
+          await Promise.race([slow, this.#released.promise]);
+          this.#waiting--;
+        }
       }
     } catch {
       // The pipe broke; what came before it was taken.
     }
     void take(undefined);
   }
+}
+
+/** Resolves after `ms`, without keeping the process alive. */
+function after(ms: number): Promise<void> {
+  return new Promise((resolve) => Deno.unrefTimer(setTimeout(resolve, ms)));
 }

@@ -26,6 +26,9 @@ export interface RendezvousOptions extends NodePlace {
   readonly say: (line: string) => void;
 }
 
+/** All interfaces: by both families where the host has IPv6, as some clusters give pods no other addresses. */
+const EVERYWHERE = ["::", "0.0.0.0"];
+
 interface Address {
   readonly addrs: readonly string[];
   readonly port: number;
@@ -37,7 +40,12 @@ export async function openRendezvous(options: RendezvousOptions): Promise<Rendez
   const url = URL.canParse(options.rdzv ?? "") ? new URL(options.rdzv!) : undefined;
   if (url?.protocol === "tcp:" && url.hostname !== "" && url.port !== "") return await byTcp(options, url);
   if (url?.protocol === "file:") return await byFile(options, decodeURIComponent(url.pathname));
-  throw new UsageError(`Cannot meet at ${JSON.stringify(options.rdzv)}`, {
+  const why = url?.protocol !== "tcp:" && url !== undefined
+    ? `${url.protocol}// is no way to meet`
+    : url?.port === ""
+    ? "it names no port"
+    : "it is no address with a port from 1 to 65535";
+  throw new UsageError(`Cannot meet at ${JSON.stringify(options.rdzv)}: ${why}`, {
     hint: "give tcp://host:port or file:///shared/folder",
   });
 }
@@ -51,13 +59,12 @@ async function byTcp(options: RendezvousOptions, url: URL): Promise<Rendezvous> 
     );
   }
   // A name of the loopback interface keeps the store there; any other needs every interface.
-  const loopback = /^(127\.|localhost$|::1$)/.test(host);
-  const server = options.nodeRank === 0
-    ? listen(loopback ? host === "::1" ? "::1" : "127.0.0.1" : "0.0.0.0", port, options.events)
-    : undefined;
+  const loopback = /^(127\.|localhost$|::1$)/.test(host), v6 = host.includes(":");
+  const here = v6 ? "::1" : "127.0.0.1";
+  const server = options.nodeRank === 0 ? listen(loopback ? [here] : EVERYWHERE, port, options.events) : undefined;
   server?.allow(token);
   try {
-    const conn = await knock([server === undefined ? host : "127.0.0.1"], port, options);
+    const conn = await knock([server === undefined ? host : here], port, options);
     return { ...rendezvous(conn, server), addr: host, port, token, close: () => closeAll(conn, server) };
   } catch (error) {
     server?.[Symbol.dispose]();
@@ -69,8 +76,8 @@ async function byTcp(options: RendezvousOptions, url: URL): Promise<Rendezvous> 
 async function byFile(options: RendezvousOptions, folder: string): Promise<Rendezvous> {
   const path = `${folder}/shardwise-rdzv-${fileSafe(options.token ?? "job")}.json`;
   if (options.nodeRank === 0) {
-    Deno.mkdirSync(folder, { recursive: true });
-    const server = listen("0.0.0.0", 0, options.events);
+    makeFolder(folder);
+    const server = listen(EVERYWHERE, 0, options.events);
     const token = randomHex(16);
     server.allow(token);
     const addrs = [
@@ -124,13 +131,32 @@ async function byFile(options: RendezvousOptions, folder: string): Promise<Rende
   }
 }
 
-function listen(hostname: string, port: number, events: StoreEvents): StoreServer {
+/** Listens at the first of `hostnames` that this host has. */
+function listen(hostnames: readonly string[], port: number, events: StoreEvents): StoreServer {
+  const [hostname, ...others] = hostnames;
   try {
-    return new StoreServer({ hostname, port, events });
+    return new StoreServer({ hostname: hostname!, port, events });
   } catch (cause) {
+    if (others.length > 0) return listen(others, port, events);
+    const hint = cause instanceof Deno.errors.PermissionDenied
+      ? "ports below 1024 are for root: give another one"
+      : "another job uses this port: give another one, or use --rdzv file:///shared/folder, which takes a free one";
     throw new StoreError(`Cannot host the store on port ${port}: ${cause instanceof Error ? cause.message : cause}`, {
+      hint,
+    });
+  }
+}
+
+function makeFolder(folder: string): void {
+  try {
+    Deno.mkdirSync(folder, { recursive: true });
+    const probe = `${folder}/shardwise-probe-${randomHex(4)}`;
+    Deno.writeTextFileSync(probe, "");
+    Deno.removeSync(probe);
+  } catch (cause) {
+    throw new StoreError(`Cannot meet in ${folder}: node 0 cannot write there`, {
       cause,
-      hint: "another job uses this port: give another one, or use --rdzv file:///shared/folder, which takes a free one",
+      hint: "give --rdzv file:///… a folder that all nodes see and this user can write",
     });
   }
 }

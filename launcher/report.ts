@@ -2,6 +2,7 @@
 import type { AttemptResult } from "./attempt.ts";
 import type { AbortNotice } from "./abort_notice.ts";
 import { explain, type RankOutcome } from "./outcome.ts";
+import { rankRanges } from "./rank_ranges.ts";
 import { userError } from "./verdict.ts";
 
 /** What a report is made of. */
@@ -99,19 +100,6 @@ export function causeLine(result: AttemptResult): string {
     : `rank ${result.cause.rank}: ${explain(result.cause).headline}`;
 }
 
-/** Ranks as `0,2-6`. */
-export function ranges(outcomes: readonly Pick<RankOutcome, "rank">[]): string {
-  const ranks = outcomes.map((o) => o.rank).sort((a, b) => a - b);
-  const parts: string[] = [];
-  for (let i = 0; i < ranks.length;) {
-    let j = i;
-    while (ranks[j + 1] === ranks[j]! + 1) j++;
-    parts.push(j === i ? `${ranks[i]}` : `${ranks[i]}-${ranks[j]}`);
-    i = j + 1;
-  }
-  return parts.join(",");
-}
-
 function group(
   body: string[],
   label: string,
@@ -119,6 +107,10 @@ function group(
   text: (list: readonly RankOutcome[]) => string,
 ): void {
   if (list.length > 0) body.push(`  ${label.padEnd(7)} rank ${ranges(list)}  ${text(list)}`);
+}
+
+function ranges(outcomes: readonly RankOutcome[]): string {
+  return rankRanges(outcomes.map((o) => o.rank));
 }
 
 function who(o: RankOutcome): string {

@@ -4,7 +4,8 @@ import { parseAbort } from "./abort_notice.ts";
 import { parseCpuList, shareCpus, shareNodes } from "./binding.ts";
 import { nodePlace } from "./node_place.ts";
 import { explain, ownEnd, type RankOutcome } from "./outcome.ts";
-import { closingLines, finalReport, ranges } from "./report.ts";
+import { closingLines, finalReport } from "./report.ts";
+import { rankRanges } from "./rank_ranges.ts";
 import { exitCode, mayRestart } from "./verdict.ts";
 
 function outcome(fields: Partial<RankOutcome>): RankOutcome {
@@ -107,8 +108,8 @@ Deno.test("an abort's text can be anything", () => {
   assert.equal(parseAbort("null").code, 1);
 });
 
-Deno.test("ranges() folds runs of ranks", () => {
-  assert.equal(ranges([6, 0, 2, 3, 4].map((rank) => ({ rank }))), "0,2-4,6");
+Deno.test("rankRanges() folds runs of ranks", () => {
+  assert.equal(rankRanges([6, 0, 2, 3, 4]), "0,2-4,6");
 });
 
 Deno.test("cores are dealt in runs, and in turn when there are fewer than ranks; NUMA nodes are kept whole", () => {

@@ -13,6 +13,8 @@ export interface SummaryInput {
   readonly startedAt: number;
   readonly elapsedMs: number;
   readonly command: readonly string[];
+  /** How long each phase of the start took, in ms. */
+  readonly startMs: Readonly<Record<string, number>>;
 }
 
 /** The content of summary.json. Times of ranks are ms since the job's start. */
@@ -22,6 +24,8 @@ export interface Summary {
   readonly state: "succeeded" | "failed" | "stopped";
   readonly started: string;
   readonly elapsedMs: number;
+  /** The phases of the start, in ms: `meet` the other nodes, `prepare` the program, `spawn` the ranks. */
+  readonly startMs: Readonly<Record<string, number>>;
   readonly worldSize: number;
   readonly node: number;
   readonly nnodes: number;
@@ -66,6 +70,7 @@ export function summarize(input: SummaryInput): Summary {
     state: verdict.code === 0 ? "succeeded" : stop === "signal" || stop === "timeout" ? "stopped" : "failed",
     started: new Date(input.startedAt).toISOString(),
     elapsedMs: Math.round(input.elapsedMs),
+    startMs: input.startMs,
     worldSize: placement.worldSize,
     node: placement.nodeRank,
     nnodes: placement.nnodes,

@@ -10,9 +10,11 @@ import { readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
+import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import type { Nominal } from "./plan/cost.ts";
+import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
@@ -61,13 +63,8 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
   const engine = await openEngine(options.engine);
-  const executor = await compile(local, {
-    engine,
-    comm,
-    threads: options.threads,
-    disablePrepacking: options.disablePrepacking,
-    onProgress,
-  });
+  const { threads, disablePrepacking } = options;
+  const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
   return new ParallelModel({
     sharded,
     local,
@@ -75,6 +72,18 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
     executor,
     group: comm,
     notice: engine.notice,
+    compilePlain: async () => {
+      // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+      using again = mappedSources();
+      using copy = readOnnx(path, { open: again.open });
+      const graph = shardPipeline().run(cleanPipeline().run(importOnnx(copy), ctx), ctx);
+      return await compile(localize(graph, comm.rank, comm.size, { plain: true }), {
+        engine,
+        comm,
+        threads,
+        disablePrepacking,
+      });
+    },
   });
 }
 
@@ -92,6 +101,8 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** What became of the patterns that rules of rewriting know. */
+  readonly rewrites: readonly RewriteNote[];
 }
 
 /**
@@ -105,7 +116,7 @@ export function explainModel(path: string, { ranks, config = {} }: ExplainOption
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   checkNominal(graph, config.nominal ?? {});
   const solved = solvePlan(graph, planOptions(config, ranks));
-  return { plan: solved.plan, report: explainSolved(graph, solved) };
+  return { plan: solved.plan, report: explainSolved(graph, solved), rewrites: ctx.rewrites };
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */

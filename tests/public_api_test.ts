@@ -106,6 +106,7 @@ const VALUES = [
 
 const TYPES = [
   "Activation",
+  "AllReduceOptions",
   "ArenaMark",
   "Atom",
   "Attribute",
@@ -197,6 +198,7 @@ const TYPES = [
   "Reduction",
   "Replicate",
   "Reshard",
+  "RewriteNote",
   "RowParallelLinearOptions",
   "RunModuleOptions",
   "SamplingOptions",

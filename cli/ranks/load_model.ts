@@ -1,4 +1,5 @@
 /** Loading a model on a rank, with what its user should see of that. */
+import type { Config } from "../../src/passes/context.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
@@ -6,13 +7,13 @@ import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
 
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, comm: Communicator): Promise<ParallelModel> {
-  const model = await withProgress(path, comm);
+export async function loadModel(path: string, comm: Communicator, config: Config = {}): Promise<ParallelModel> {
+  const model = await withProgress(path, comm, config);
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }
 
-async function withProgress(path: string, comm: Communicator): Promise<ParallelModel> {
+async function withProgress(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {
   using line = progressLine(comm);
-  return await parallelizeModel(path, { comm, onProgress: line.onProgress });
+  return await parallelizeModel(path, { comm, config, onProgress: line.onProgress });
 }

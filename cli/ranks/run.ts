@@ -7,7 +7,7 @@ import { printResult } from "../print.ts";
 /** Carries out `job`. */
 export async function runOnRank(job: RunJob, { comm }: RankContext): Promise<void> {
   const inputs = Object.fromEntries(await readTensors(job.inputs));
-  await using model = await loadModel(job.model, comm);
+  await using model = await loadModel(job.model, comm, job.config);
   const outputs = await model.run(inputs);
   if (comm.rank !== 0) return;
   await writeTensors(job.outputs, new Map(Object.entries(outputs)));

@@ -3,7 +3,7 @@ import { describeError } from "../../src/core/errors.ts";
 import { readTensors } from "../../src/formats/tensor_file.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
-import type { Communicator } from "../../src/runtime/comm/communicator.ts";
+import type { Config } from "../../src/passes/context.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { loadModel } from "./load_model.ts";
@@ -17,15 +17,14 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel(path, cases, comm, report);
+    await verifyModel(path, cases, { comm, report, config: job.config });
   }
 }
 
 async function verifyModel(
   path: string,
   cases: readonly VerifyCase[],
-  comm: Communicator,
-  report: (result: VerifyResult) => void,
+  { comm, report, config }: RankContext & { readonly config: Config | undefined },
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
@@ -35,7 +34,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await loadModel(path, comm);
+    model = await loadModel(path, comm, config);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

@@ -16,6 +16,10 @@ export const EXIT = {
   rendezvous: 116,
   /** The job ran longer than `--timeout`. */
   timeout: 124,
+  /** A program of `--exec` that exists and cannot be executed; a shell's code. */
+  notExecutable: 126,
+  /** A program of `--exec` that does not exist; a shell's code. */
+  noProgram: 127,
 } as const;
 
 /** Exit codes that may mean a clean user error, together with an error file of kind `user`. */

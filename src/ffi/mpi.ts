@@ -225,6 +225,7 @@ function makeTable<H extends "pointer" | "i32">(handle: H) {
       ],
       result: "i32",
     },
+    MPI_Barrier: { parameters: [handle], result: "i32" }, // MPI_Comm
     MPI_Ibarrier: { parameters: [...end], result: "i32" },
     MPI_Ibcast: {
       parameters: [

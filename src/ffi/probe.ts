@@ -7,6 +7,7 @@ import type { CudaLibraryName } from "./cuda_error.ts";
 import { CudaLibraries } from "./cuda_libraries.ts";
 import { type LibrarySpec, loadLibrary } from "./load.ts";
 import { mappedFile } from "./mapped_library.ts";
+import { MPI_SPEC } from "./mpi_library.ts";
 
 /** What a look for one library gave. */
 export interface LibraryFound {
@@ -44,12 +45,7 @@ const PROBES: readonly Probe[] = [
     },
   },
   {
-    spec: {
-      name: "libmpi",
-      env: "SHARDWISE_LIBMPI",
-      candidates: ["libmpi.so.40", "libmpi.so.12", "libmpich.so.12", "libmpi.so"],
-      hint: "apt-get install libopenmpi3",
-    },
+    spec: MPI_SPEC,
     ask(spec) {
       const library = loadLibrary(spec, {
         MPI_Get_library_version: {

@@ -14,9 +14,15 @@ import { emitZeros } from "./selected_rows.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 /** Places of a factor, by input and output position. */
-type Places = Readonly<Record<number, At | null | undefined>>;
+export type Places = Readonly<Record<number, At | null | undefined>>;
 
-function factor(context: TypedContext, name: string, size: Dim, places: { inputs: Places; outputs: Places }): Factor {
+/** The factor of heads at its places. */
+export function headFactor(
+  context: TypedContext,
+  name: string,
+  size: Dim,
+  places: { inputs: Places; outputs: Places },
+): Factor {
   return {
     name,
     size,
@@ -26,13 +32,13 @@ function factor(context: TypedContext, name: string, size: Dim, places: { inputs
 }
 
 /** A mask's head dim, where it has one: the third from the right. */
-function maskHeads(context: TypedContext, input: number, heads: number): number | undefined {
+export function maskHeads(context: TypedContext, input: number, heads: number): number | undefined {
   const shape = context.inputs[input]?.shape;
   return shape && shape.length >= 3 && heads > 1 && shape.at(-3) === heads ? shape.length - 3 : undefined;
 }
 
 /** Emits the op with this rank's head counts; zeros of the right shapes where the rank has no head. */
-function emitHeads(context: LocalizeContext, attributes: Attributes, heads: Dim): readonly string[] {
+export function emitHeads(context: LocalizeContext, attributes: Attributes, heads: Dim): readonly string[] {
   const { emit, node, names } = context;
   if (heads !== 0) {
     return emit.ops(node.op, names, attributes, { domain: node.domain, outputs: node.outputs.length });
@@ -117,17 +123,20 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
         4: at(1),
       };
       const outputs = { 0: at(2, { inner: group }), 1: at(1), 2: at(1) };
-      return { factors: [factor(context, "h", kv, { inputs: { ...inputs, ...extra }, outputs })] };
+      return { factors: [headFactor(context, "h", kv, { inputs: { ...inputs, ...extra }, outputs })] };
     }
     const packed = (inner: number, offset: number) => at(2, { inner, offset });
     return {
       factors: [
-        factor(context, "hq", kv, {
+        headFactor(context, "hq", kv, {
           inputs: { 0: packed(group, 0), ...extra },
           outputs: { 0: at(2, { inner: group }) },
         }),
-        factor(context, "hk", kv, { inputs: { 0: packed(size, q * size), 3: at(1) }, outputs: { 1: at(1) } }),
-        factor(context, "hv", kv, { inputs: { 0: packed(size, (q + kv) * size), 4: at(1) }, outputs: { 2: at(1) } }),
+        headFactor(context, "hk", kv, { inputs: { 0: packed(size, q * size), 3: at(1) }, outputs: { 1: at(1) } }),
+        headFactor(context, "hv", kv, {
+          inputs: { 0: packed(size, (q + kv) * size), 4: at(1) },
+          outputs: { 2: at(1) },
+        }),
       ],
     };
   },
@@ -140,6 +149,7 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     return emitHeads(context, { ...context.attributes, ...counts }, units);
   },
   carries: () => [[3, 1], [4, 2]],
+  inPlace: () => [{ input: 3, output: 1, dim: 2 }, { input: 4, output: 2, dim: 2 }],
   flops: attentionFlops,
   examples: [
     {
@@ -160,7 +170,7 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
 };
 
 /** Scores and weighted values: 4 · tokens · keys · width, with as many keys as the cache has, else as tokens. */
-function attentionFlops({ inputs, outputs }: TypedContext): Dim {
+export function attentionFlops({ inputs, outputs }: TypedContext): Dim {
   const y = outputs[0]?.shape ?? [];
   const keys = outputs[1]?.shape?.at(-2) ?? inputs[1]?.shape?.at(1) ?? y[1] ?? 1;
   return y.reduce<Dim>(dimMul, dimMul(4, keys));
@@ -208,14 +218,17 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
     if (!b) {
       const inputs = { ...q.inputs, ...kPlaces.inputs, ...vPlaces.inputs };
       const outputs = { ...q.outputs, ...kPlaces.outputs, ...vPlaces.outputs };
-      return { factors: [factor(context, "h", heads, { inputs, outputs })] };
+      return { factors: [headFactor(context, "h", heads, { inputs, outputs })] };
     }
     const bias = (inner: number, offset: number) => ({ 3: at(0, { inner, offset }) });
     return {
       factors: [
-        factor(context, "hq", heads, { inputs: { ...q.inputs, ...bias(size, 0) }, outputs: q.outputs }),
-        factor(context, "hk", heads, { inputs: { ...kPlaces.inputs, ...bias(size, width) }, outputs: kPlaces.outputs }),
-        factor(context, "hv", heads, {
+        headFactor(context, "hq", heads, { inputs: { ...q.inputs, ...bias(size, 0) }, outputs: q.outputs }),
+        headFactor(context, "hk", heads, {
+          inputs: { ...kPlaces.inputs, ...bias(size, width) },
+          outputs: kPlaces.outputs,
+        }),
+        headFactor(context, "hv", heads, {
           inputs: { ...vPlaces.inputs, ...bias(valueSize, 2 * width) },
           outputs: vPlaces.outputs,
         }),
@@ -275,12 +288,12 @@ export const PACKED_ATTENTION: OpDef = {
     };
     return {
       factors: [
-        factor(context, "hq", heads, {
+        headFactor(context, "hq", heads, {
           inputs: { ...fused(q, 0), ...(mask === undefined ? {} : { 5: at(mask) }) },
           outputs: {},
         }),
-        factor(context, "hk", heads, { inputs: fused(k, q), outputs: {} }),
-        factor(context, "hv", heads, {
+        headFactor(context, "hk", heads, { inputs: fused(k, q), outputs: {} }),
+        headFactor(context, "hv", heads, {
           inputs: { ...fused(v, q + k), 4: at(2) },
           outputs: { 0: at(2, { inner: v / heads }), 1: at(2) },
         }),
@@ -371,7 +384,7 @@ export const ATTENTION: OpDef = {
         3: at(1, { inner: group }),
       },
     };
-    return { factors: [factor(context, "h", heads.kv, places)] };
+    return { factors: [headFactor(context, "h", heads.kv, places)] };
   },
   localize: (context) => {
     const heads = onnxHeads(context);
@@ -473,10 +486,10 @@ function rotaryFactors(context: TypedContext, cos: number): FactorRule {
   const shape = context.inputs[0]?.shape;
   if (!shape) return NO_FACTORS;
   if (shape.length === 4) {
-    return { factors: [factor(context, "h", shape[1]!, { inputs: { 0: at(1) }, outputs: { 0: at(1) } })] };
+    return { factors: [headFactor(context, "h", shape[1]!, { inputs: { 0: at(1) }, outputs: { 0: at(1) } })] };
   }
   const size = rotaryHeadSize(context, cos), width = shape.at(-1);
   if (!size || typeof width !== "number" || width % size !== 0) return NO_FACTORS;
   const place = { 0: at(2, { inner: size }) };
-  return { factors: [factor(context, "h", width / size, { inputs: place, outputs: place })] };
+  return { factors: [headFactor(context, "h", width / size, { inputs: place, outputs: place })] };
 }

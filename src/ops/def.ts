@@ -68,6 +68,27 @@ export interface LocalizeContext extends TypedContext {
   /** Names of the local inputs, by position ("" where left out). */
   readonly names: readonly string[];
   readonly emit: LocalEmitter;
+  /**
+   * Emit what every engine runs at all sizes, not the fused op that {@linkcode OpDef.limits} is about. The program is then as
+   * slow as the model was written, and has the same inputs, outputs and placements.
+   */
+  readonly plain: boolean;
+}
+
+/** An output that may lie in the memory of an input that is longer along `dim` than what it holds. */
+export interface InPlace {
+  /** Position of the input. */
+  readonly input: number;
+  /** Position of the output. */
+  readonly output: number;
+  /** The dim along which the op appends to what is there. */
+  readonly dim: number;
+}
+
+/** A size, and the most that an op bears of it. */
+export interface SizeLimit {
+  readonly size: Dim;
+  readonly most: number;
 }
 
 /** Appends nodes to a rank's local graph; every function returns the name of the (first) new value. */
@@ -134,5 +155,12 @@ export interface OpDef {
   readonly localize?: (context: LocalizeContext) => readonly string[];
   /** Pairs (input, output) that carry a state from step to step, as positions: KV caches. */
   readonly carries?: (context: TypedContext) => readonly (readonly [number, number])[];
+  /** Outputs for which the engine needs no memory of their own: a cache that grows in place. */
+  readonly inPlace?: (context: TypedContext) => readonly InPlace[];
+  /**
+   * Sizes at which no engine runs the op as `localize` emits it: where all of them are above their limits. Then a program with
+   * `plain` ops takes its place.
+   */
+  readonly limits?: (context: TypedContext) => readonly SizeLimit[];
   readonly examples: readonly OpExample[];
 }

@@ -2,6 +2,7 @@
 import { opKey } from "../graph/graph.ts";
 import { ATTENTION, GROUP_QUERY_ATTENTION, MULTI_HEAD_ATTENTION, PACKED_ATTENTION, rotaryOps } from "./attention.ts";
 import { biasActivationOps, binaryOps, CLIP, variadicOps, WHERE } from "./binary.ts";
+import { CACHED_ATTENTION } from "./cached_attention.ts";
 import { CAST, CAST_LIKE } from "./cast.ts";
 import { CONCAT, SPLIT } from "./concat.ts";
 import { IF, LOOP } from "./control.ts";
@@ -48,6 +49,7 @@ const ALL: readonly OpDef[] = [
   ...rotaryOps(),
   ...lossOps(),
   ATTENTION,
+  CACHED_ATTENTION,
   CAST,
   CAST_LIKE,
   CLIP,

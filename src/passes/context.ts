@@ -4,6 +4,7 @@ import type { Graph } from "../graph/graph.ts";
 import type { CostModel, Nominal } from "../plan/cost.ts";
 import type { Overrides } from "../plan/overrides.ts";
 import type { Plan } from "../plan/plan.ts";
+import type { RewriteNote } from "./rewrites/rewrite.ts";
 
 /** What a user may ask of the passes. Everything has a default. */
 export interface Config {
@@ -17,6 +18,8 @@ export interface Config {
   readonly nominal?: Nominal;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** Whether patterns that exporters write out become fused ops (src/passes/rewrites); true by default. */
+  readonly fuse?: boolean;
   /** Whether the graph after each pass is kept as text, in {@linkcode ParallelExecutionCtx.dumps}; false by default. */
   readonly dump?: boolean;
 }
@@ -43,6 +46,8 @@ export class ParallelExecutionCtx {
   compileTimes = 0;
   /** What the last pipeline gave. */
   lastOptimizedGraph: Graph | undefined;
+  /** What the rules of rewriting did, and why they left places alone. */
+  readonly rewrites: RewriteNote[] = [];
   /** Graphs after each pass, in order, where `config.dump` asks for them. */
   readonly dumps: Dump[] = [];
 

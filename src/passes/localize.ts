@@ -19,8 +19,19 @@ import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
 import { localData } from "./local_data.ts";
 
+/** How a rank's part is made. */
+export interface LocalizeOptions {
+  /** Emit no fused op that has `OpDef.limits`; default false. */
+  readonly plain?: boolean;
+}
+
 /** Rank `rank`'s part of `graph`. */
-export function localize(graph: Graph<"sharded">, rank: number, ranks: number): Graph<"local"> {
+export function localize(
+  graph: Graph<"sharded">,
+  rank: number,
+  ranks: number,
+  { plain = false }: LocalizeOptions = {},
+): Graph<"local"> {
   const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
   /** Names in the local graph of the sharded graph's values. */
@@ -52,10 +63,13 @@ export function localize(graph: Graph<"sharded">, rank: number, ranks: number): 
       ranks,
       onnxOpset: graph.opsets.get("") ?? 17,
       emit: builder.emitter(node.name),
+      plain,
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
+    // Our own ops run on no engine as they are.
+    const isOwn = node.domain === "shardwise";
     const produced = empty(context) ??
-      (definition?.localize && (sharded || definition.module) ? definition.localize(context) : copy(node, outputs));
+      (definition?.localize && (sharded || isOwn) ? definition.localize(context) : copy(node, outputs));
     node.outputs.forEach((name, i) => {
       if (name === "") return;
       names.set(name, produced[i]!);

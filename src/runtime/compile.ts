@@ -3,6 +3,7 @@ import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
 import { segment } from "../program/segment.ts";
 import type { Communicator } from "./comm/communicator.ts";
+import { CommunicatorError } from "./comm/errors.ts";
 import type { Engine } from "./cpu/engine.ts";
 import { CpuExecutor } from "./cpu/executor.ts";
 import { WeightFiles } from "./cpu/weight_files.ts";
@@ -20,9 +21,14 @@ export interface RuntimeOptions {
   readonly onProgress?: OnProgress | undefined;
 }
 
-/** Compiles rank `comm.rank`'s local graph; all ranks call it together. */
+/**
+ * Compiles rank `comm.rank`'s local graph; all ranks call it together.
+ *
+ * @throws {CommunicatorError} If ranks cannot read each other's memory: if they are on several hosts, or joined by MPI alone.
+ */
 export async function compile(graph: Graph<"local">, options: RuntimeOptions): Promise<CpuExecutor> {
   const { comm, engine } = options;
+  requireSharedMemory(comm);
   const program = segment(graph, comm.rank, comm.size);
   const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graph, comm.size) : undefined, 0);
   try {
@@ -47,5 +53,22 @@ export async function compile(graph: Graph<"local">, options: RuntimeOptions): P
   } finally {
     // The sessions keep what they mapped. When another rank failed, the barrier threw, and this runs all the same.
     if (comm.rank === 0) Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+/** The parts of a model on CPUs exchange tensors where they lie. */
+function requireSharedMemory(comm: Communicator): void {
+  const mark = comm.arena.mark();
+  try {
+    const probe = comm.arena.alloc(1);
+    for (let rank = 0; rank < comm.size; rank++) probe.peer(rank);
+  } catch (error) {
+    if (!(error instanceof CommunicatorError)) throw error;
+    throw new CommunicatorError(
+      `Cannot run a model on ${comm.size} ranks that ${comm.backend} joins: its parts exchange tensors in shared memory`,
+      { hint: "run all ranks on one host, with the backend shm or shm+mpi", cause: error },
+    );
+  } finally {
+    comm.arena.reset(mark);
   }
 }

@@ -9,6 +9,7 @@ import type { Program } from "../program/program.ts";
 import { checkInputs } from "./check_inputs.ts";
 import type { CpuExecutor, StepTiming } from "./cpu/executor.ts";
 import { ModelState } from "./model_state.ts";
+import { SizeLimits } from "./size_limits.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
 
 /** An input or output of a model: its ONNX name and the type of the whole tensor. */
@@ -33,6 +34,13 @@ export interface ParallelModelParts {
    * @internal
    */
   readonly executor: CpuExecutor;
+  /**
+   * Compiles the program of `local` with plain ops, for sizes that fused ops do not take; all ranks call it together. Absent: there
+   * are none.
+   *
+   * @internal
+   */
+  readonly compilePlain?: () => Promise<CpuExecutor>;
   /**
    * The ranks, where whole outputs are gathered.
    *
@@ -74,6 +82,10 @@ export class ParallelModel implements AsyncDisposable {
   readonly #localTypes: ReadonlyMap<string, TensorType>;
   /** Types of the inputs that a caller of `step` gives. */
   readonly #stepInputs: ReadonlyMap<string, TensorType>;
+  readonly #limits: SizeLimits | undefined;
+  readonly #compilePlain: (() => Promise<CpuExecutor>) | undefined;
+  /** Made when it is first needed. */
+  #plain: CpuExecutor | undefined;
   /** The carried input of each carried output. */
   readonly #inputOf: ReadonlyMap<string, string>;
 
@@ -93,6 +105,8 @@ export class ParallelModel implements AsyncDisposable {
     const carriedInputs = new Set(this.#inputOf.values());
     this.#stepInputs = new Map(this.inputs.filter((i) => !carriedInputs.has(i.name)).map((i) => [i.name, i.type]));
     this.#executor = executor;
+    this.#limits = parts.compilePlain && SizeLimits.of(sharded);
+    this.#compilePlain = parts.compilePlain;
     this.#group = parts.group;
     const places = new Map<string, Placement>();
     for (const { name } of this.inputs) places.set(name, valueOf(sharded, name).placement ?? REPLICATE);
@@ -154,7 +168,12 @@ export class ParallelModel implements AsyncDisposable {
     const local = Object.fromEntries(
       Object.entries(inputs).map(([name, t]) => [name, shardTensor(t, this.#placements.get(name)!, this.#group.rank)]),
     );
-    const results = await this.#executor.step(local, (_, bytes) => new Uint8Array(bytes));
+    const executor = await this.#executorFor((name) => inputs[name]!.shape);
+    const results = await executor.step(local, ({ dtype, dims }) => ({
+      bytes: new Uint8Array(byteLength(dtype, dims.reduce((a, b) => a * b, 1))),
+      dims,
+      inPlace: false,
+    }));
     const outputs: Record<string, HostTensor> = {};
     for (const { name } of this.outputs) {
       const placement = this.#placements.get(`out:${name}`)!;
@@ -171,6 +190,7 @@ export class ParallelModel implements AsyncDisposable {
       input,
       from: this.#localTypes.get(input)!,
       to: this.#localTypes.get(`out:${output}`)!,
+      inPlace: this.#executor.statesInPlace.get(input),
     }));
     return new ModelState(batch, pairs);
   }
@@ -183,21 +203,31 @@ export class ParallelModel implements AsyncDisposable {
    */
   async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
     checkInputs(inputs, this.#stepInputs);
+    const executor = await this.#executorFor((name) => inputs[name]?.shape ?? state.get(name).shape);
+    // What one program grows in place, the other takes as any tensor.
+    const whole = executor !== this.#executor;
     const local: Record<string, HostTensor> = { ...inputs };
-    for (const { input } of this.carried) local[input] = state.get(input);
+    for (const { input } of this.carried) local[input] = state.get(input, whole);
     const inputOf = this.#inputOf;
-    const results = await this.#executor.step(local, (output, bytes) => state.next(inputOf.get(output)!, bytes));
+    const results = await executor.step(local, (o) => state.next(inputOf.get(o.output)!, o, whole));
     const outputs: Record<string, HostTensor> = {};
     for (const [name, tensor] of results) {
       const input = inputOf.get(name);
       if (input === undefined) outputs[name] = tensor;
-      else state.advance(input, tensor);
+      else state.advance(input, tensor, whole);
     }
     return outputs;
+  }
+
+  /** The program for these shapes of the inputs: one with plain ops where they are above what a fused op takes. */
+  async #executorFor(shapeOf: (name: string) => readonly number[]): Promise<CpuExecutor> {
+    if (!this.#limits?.areExceeded(shapeOf)) return this.#executor;
+    return this.#plain ??= await this.#compilePlain!();
   }
 
   /** Releases the sessions. Does not wait for other ranks. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#executor[Symbol.asyncDispose]();
+    await this.#plain?.[Symbol.asyncDispose]();
   }
 }

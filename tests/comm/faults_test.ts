@@ -37,6 +37,23 @@ for (const verb of VERBS) {
   });
 }
 
+Deno.test("a rank killed inside a collective or message is named to those that wait for it", async () => {
+  const verbs = [...VERBS, "allReduceSymmetric", "exclusiveScan", "mesh", "group", "sendRecv", "objectMessages"];
+  // Some at a time, since each is two processes.
+  for (let i = 0; i < verbs.length; i += 4) {
+    await Promise.all(
+      verbs.slice(i, i + 4).map(async (verb) => {
+        for (const { seen, code } of await survivors("inside", verb)) {
+          assert.ok(seen.name === "PeerLost" || seen.name === "RendezvousError", `${verb}: ${seen.message}`);
+          if (seen.name === "PeerLost") assert.equal(seen.rank, 1, verb);
+          assert.ok(seen.ms < 2000, `${verb}: ${seen.ms} ms`); // four jobs at a time on few cores
+          assert.ok(code === 114 || code === 116, `${verb}: ${code}`);
+        }
+      }),
+    );
+  }
+});
+
 Deno.test("a rank that ends normally while others wait is named as lost", async () => {
   for (const { seen } of await survivors("exits", "allReduce", 3)) {
     assert.equal(seen.name, "PeerLost");

@@ -4,11 +4,11 @@
  * (docs/exit-codes.md), and leave nothing.
  */
 import assert from "node:assert/strict";
-import { alive, assertNothingLeft, causeLine, type Run, run, start } from "../launcher/harness.ts";
+import { alive, assertNothingLeft, causeLine, patience, type Run, run, start } from "../launcher/harness.ts";
 
 const PROGRAM = new URL("programs/generate.ts", import.meta.url).pathname;
 const RANKS = 3;
-/** From the fault to the end of the launcher. */
+/** From the fault to the end of the launcher, on a machine without other work. */
 const WITHIN_MS = 2000;
 
 const MODES: readonly (readonly [mode: string, code: number, cause: (rank: number) => RegExp])[] = [
@@ -31,7 +31,7 @@ for (const moment of ["start", "middle", "end"]) {
 
 /** Runs a job to its end; from the first death of a rank to the end of the launcher it may take 2 s. */
 async function endedInTime(args: readonly string[]): Promise<Run> {
-  const job = start(args, { limitMs: 60_000 });
+  const job = start(args, { limitMs: 120_000 });
   const seen = new Set<number>();
   let firstDeath: number | undefined, done = false;
   const watching = (async () => {
@@ -47,7 +47,7 @@ async function endedInTime(args: readonly string[]): Promise<Run> {
   done = true;
   await watching;
   assert.ok(
-    ended - (firstDeath ?? ended) < WITHIN_MS,
+    ended - (firstDeath ?? ended) < patience(WITHIN_MS),
     `it took ${ended - firstDeath!} ms from the first death:\n${result.stdout}${result.stderr}`,
   );
   await assertNothingLeft(job);
@@ -64,12 +64,12 @@ function isRank(pid: number): boolean {
 }
 
 Deno.test("a job whose launcher is killed leaves no process, and the next launcher sweeps its memory away", async () => {
-  const job = start(["--nproc", String(RANKS), PROGRAM, "never", "none", "0"], { limitMs: 60_000 });
+  const job = start(["--nproc", String(RANKS), PROGRAM, "never", "none", "0"], { limitMs: 120_000 });
   await job.said("is up", RANKS);
   const struck = performance.now();
   job.kill("SIGKILL");
   while (alive(job.mark).length > 0) {
-    assert.ok(performance.now() - struck < WITHIN_MS, `${alive(job.mark).length} processes are left`);
+    assert.ok(performance.now() - struck < patience(WITHIN_MS), `${alive(job.mark).length} processes are left`);
     await new Promise((done) => setTimeout(done, 10));
   }
   await run(["--nproc", "1", "--exec", "true"]);

@@ -6,13 +6,11 @@ import { type NamespaceHost, namespacesMissing, type TwoHosts, twoHosts } from "
 const MAIN = new URL("../../launcher/main.ts", import.meta.url).pathname;
 const HELLO = new URL("../../examples/cluster/hello.ts", import.meta.url).pathname;
 const missing = namespacesMissing();
-/** A silent node is given up after 15 to 20 s: that is for those who ask. */
-const slow = Deno.env.get("SHARDWISE_TEST_ALL") === "1" ? undefined : "SHARDWISE_TEST_ALL=1 runs it";
 
-function testOnTwoHosts(name: string, fn: (hosts: TwoHosts) => Promise<void>, reason = missing): void {
+function testOnTwoHosts(name: string, fn: (hosts: TwoHosts) => Promise<void>): void {
   Deno.test({
-    name: reason === undefined ? name : `${name} (skipped: ${reason})`,
-    ignore: reason !== undefined,
+    name: missing === undefined ? name : `${name} (skipped: ${missing})`,
+    ignore: missing !== undefined,
     fn: async () => {
       using hosts = twoHosts();
       await fn(hosts);
@@ -63,8 +61,9 @@ testOnTwoHosts("a rank's failure on one host ends the ranks of the other, with i
 testOnTwoHosts("when the cable is pulled, both hosts end their ranks with 113", async (two) => {
   const jobs = startBoth(two, program("fault.ts"), "done", "99");
   await Promise.all(jobs.map((job) => job.said("is up", 2)));
+  // Nobody is told: a silent node is given up after 15 to 20 s.
   two.cut();
   const ends = await Promise.all(jobs.map((job) => job.done));
   assert.deepEqual(ends.map((end) => end.code), [113, 113], ends.map((end) => end.stderr).join());
   for (const job of jobs) await assertNothingLeft(job);
-}, missing ?? slow);
+});

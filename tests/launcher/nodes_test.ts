@@ -1,6 +1,16 @@
 /** Jobs of several launchers: here on one host, over the loopback interface. */
 import assert from "node:assert/strict";
-import { assertNothingLeft, causeLine, program, type Run, run, type Running, start } from "./harness.ts";
+import {
+  alive,
+  assertNothingLeft,
+  causeLine,
+  patience,
+  program,
+  type Run,
+  run,
+  type Running,
+  start,
+} from "./harness.ts";
 
 function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -45,6 +55,16 @@ Deno.test("two launchers run one job of 2 + 2 ranks that pass a barrier", async 
   assert.deepEqual(runs.map((r) => r.code), [0, 0], runs.map((r) => r.stderr).join());
   assert.match(runs[0]!.stdout, /\[rank 0\] rank 0 is past the barrier of all with 4/);
   assert.match(runs[1]!.stdout, /\[rank 3\] rank 3 is past the barrier of all with 4/);
+});
+
+Deno.test("nodes meet at an IPv6 address", async () => {
+  try {
+    Deno.listen({ hostname: "::1", port: 0 }).close();
+  } catch {
+    return; // This host has no IPv6.
+  }
+  const runs = await finish(nodes([1, 1], `tcp://[::1]:${freePort()}`, BARRIER));
+  assert.deepEqual(runs.map((r) => r.code), [0, 0], runs.map((r) => r.stderr).join());
 });
 
 Deno.test("nodes of different sizes meet through a folder", async () => {
@@ -118,7 +138,7 @@ Deno.test("a launcher that dies ends the job on the other nodes with 113, whiche
     const other = await jobs[1 - victim]!.done;
     assert.equal(other.code, 113, other.stderr);
     assert.match(causeLine(other), new RegExp(`the launcher of node ${victim} .*was lost`));
-    assert.ok(other.ms < 8000);
+    assert.ok(other.ms < patience(8000));
     await jobs[victim]!.done;
   }
   await run(["--nproc", "1", "--exec", "true"]);
@@ -132,6 +152,17 @@ Deno.test("Ctrl-C on one node ends all", async () => {
   assert.deepEqual(runs.map((r) => r.code), [130, 130], runs.map((r) => r.stderr).join());
 });
 
+Deno.test("Ctrl-C on a node whose ranks have ended ends those of the others", async () => {
+  const script = "echo is up; [ $RANK = 1 ] || exec sleep 60";
+  const jobs = nodes([1, 1], `tcp://127.0.0.1:${freePort()}`, ["sh", "-c", script], ["--exec"]);
+  await Promise.all(jobs.map((job) => job.said("is up")));
+  for (let i = 0; i < 200 && alive(jobs[1]!.mark).length > 1; i++) await new Promise((done) => setTimeout(done, 20));
+  jobs[1]!.kill("SIGINT");
+  const runs = await finish(jobs);
+  assert.deepEqual(runs.map((r) => r.code), [130, 130], runs.map((r) => r.stderr).join());
+  assert.match(causeLine(runs[0]!), /the launcher of node 1 .*was told to end/);
+});
+
 Deno.test("a rendezvous that never completes says who is missing and ends with 116", async () => {
   const rdzv = `tcp://127.0.0.1:${freePort()}`;
   const flags = ["--nproc", "1", "--nnodes", "3", "--rdzv", rdzv, "--token", "t", "--startup-timeout", "700ms"];
@@ -140,7 +171,7 @@ Deno.test("a rendezvous that never completes says who is missing and ends with 1
     start([...flags, "--node-rank", "2", ...BARRIER]),
   ]);
   assert.equal(runs[0]!.code, 116);
-  assert.match(runs[0]!.stderr, /node 1 of 3 did not come within 1 s/);
+  assert.match(runs[0]!.stderr, /node 1 of 3 did not come within 0\.7 s/);
   assert.equal(runs[1]!.code, 116);
 });
 

@@ -49,6 +49,38 @@ Deno.test("--nproc cpu starts a rank per usable CPU, and gpu says when there is 
   );
 });
 
+Deno.test("--isolate-devices shows each rank its own GPU, in turn when there are fewer", async () => {
+  const show = [...SH, "echo $CUDA_VISIBLE_DEVICES"], env = { CUDA_VISIBLE_DEVICES: "3,GPU-a" };
+  const result = await run(["--nproc", "3", "--isolate-devices", ...show], { env });
+  assert.deepEqual(result.stdout.trimEnd().split("\n").sort(), ["[rank 0] 3", "[rank 1] GPU-a", "[rank 2] 3"]);
+  const none = await run(["--isolate-devices", ...show], { env: { CUDA_VISIBLE_DEVICES: "" } });
+  assert.equal(none.code, 64);
+  assert.match(none.stderr, /no GPU was found/);
+});
+
+Deno.test("--health-port answers with the job's state as long as it lives", async () => {
+  const probe = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = probe.addr;
+  probe.close();
+  const job = start(["--nproc", "2", "--health-port", String(port), program("fault.ts"), "done", "99"]);
+  await job.said("is up", 2);
+  const get = async (path: string) => {
+    const response = await fetch(`http://127.0.0.1:${port}${path}`);
+    return { status: response.status, text: await response.text() };
+  };
+  const { status, text } = await get("/");
+  assert.equal(status, 200);
+  const { state, attempt, running } = JSON.parse(text);
+  assert.deepEqual({ state, attempt, running }, { state: "running", attempt: 0, running: [0, 1] });
+  assert.equal((await get("/ready")).status, 200);
+  assert.equal((await get("/other")).status, 404);
+  const taken = await run(["--health-port", String(port), ...SH, "true"]);
+  assert.equal(taken.code, 64);
+  assert.match(taken.stderr, new RegExp(`health on port ${port}\\n.*in use`));
+  job.kill("SIGTERM");
+  assert.match((await job.done).stderr, new RegExp(`health at http://.*:${port}/`));
+  await assert.rejects(fetch(`http://127.0.0.1:${port}/`));
+});
+
 Deno.test("--bind core gives ranks disjoint CPUs while there are enough", async () => {
   const result = await run([
     "--nproc",

@@ -1,6 +1,6 @@
 /** What becomes of the ranks' output. */
 import assert from "node:assert/strict";
-import { program, report, run, start } from "./harness.ts";
+import { assertNothingLeft, program, report, run, start } from "./harness.ts";
 
 const SH = ["--exec", "sh", "-c"];
 
@@ -54,6 +54,50 @@ Deno.test("a reader that goes away does not end the job", async () => {
   assert.equal(Deno.readTextFileSync(marker), "done\ndone\n");
   await Deno.remove(marker);
 });
+
+Deno.test("--fold shows what ranks have in common once", async () => {
+  const script = "echo a warning; [ $RANK = 2 ] && echo only mine; sleep 0.2; printf 'the end'";
+  const result = await run(["--nproc", "4", "--fold", ...SH, script]);
+  assert.equal(result.code, 0, result.stderr);
+  const lines = result.stdout.trimEnd().split("\n");
+  assert.equal(lines.filter((line) => line.includes("a warning")).length, 1, result.stdout);
+  assert.equal(lines.filter((line) => line.includes("the end [no newline]")).length, 1, result.stdout);
+  assert.ok(lines.includes("[rank 2] only mine"), result.stdout);
+  assert.ok(lines.some((line) => /^\[rank [0-3,-]+\] same (line|2 lines) as rank \d$/.test(line)), result.stdout);
+});
+
+Deno.test("what a slow reader has not read yet is not lost when the ranks have ended", async () => {
+  const main = new URL("../../launcher/main.ts", import.meta.url).pathname;
+  // More than the launcher queues, and the rest is in the pipe of a rank that has ended.
+  const script =
+    `'${Deno.execPath()}' run -A '${main}' --exec sh -c 'yes 0123456789 | head -n 54500' | (sleep 2; wc -l)`;
+  const { stdout } = await new Deno.Command("sh", { args: ["-c", script] }).output();
+  assert.equal(new TextDecoder().decode(stdout).trim(), "54500");
+});
+
+for (
+  const [what, script, code] of [
+    ["a signal ends a job", "yes", 143],
+    ["a signal ends a launcher", "yes | head -n 40000", 0],
+    ["a failure ends a job", "yes | head -n 2000000 & sleep 1; exit 3", 3],
+  ] as const
+) {
+  Deno.test(`${what} whose output nobody reads`, async () => {
+    const mark = crypto.randomUUID(), main = new URL("../../launcher/main.ts", import.meta.url).pathname;
+    const launcher = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", main, "--nproc", "2", ...SH, script],
+      env: { TEST_MARK: mark },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    await new Promise((done) => setTimeout(done, 1500));
+    launcher.kill("SIGTERM");
+    assert.equal((await launcher.status).code, code);
+    await launcher.stdout.cancel();
+    await assertNothingLeft({ pid: launcher.pid, mark });
+  });
+}
 
 Deno.test("--rank0 passes the bytes of rank 0 on at once, without a prefix or a newline", async () => {
   const job = start([

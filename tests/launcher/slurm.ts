@@ -1,9 +1,14 @@
-/** A private Slurm for tests: one controller and one node of 8 pretended CPUs, on ports of its own and without munge. */
+/**
+ * A private Slurm for tests: one controller and two nodes of 8 pretended CPUs each, on ports of their own and without munge. Both nodes
+ * are this host, under two of its names, since ranks look up the name of the first node.
+ */
 
 /** A running Slurm. */
 export interface Slurm extends AsyncDisposable {
   /** What commands such as srun need to find it. */
   readonly env: Record<string, string>;
+  /** The names of its nodes. */
+  readonly nodes: readonly string[];
 }
 
 /** What is missing to run one; undefined if nothing is. */
@@ -26,11 +31,12 @@ export function which(name: string): string | undefined {
   return undefined;
 }
 
-/** Starts one. @throws {Error} If its node does not come up within 20 s. */
+/** Starts one. @throws {Error} If its nodes do not come up within 20 s. */
 export async function startSlurm(): Promise<Slurm> {
   const dir = await Deno.makeTempDir({ prefix: "slurm-" });
   const host = Deno.hostname().split(".")[0]!;
-  const [ctldPort, slurmdPort] = [freePort(), freePort()];
+  const nodes = [host, "localhost"];
+  const ports = freePorts(1 + nodes.length);
   const conf = `${dir}/slurm.conf`;
   await Deno.writeTextFile(
     conf,
@@ -43,29 +49,32 @@ TaskPlugin=task/none
 MpiDefault=none
 SlurmUser=root
 SlurmdUser=root
-SlurmctldPort=${ctldPort}
-SlurmdPort=${slurmdPort}
+SlurmctldPort=${ports[0]}
 StateSaveLocation=${dir}/state
-SlurmdSpoolDir=${dir}/spool
+SlurmdSpoolDir=${dir}/spool_%n
 SlurmctldPidFile=${dir}/ctld.pid
-SlurmdPidFile=${dir}/slurmd.pid
+SlurmdPidFile=${dir}/slurmd_%n.pid
 SlurmctldLogFile=${dir}/ctld.log
-SlurmdLogFile=${dir}/slurmd.log
+SlurmdLogFile=${dir}/slurmd_%n.log
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=5
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-NodeName=${host} NodeAddr=127.0.0.1 CPUs=8 State=UNKNOWN
-PartitionName=p Nodes=${host} Default=YES MaxTime=INFINITE State=UP
+${
+      nodes.map((name, i) =>
+        `NodeName=${name} NodeHostname=${host} NodeAddr=127.0.0.1 Port=${ports[1 + i]} CPUs=8 State=UNKNOWN`
+      ).join("\n")
+    }
+PartitionName=p Nodes=${nodes} Default=YES MaxTime=INFINITE State=UP
 `,
   );
   await Deno.mkdir(`${dir}/state`);
-  await Deno.mkdir(`${dir}/spool`);
+  for (const name of nodes) await Deno.mkdir(`${dir}/spool_${name}`);
   const env = { SLURM_CONF: conf };
-  const daemon = (tool: string) =>
-    new Deno.Command(which(tool)!, { args: ["-D", "-f", conf], env, stdout: "null", stderr: "null" }).spawn();
-  const daemons = [daemon("slurmctld"), daemon("slurmd")];
+  const daemon = (tool: string, ...args: string[]) =>
+    new Deno.Command(which(tool)!, { args: ["-D", "-f", conf, ...args], env, stdout: "null", stderr: "null" }).spawn();
+  const daemons = [daemon("slurmctld"), ...nodes.map((name) => daemon("slurmd", "-N", name))];
   const close = async () => {
     for (const d of daemons) {
       try {
@@ -78,17 +87,23 @@ PartitionName=p Nodes=${host} Default=YES MaxTime=INFINITE State=UP
     await Deno.remove(dir, { recursive: true });
   };
   for (let i = 0; i < 100; i++) {
-    const { stdout } = await new Deno.Command(which("sinfo")!, { args: ["-h", "-o", "%T"], env, stderr: "null" })
+    const { stdout } = await new Deno.Command(which("sinfo")!, { args: ["-N", "-h", "-o", "%T"], env, stderr: "null" })
       .output();
-    if (new TextDecoder().decode(stdout).trim() === "idle") return { env, [Symbol.asyncDispose]: close };
+    const states = new TextDecoder().decode(stdout).trim().split("\n");
+    if (states.length === nodes.length && states.every((state) => state === "idle")) {
+      return { env, nodes, [Symbol.asyncDispose]: close };
+    }
     await new Promise((done) => setTimeout(done, 200));
   }
   const log = await Deno.readTextFile(`${dir}/ctld.log`).catch(() => "no log");
   await close();
-  throw new Error(`Slurm's node did not come up: ${log.split("\n").slice(-5).join(" ")}`);
+  throw new Error(`Slurm's nodes did not come up: ${log.split("\n").slice(-5).join(" ")}`);
 }
 
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
+/** Free ports, all different. */
+function freePorts(count: number): number[] {
+  const listeners = Array.from({ length: count }, () => Deno.listen({ hostname: "127.0.0.1", port: 0 }));
+  const ports = listeners.map((listener) => listener.addr.port);
+  for (const listener of listeners) listener.close();
+  return ports;
 }

@@ -40,6 +40,16 @@ export interface RecvOptions extends OpOptions {
   readonly recv?: Buf;
 }
 
+/** Options of an all-reduce. */
+export interface AllReduceOptions extends RecvOptions {
+  /**
+   * Lets it go on while JavaScript computes, on a thread of its own where the engine has none; the same on all ranks. The buffers
+   * must not be touched until the work is done. Those in the background run in order, beside all other collectives. Small ones
+   * (16 KB) and engines that cannot do it run as usual.
+   */
+  readonly background?: boolean;
+}
+
 /** Options of a collective whose ranks may contribute different amounts. */
 export interface CountOptions extends OpOptions {
   /** Elements of each rank, the same list on all ranks; without it, all contribute the same. */
@@ -122,7 +132,7 @@ export interface Communicator extends AsyncDisposable {
   /** Copies `buf` of `root` to all. */
   broadcast(buf: Buf, root: number, options?: OpOptions): Work;
   /** Reduces all ranks' `send`, in place or into `recv`, at all ranks. */
-  allReduce(send: Buf, op?: ReduceOp, options?: RecvOptions): Work;
+  allReduce(send: Buf, op?: ReduceOp, options?: AllReduceOptions): Work;
   /** Reduces all ranks' `buf` in place, blocking JavaScript; the fastest way for a few numbers. */
   allReduceSync(buf: Buf, op?: ReduceOp, options?: OpOptions): void;
   /** Reduces all ranks' `send` at `root`, in place or into its `recv`. */

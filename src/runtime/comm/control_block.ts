@@ -235,8 +235,6 @@ export interface OperationCode {
   readonly countHigh: number;
   /** 32 bits that differ, but for one chance in four billion, where two operations do. */
   readonly hash: number;
-  /** The same in words. */
-  readonly operation: Operation;
 }
 
 /** What an operation consists of, apart from its place in the sequence. */
@@ -251,7 +249,18 @@ export function encodeOperation(op: Operation): OperationCode {
     hash = Math.imul(hash ^ word, 0x01000193);
     hash ^= hash >>> 15;
   }
-  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash, operation: op };
+  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
+}
+
+/** What `op` was made of. */
+export function decodeOperation(op: OperationCode): Operation {
+  return {
+    verb: WORDS[op.verb]!,
+    dtype: (WORDS[op.dtype] || undefined) as DType | undefined,
+    reduceOp: WORDS[op.reduceOp] || undefined,
+    root: op.root,
+    count: op.countHigh * 2 ** 32 + (op.countLow >>> 0),
+  };
 }
 
 /** The fingerprint of `op` as number `seq` of its group. */

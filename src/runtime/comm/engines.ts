@@ -3,6 +3,7 @@ import { UnavailableError, UsageError } from "../../core/errors.ts";
 import type { LaunchEnv } from "../../core/launch_env.ts";
 import { didYouMean } from "../../core/suggest.ts";
 import type { Backend, Communicator } from "./communicator.ts";
+import type { FlightRecorder } from "./flight_recorder.ts";
 
 /** What every engine is told of the job. */
 export interface EngineOptions {
@@ -11,6 +12,8 @@ export interface EngineOptions {
   readonly timeoutMs: number;
   /** How long to wait for all ranks to start, in milliseconds. */
   readonly joinTimeoutMs: number;
+  /** Remembers the last collectives; told of the first failure. */
+  readonly flight: FlightRecorder;
 }
 
 /** Joins the job. @throws {UnavailableError} If what the engine needs is not here, saying what to install. */
@@ -22,6 +25,7 @@ const ENGINES: Readonly<Partial<Record<Backend, () => Promise<OpenEngine>>>> = {
   shm: async () => (await import("./open_shm.ts")).openShm,
   mpi: async () => (await import("./mpi/open.ts")).openMpi,
   nccl: async () => (await import("./nccl/open.ts")).openNccl,
+  "shm+mpi": async () => (await import("./mpi/open_hybrid.ts")).openShmMpi,
 };
 
 /** What a user may ask for: an engine, or `auto`. */
@@ -33,9 +37,9 @@ export const BACKENDS: readonly BackendChoice[] = ["auto", "local", "shm", "mpi"
 const NEEDS: Readonly<Record<Backend, string>> = {
   local: "it is part of Shardwise",
   shm: "it is part of Shardwise, and needs Linux",
-  mpi: "install Open MPI or MPICH (libmpi.so), and a Shardwise with the MPI engine",
+  mpi: "install Open MPI or MPICH (libmpi.so), and start the ranks with its mpirun",
   nccl: "install NCCL (libnccl.so.2) and an NVIDIA driver",
-  "shm+mpi": "install Open MPI or MPICH (libmpi.so), and a Shardwise with the MPI engine",
+  "shm+mpi": "install Open MPI or MPICH (libmpi.so), and start the ranks with its mpirun",
 };
 
 /** @throws {UsageError} Unless `name` is a backend. */

@@ -7,7 +7,6 @@
  * which each reaches only when it has finished reading; so one barrier a phase is enough.
  */
 import type { Libc } from "../../ffi/libc.ts";
-import type { AddressWindow } from "./address_window.ts";
 import type { Arena, SymmetricBuffer } from "./arena.ts";
 import { FlagBarrier, SLICE_MS } from "./barrier.ts";
 import {
@@ -25,7 +24,9 @@ import {
   type CommunicatorError,
   PeerLost,
 } from "./errors.ts";
+import type { FlightRecorder, FlightRing, FlightSource } from "./flight_recorder.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 import { isAlive } from "./process_identity.ts";
 
 /**
@@ -38,7 +39,7 @@ const SLOT_OFFSET = 2048;
 /** What an exchange stands on. */
 export interface ExchangeOptions {
   readonly libc: Libc;
-  readonly window: AddressWindow;
+  readonly reducers: Reducers;
   readonly control: ControlBlock;
   /** Memory for staging; touched at the first collective that needs it. */
   readonly staging: Arena;
@@ -49,17 +50,22 @@ export interface ExchangeOptions {
   readonly ranks: readonly number[];
   /** Whether ranks on this host have a core each. */
   readonly spin: boolean;
+  /** Remembers the last operations. */
+  readonly flight: FlightRecorder;
+  /** What waits for its turn, for the recorder. */
+  readonly pending: Pick<FlightSource, "queued" | "messages">;
 }
 
 /** One rank's end of a group in shared memory. */
-export class Exchange implements Meeting {
+export class Exchange implements Meeting, Disposable {
   readonly rank: number;
   readonly size: number;
-  readonly memory: WebAssembly.Memory | undefined;
+  readonly reducers: Reducers;
   /** The barrier beneath; to wake waiters when this rank leaves. */
   readonly barrier: FlagBarrier;
   #o: ExchangeOptions;
   #control: ControlBlock;
+  #flight: FlightRing;
   #seq = 0;
   #fingerprint = 0;
   #slots: [Uint8Array[], Uint8Array[]] | undefined;
@@ -76,7 +82,12 @@ export class Exchange implements Meeting {
     this.#control = options.control;
     this.rank = options.rank;
     this.size = options.control.size;
-    this.memory = options.window.memory;
+    this.reducers = options.reducers;
+    const { name, ranks, pending } = options;
+    this.#flight = options.flight.open({
+      ...{ name, ranks, ...pending },
+      seen: () => ranks.map((_, rank) => options.control.lastRecord(rank)),
+    });
     this.barrier = new FlagBarrier(options.control, options.libc, { rank: options.rank, spin: options.spin });
   }
 
@@ -91,13 +102,18 @@ export class Exchange implements Meeting {
   }
 
   /** Begins the next operation. @throws {CommunicatorError} If the group has failed. */
-  begin(op: OperationCode, timeoutMs: number): void {
+  begin(op: OperationCode, timeoutMs: number, calledAt = 0): void {
     if (this.#failure !== undefined) throw this.#failure;
     const seq = this.#seq = (this.#seq + 1) | 0;
+    this.#flight.begin(seq, op, calledAt);
     this.#control.record(this.rank, seq, op);
     this.#fingerprint = fingerprint(seq, op);
     this.#started = 0; // the clock is read when the operation has to wait
     this.#timeoutMs = timeoutMs;
+  }
+
+  end(at = 0): void {
+    this.#flight.end(at);
   }
 
   /** Arrives at the next barrier of this operation. */
@@ -200,6 +216,24 @@ export class Exchange implements Meeting {
     this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs);
   }
 
+  /** Looks at all ranks at once, whoever is waited for. @throws {CommunicatorError} If one has died, or the group has failed. */
+  checkAll(): void {
+    this.check();
+    for (let rank = 0; rank < this.size; rank++) {
+      const lost = this.lostAmong([rank]);
+      if (lost !== undefined) throw this.#fail(lost, "lost", rank);
+    }
+  }
+
+  /** Which of `ranks` has died, as an error that does not stop this group; for who waits elsewhere. */
+  lostAmong(ranks: readonly number[]): PeerLost | undefined {
+    const dead = ranks.find((rank) => {
+      const who = this.#control.identity(rank);
+      return who !== undefined && !isAlive(who);
+    });
+    return dead === undefined ? undefined : this.#lost("lost", dead);
+  }
+
   #checkAlive(missing: readonly number[], late: boolean, timeoutMs: number): void {
     for (const rank of missing) {
       const who = this.#control.identity(rank);
@@ -207,6 +241,11 @@ export class Exchange implements Meeting {
       if (who !== undefined && !isAlive(who)) throw this.#fail(this.#lost("lost", rank), "lost", rank);
     }
     if (late) throw this.#fail(this.#timeout(missing, timeoutMs), "timeout", this.rank);
+  }
+
+  /** This group is closed. */
+  [Symbol.dispose](): void {
+    this.#o.flight.close(this.#flight);
   }
 
   /** Stops the group for all its ranks, because this one gives up. */
@@ -233,6 +272,7 @@ export class Exchange implements Meeting {
     error.lastCollective ??= `${this.#o.name}#${describeRecord(this.#control.lastRecord(this.rank))}`;
     if (kind !== undefined) this.#control.abort(kind, culprit);
     this.barrier.ring(); // whoever sleeps looks at once
+    this.#o.flight.dump(this.#failure); // after the others know, since it takes a moment
     return this.#failure;
   }
 
@@ -264,7 +304,7 @@ export class Exchange implements Meeting {
     );
   }
 
-  #lost(kind: "left" | "lost", rank: number): CommunicatorError {
+  #lost(kind: "left" | "lost", rank: number): PeerLost {
     const last = describeRecord(this.#control.lastRecord(rank));
     const what = kind === "left"
       ? "left the group normally"

@@ -1,7 +1,8 @@
 /** The communicator of this process, from the environment that the launcher gave it. */
 import { type EnvRecord, filled } from "../../core/env_record.ts";
-import { detectLaunchEnv } from "../../core/launch_env.ts";
+import { detectLaunchEnv, type LaunchEnv } from "../../core/launch_env.ts";
 import type { Communicator } from "./communicator.ts";
+import { flightFile, FlightRecorder } from "./flight_recorder.ts";
 import { type BackendChoice, openEngine, requireBackend } from "./engines.ts";
 
 /** Options of {@linkcode init}. */
@@ -37,9 +38,22 @@ export async function init(options: InitOptions = {}): Promise<Communicator> {
   const backend = requireBackend(
     options.backend ?? (filled(record, "SHARDWISE_BACKEND") ? record.SHARDWISE_BACKEND! : "auto"),
   );
+  const env = jobOf(record, backend), flight = new FlightRecorder(env, flightFile(record, env));
+  // Only where the launcher's shim listens too: alone, the last listener's going would make the signal deadly again.
+  if (filled(record, "SHARDWISE_LAUNCHER_PID")) flight.listen();
   return await openEngine(backend, {
-    env: detectLaunchEnv(record),
+    env,
+    flight,
     timeoutMs: options.timeoutMs ?? 600_000,
     joinTimeoutMs: options.joinTimeoutMs ?? 60_000,
   });
+}
+
+/**
+ * The place of this process in its job, as far as `backend` must know it: Hydra gives ranks on several hosts no address, which is
+ * an error for whoever needs one, but MPI and shared memory do not.
+ */
+export function jobOf(record: EnvRecord, backend: BackendChoice): LaunchEnv {
+  const needless = backend !== "nccl" && filled(record, "PMI_SIZE") && !filled(record, "MASTER_ADDR");
+  return detectLaunchEnv(needless ? { ...record, MASTER_ADDR: "localhost" } : record);
 }

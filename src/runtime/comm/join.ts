@@ -2,7 +2,7 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { ControlBlock, controlBlockBytes } from "./control_block.ts";
-import { RendezvousError } from "./errors.ts";
+import { type CommunicatorError, RendezvousError } from "./errors.ts";
 import { isAlive, ownIdentity } from "./process_identity.ts";
 import { type NamedSegment, openNamedSegment } from "./shared_segment.ts";
 
@@ -21,6 +21,8 @@ export interface JoinOptions {
   readonly size: number;
   readonly timeoutMs: number;
   readonly directory?: string;
+  /** Why one of the others will never come, if that is known; asked between sleeps. */
+  readonly lost?: () => CommunicatorError | undefined;
 }
 
 const SLICE_MS = 50;
@@ -88,6 +90,9 @@ async function meet(control: ControlBlock, segment: NamedSegment, o: JoinOptions
     if (control.attached === size) return;
     await libc.futexWaitAsync(control.bell, bell, SLICE_MS);
     if (control.attached === size) return;
+    const lost = o.lost?.();
+    if (control.attached === size) return; // it may have come, and gone, meanwhile
+    if (lost !== undefined) throw lost;
     if (performance.now() <= end) continue;
     const missing = Array.from({ length: size }, (_, r) => r).filter((r) => control.identity(r) === undefined);
     throw new RendezvousError(

@@ -87,6 +87,31 @@ Deno.test("a file system without room is an error that says how much there is", 
   assert.equal(setting.exists(), false);
 });
 
+Deno.test("a full /dev/shm is an error before anybody touches its memory", linux, async (t) => {
+  using setting = makeSetting();
+  const directory = Deno.makeTempDirSync();
+  const mount = new Deno.Command("mount", { args: ["-t", "tmpfs", "-o", "size=8k", "tmpfs", directory] }).outputSync();
+  try {
+    await t.step({
+      name: mount.success ? "on a tmpfs of 8 KB" : `left out: mount: ${new TextDecoder().decode(mount.stderr).trim()}`,
+      ignore: !mount.success,
+      fn: async () => {
+        Deno.writeFileSync(`${directory}/other`, new Uint8Array(8192));
+        await assert.rejects(
+          joinSegment({ ...setting, directory, rank: 0, size: 64, timeoutMs: 100 }),
+          (error) =>
+            error instanceof UnavailableError &&
+            /Cannot reserve \d+ bytes in .*: 0 of 8192 bytes are free/.test(error.message),
+        );
+        assert.deepEqual([...Deno.readDirSync(directory)].map((e) => e.name), ["other"]);
+      },
+    });
+  } finally {
+    if (mount.success) new Deno.Command("umount", { args: [directory] }).outputSync();
+    Deno.removeSync(directory);
+  }
+});
+
 Deno.test("a missing /dev/shm is an error that says so", linux, async () => {
   using setting = makeSetting();
   await assert.rejects(

@@ -7,6 +7,7 @@ import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
 /** One rank alone. */
@@ -68,7 +69,7 @@ export function openLocal({ env }: EngineOptions): Promise<LocalCommunicator> {
 class LocalMeeting implements Meeting {
   readonly rank = 0;
   readonly size = 1;
-  readonly memory = undefined;
+  readonly reducers = new Reducers(undefined);
   readonly spinMs = 0;
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
   parity: 0 | 1 = 0;
@@ -86,6 +87,7 @@ class LocalMeeting implements Meeting {
   begin(_op: OperationCode, _timeoutMs: number): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
+  end(): void {}
   arrive(): void {}
   passed(): boolean {
     return true;

@@ -50,6 +50,8 @@ interface Sending {
   readonly work: Work;
   /** Header, then payload. */
   readonly parts: readonly Uint8Array[];
+  readonly view: View;
+  readonly tag: number;
   readonly dest: number;
   readonly started: number;
   readonly timeoutMs: number;
@@ -106,7 +108,7 @@ export class Mailbox implements Side {
     header.setInt32(8, o.tag, true);
     header.setUint32(12, COMM_DTYPES.indexOf(view.dtype), true);
     const work = new Work(this.#o.runner), parts = [new Uint8Array(header.buffer), view.bytes];
-    this.#sending[dest]!.push({ work, parts, dest, sent: 0, started: performance.now(), timeoutMs: o.timeoutMs });
+    this.#sending[dest]!.push({ work, parts, view, dest, sent: 0, started: performance.now(), ...o });
     this.#o.runner.kick();
     return work;
   }
@@ -135,6 +137,18 @@ export class Mailbox implements Side {
     return true;
   }
 
+  /** What is under way, in words. */
+  describe(): string[] {
+    const sends = this.#sending.flat().map(({ dest, view, tag }) =>
+      `send ${view.dtype}[${view.count}] to ${dest}, tag ${tag}`
+    );
+    const taken = this.#arriving.flatMap((a) => a?.taker ?? []);
+    const receives = [...this.#receiving, ...taken].map(({ source, view, tag }) =>
+      `recv ${view.dtype}[${view.count}] from ${source}, tag ${tag}`
+    );
+    return [...sends, ...receives];
+  }
+
   /** Moves what can be moved without waiting; whether anything did. */
   pump(): boolean {
     let moved = false;
@@ -154,6 +168,10 @@ export class Mailbox implements Side {
     const others = Array.from({ length: this.#o.size }, (_, r) => r).filter((r) => r !== this.#o.rank);
     for (const { source, started, timeoutMs } of this.#receiving) {
       this.#o.check(source === "any" ? others : [source], started, timeoutMs);
+    }
+    // Also for the rest of a message that has begun to come.
+    for (const message of this.#arriving) {
+      if (message?.taker !== undefined) this.#o.check([message.source], message.taker.started, message.taker.timeoutMs);
     }
   }
 

@@ -1,13 +1,14 @@
 /** What collectives need of the ranks they run among, whatever joins them. */
 import type { OperationCode } from "./control_block.ts";
 import type { CommunicatorError } from "./errors.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 
 /** One rank's end of a group. */
 export interface Meeting {
   readonly rank: number;
   readonly size: number;
-  /** The WebAssembly memory in which shared buffers lie, if they do. */
-  readonly memory: WebAssembly.Memory | undefined;
+  /** The loops that reduce, where shared buffers lie. */
+  readonly reducers: Reducers;
   /** This rank's staging slot of the present phase, for writing before a barrier. */
   readonly mine: Uint8Array;
   /** The slot of `rank`, for reading after the barrier. */
@@ -17,8 +18,14 @@ export interface Meeting {
   /** Ends a phase: the slots change. */
   flip(): void;
 
-  /** Begins the next operation. @throws {CommunicatorError} If the group has failed. */
-  begin(op: OperationCode, timeoutMs: number): void;
+  /**
+   * Begins the next operation; `calledAt`: when it was called, as `performance.now()`, where that is known.
+   *
+   * @throws {CommunicatorError} If the group has failed.
+   */
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void;
+  /** The operation is over; `at`: when, where that is known. */
+  end(at?: number): void;
   /** Arrives at the next barrier of this operation. */
   arrive(): void;
   /** Whether all ranks have arrived, and mean the same operation. @throws {CommunicatorError} If not, or never will. */

@@ -4,6 +4,7 @@ import { Libc } from "../../ffi/libc.ts";
 import { AddressWindow } from "./address_window.ts";
 import type { Communicator } from "./communicator.ts";
 import type { EngineOptions } from "./engines.ts";
+import { Reducers } from "./reduce_wasm.ts";
 import { ShmCommunicator } from "./shm_communicator.ts";
 
 /**
@@ -11,20 +12,22 @@ import { ShmCommunicator } from "./shm_communicator.ts";
  *
  * @throws {UnavailableError} If they are not, or this host cannot share memory. @throws {RendezvousError} If ranks are missing.
  */
-export async function openShm({ env, timeoutMs, joinTimeoutMs }: EngineOptions): Promise<Communicator> {
+export async function openShm({ env, timeoutMs, joinTimeoutMs, flight }: EngineOptions): Promise<Communicator> {
   if (env.localWorldSize !== env.worldSize) {
     throw new UnavailableError(
       `Cannot join a job of ${env.worldSize} ranks of which ${env.localWorldSize} are on this host: shared memory joins the ranks of one host`,
       { hint: "run all ranks on one host, or use the backend shm+mpi" },
     );
   }
-  const libc = new Libc();
+  const libc = new Libc(), window = new AddressWindow(libc);
   const host = {
     libc,
-    window: new AddressWindow(libc),
+    window,
+    reducers: new Reducers(window.memory),
     runId: env.runId,
     localRank: env.localRank,
     localWorldSize: env.localWorldSize,
+    flight,
     cores: navigator.hardwareConcurrency, // minds affinity and control groups
   };
   return await ShmCommunicator.join(host, {

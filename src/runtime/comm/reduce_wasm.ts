@@ -10,7 +10,7 @@
  * WebAssembly with a private memory, tensors copied in and the result out, 10; WebAssembly over the mapped window 27.
  */
 import type { CommDType, ReduceOpName } from "./buffers.ts";
-import { isPairOp } from "./operations.ts";
+import { isPairOp, requireReducible } from "./operations.ts";
 import { makeJsReducer, type Reducer } from "./reduce_js.ts";
 import {
   type Code,
@@ -89,6 +89,29 @@ const LANES: Readonly<Record<Exclude<CommDType, "f16" | "bf16" | "f8e4m3fn" | "f
   u64: { add: simd(206), mul: simd(213), max: select64(true, splat64(0x80000000, 0)), min: select64(false, splat64(0x80000000, 0)), ne: simd(215), one: splat64(0, 1) },
   bool: { ne: simd(36), one: splat32(0x01010101) },
 };
+
+/** The reductions of a process, made when they are first needed and shared by all its groups: each is a piece of machine code. */
+export class Reducers {
+  #memory: WebAssembly.Memory | undefined;
+  #made: { [D in CommDType]?: { [O in ReduceOpName]?: Reducer } } = {};
+
+  /** `memory`: where shared buffers lie; without one, JavaScript reduces. */
+  constructor(memory: WebAssembly.Memory | undefined) {
+    this.#memory = memory;
+  }
+
+  /** The loop for `op` on `dtype`. @throws {InputError} Unless that is defined. */
+  get(dtype: CommDType, op: ReduceOpName): Reducer {
+    const ofDtype = this.#made[dtype] ??= {};
+    let reducer = ofDtype[op];
+    if (reducer === undefined) {
+      requireReducible(dtype, op);
+      reducer = this.#memory === undefined ? makeJsReducer(dtype, op) : makeWasmReducer(this.#memory, dtype, op);
+      ofDtype[op] = reducer;
+    }
+    return reducer;
+  }
+}
 
 /** The function for `op` on `dtype` over `memory`; bytes outside it are reduced by JavaScript, or go by way of scratch. */
 export function makeWasmReducer(memory: WebAssembly.Memory, dtype: CommDType, op: ReduceOpName): Reducer {

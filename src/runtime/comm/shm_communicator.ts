@@ -2,22 +2,32 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import type { ReduceOp, View } from "./buffers.ts";
+import type { CommunicatorError } from "./errors.ts";
+import type { FlightRecorder } from "./flight_recorder.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import { ProgressThread } from "./progress_thread.ts";
+import type { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
+import type { Work } from "./work.ts";
 
 /** What all groups of a process share. */
 export interface ShmHost {
   readonly libc: Libc;
   readonly window: AddressWindow;
+  /** The loops over the window's memory. */
+  readonly reducers: Reducers;
   /** The job on this host; part of file names. */
   readonly runId: string;
   readonly localRank: number;
   /** Ranks of the job on this host, and the cores that they share. */
   readonly localWorldSize: number;
   readonly cores: number;
+  /** Remembers what all groups did last. */
+  readonly flight: FlightRecorder;
   /** Where files are that ranks meet in; default /dev/shm. */
   readonly directory?: string;
 }
@@ -31,6 +41,8 @@ export interface ShmGroup {
   readonly timeoutMs: number;
   /** How long to wait for the members to come; default as long as collectives wait. */
   readonly joinTimeoutMs?: number;
+  /** Why one of the members will never come, if that is known. */
+  readonly lost?: () => CommunicatorError | undefined;
 }
 
 /** Ranks of one host. */
@@ -47,15 +59,19 @@ export class ShmCommunicator extends MeetingCommunicator {
   #messages: Arena;
   #channels: SymmetricBuffer | undefined;
   #exchange: Exchange;
+  #progress: ProgressThread | undefined;
   #splits = 0;
   #subgroups = new Map<string, number>();
 
   private constructor(host: ShmHost, group: ShmGroup, segment: JoinedSegment) {
     const { control } = segment;
     const arena = (chunks: { first: number; count: number }) =>
-      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.check() });
+      new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.checkAll() });
     const staging = arena(STAGING_CHUNKS);
-    const exchange = new Exchange({ ...host, ...group, control, staging, spin: host.localWorldSize <= host.cores });
+    // The exchange begins before the communicator that it serves.
+    const pending = { queued: () => this.queued, messages: () => this.messages };
+    const spin = host.localWorldSize <= host.cores;
+    const exchange = new Exchange({ ...host, ...group, control, staging, spin, pending });
     super(exchange, group.timeoutMs);
     this.name = group.name;
     this.ranks = group.ranks;
@@ -77,6 +93,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       rank: group.rank,
       size: group.ranks.length,
       timeoutMs: group.joinTimeoutMs ?? group.timeoutMs,
+      ...group.lost === undefined ? {} : { lost: group.lost },
     });
     return new ShmCommunicator(host, group, segment);
   }
@@ -109,9 +126,28 @@ export class ShmCommunicator extends MeetingCommunicator {
     return { wake: () => exchange.barrier.wake(), check: (...args) => exchange.checkPeers(...args) };
   }
 
+  protected override inBackground(send: View, recv: View, o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
+    if (this.size === 1) return undefined;
+    const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
+    this.#progress ??= new ProgressThread(
+      {
+        ...{ runId, localRank, localWorldSize, cores, directory, name: `${this.name}.background` },
+        ...{ rank: this.rank, ranks: this.ranks, timeoutMs: this.timeoutMs },
+      },
+      (error) => flight.dump(error),
+    );
+    return this.#progress.allReduce(send, recv, o);
+  }
+
+  protected override endBackground(): Promise<void> {
+    return this.#progress?.close() ?? Promise.resolve();
+  }
+
   protected override release(): void {
+    this.#progress?.stop();
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
+    this.#exchange[Symbol.dispose]();
     this.arena[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#messages[Symbol.dispose]();
@@ -124,6 +160,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       rank: members.indexOf(this.rank),
       ranks: members.map((r) => this.ranks[r]!),
       timeoutMs: options.timeoutMs ?? this.timeoutMs,
+      lost: () => this.#exchange.lostAmong(members),
     });
   }
 }

@@ -58,6 +58,7 @@ export class TinyAllReduce {
       data[i] = Number.isNaN(result) ? NaN : result;
     }
     x.flip();
+    x.end();
     return true;
   }
 
@@ -78,6 +79,7 @@ export class TinyAllReduce {
     x.waitSync();
     o.reducer(view.bytes, sources); // as many bytes of them as there are of the destination
     x.flip();
+    x.end();
   }
 
   #makeSources(): [Uint8Array[], Uint8Array[]] {

@@ -7,7 +7,6 @@ import {
   type Buf,
   type CommDType,
   type ReduceOp,
-  type ReduceOpName,
   requireCount,
   requireSameDType,
   type SymmetricTensor,
@@ -16,6 +15,7 @@ import {
 } from "./buffers.ts";
 import * as steps from "./collectives.ts";
 import type {
+  AllReduceOptions,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -32,9 +32,8 @@ import { Mailbox, type MailboxPeers, type Received } from "./mailbox.ts";
 import type { Meeting } from "./meeting.ts";
 import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
 import { objectMessages, pack, unpack } from "./objects.ts";
-import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
-import { makeJsReducer, type Reducer } from "./reduce_js.ts";
-import { makeWasmReducer } from "./reduce_wasm.ts";
+import { canReduce, isPairOp, nameOf, premultiplied, requirePairs } from "./operations.ts";
+import type { Reducer } from "./reduce_js.ts";
 import { TinyAllReduce } from "./tiny_all_reduce.ts";
 import { type AnyWork, type Work, WorkQueue } from "./work.ts";
 import { workOfAll } from "./work_group.ts";
@@ -58,7 +57,6 @@ export abstract class MeetingCommunicator implements Communicator {
   #queue: WorkQueue;
   #tiny: TinyAllReduce;
   #mailbox: Mailbox | undefined;
-  #reducers: { [D in CommDType]?: { [O in ReduceOpName]?: Reducer } } = {};
   /** What a group that is being called has issued so far. */
   #grouped: AnyWork[] | undefined;
   #open = true;
@@ -80,6 +78,14 @@ export abstract class MeetingCommunicator implements Communicator {
   protected abstract channel(from: number, to: number): Uint8Array;
   /** How messages wake and watch the other ranks. */
   protected abstract readonly peers: MailboxPeers;
+  /** All-reduces on another thread; undefined where the engine has none. */
+  protected inBackground(_send: View, _recv: View, _o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
+    return undefined;
+  }
+  /** Waits for what is under way on another thread, and ends that. */
+  protected endBackground(): Promise<void> {
+    return Promise.resolve();
+  }
   /** Gives back what the engine holds; called once. */
   protected abstract release(): void;
 
@@ -120,6 +126,7 @@ export abstract class MeetingCommunicator implements Communicator {
     this.#x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
     this.#x.arrive();
     this.#x.waitSync();
+    this.#x.end();
   }
 
   broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
@@ -128,9 +135,15 @@ export abstract class MeetingCommunicator implements Communicator {
     return this.#issue(this.#code("broadcast", view, { root }), options, (x) => steps.broadcast(x, view, root));
   }
 
-  allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
+  allReduce(buf: Buf, op: ReduceOp = "sum", options: AllReduceOptions = {}): Work {
     const own = viewOf(buf, "the input"), recv = receiver(own, options.recv);
     const { send, reducer } = this.#reduction(own, op);
+    if (options.background === true && send.bytes.length > steps.SMALL_BYTES) {
+      this.requireOpen();
+      const o = { op: typeof op === "string" ? op : "sum" as const, timeoutMs: options.timeoutMs ?? this.timeoutMs };
+      const work = this.inBackground(send, recv, o);
+      if (work !== undefined) return this.#issued(work, options);
+    }
     return this.#issue(this.#code("allReduce", send, { op }), options, (x) => steps.reduce(x, { send, recv, reducer }));
   }
 
@@ -260,6 +273,7 @@ export abstract class MeetingCommunicator implements Communicator {
   async close(options: OpOptions = {}): Promise<void> {
     if (!this.#open) return;
     try {
+      await this.endBackground();
       await this.#issue(this.#code("close"), options, steps.barrier);
     } finally {
       this.#leave();
@@ -269,6 +283,14 @@ export abstract class MeetingCommunicator implements Communicator {
   [Symbol.asyncDispose](): Promise<void> {
     this.#leave();
     return Promise.resolve();
+  }
+
+  /** Collectives that wait for their turn, and messages under way; for the flight recorder. */
+  protected get queued(): readonly { readonly code: OperationCode; readonly at: number }[] {
+    return this.#queue.queued;
+  }
+  protected get messages(): readonly string[] {
+    return this.#mailbox?.describe() ?? [];
   }
 
   /** @throws {InputError} Unless `rank` is one of this group. */
@@ -372,22 +394,12 @@ export abstract class MeetingCommunicator implements Communicator {
 
   /** How `op` reduces, and what of: `own`, or its products. */
   #reduction(own: View, op: ReduceOp, counts?: readonly number[]): { readonly send: View; readonly reducer: Reducer } {
-    if (typeof op !== "string") return { send: premultiplied(own, op), reducer: this.#reducer(own.dtype, "sum") };
-    const reducer = this.#reducer(own.dtype, op);
+    if (typeof op !== "string") {
+      return { send: premultiplied(own, op), reducer: this.#x.reducers.get(own.dtype, "sum") };
+    }
+    const reducer = this.#x.reducers.get(own.dtype, op);
     if (isPairOp(op)) requirePairs(op, counts ?? [own.count]);
     return { send: own, reducer };
-  }
-
-  #reducer(dtype: CommDType, op: ReduceOpName): Reducer {
-    const ofDtype = this.#reducers[dtype] ??= {};
-    let reducer = ofDtype[op];
-    if (reducer === undefined) {
-      requireReducible(dtype, op);
-      const memory = this.#x.memory;
-      reducer = memory === undefined ? makeJsReducer(dtype, op) : makeWasmReducer(memory, dtype, op);
-      ofDtype[op] = reducer;
-    }
-    return reducer;
   }
 
   #atRoot(buf: Buf | null, root: number, what: string): View | undefined {

@@ -146,7 +146,10 @@ export class Work<T = void> implements PromiseLike<T> {
 
   /** @internal Calls `callback` once it is done or failed; `watching`: who asks so looks after the failure. */
   whenSettled(callback: () => void, options: { readonly watching: boolean } = { watching: true }): void {
-    if (options.watching) this.#watched = true;
+    if (options.watching) {
+      this.#watched = true;
+      if (this.#state === "failed") this.#observe();
+    }
     if (this.settled) return callback();
     const before = this.#onSettled;
     this.#onSettled = before === undefined ? callback : () => {
@@ -188,13 +191,15 @@ export class Work<T = void> implements PromiseLike<T> {
 /** What a queue needs of an engine: where its collectives stand, and how to wait for them. */
 export type Waiting = Pick<
   Meeting,
-  "begin" | "passed" | "waitSync" | "spin" | "spinMs" | "relax" | "sleep" | "nap" | "check" | "abort"
+  "begin" | "end" | "passed" | "waitSync" | "spin" | "spinMs" | "relax" | "sleep" | "nap" | "check" | "abort"
 >;
 
 interface Item<X> {
   readonly work: Pending;
   readonly code: OperationCode;
   readonly timeoutMs: number;
+  /** When it was called, as `performance.now()`. */
+  readonly at: number;
   readonly start: (x: X) => Steps<unknown>;
   steps: Steps<unknown> | undefined;
 }
@@ -220,10 +225,15 @@ export class WorkQueue<X extends Waiting = Meeting> implements Runner {
     return this.#items.length === 0;
   }
 
+  /** What has not begun yet. */
+  get queued(): readonly { readonly code: OperationCode; readonly at: number }[] {
+    return this.#items.filter((item) => item.steps === undefined);
+  }
+
   /** Adds a collective and begins it if it is its turn. */
   issue<T>(code: OperationCode, timeoutMs: number, start: (x: X) => Steps<T>): Work<T> {
     const work = new Work<T>(this);
-    this.#items.push({ work, code, timeoutMs, start, steps: undefined });
+    this.#items.push({ work, code, timeoutMs, at: performance.now(), start, steps: undefined });
     if (this.#items.length === 1) this.pump();
     if (!this.idle) this.#startDriving();
     return work;
@@ -239,13 +249,14 @@ export class WorkQueue<X extends Waiting = Meeting> implements Runner {
     for (let item = this.#items[0]; item !== undefined; item = this.#items[0]) {
       try {
         if (item.steps === undefined) {
-          this.#x.begin(item.code, item.timeoutMs);
+          this.#x.begin(item.code, item.timeoutMs, item.at);
           item.work.settle("running");
           item.steps = item.start(this.#x);
         }
         const result = item.steps.next();
         if (!result.done) return;
         this.#items.shift();
+        this.#x.end(performance.now());
         item.work.settle("done", result.value);
       } catch (error) {
         this.#fail(error);

@@ -6,13 +6,14 @@
  * is made anew only when a size in its shape has changed. Shared values live in two banks that alternate from barrier to
  * barrier: what was written before barrier t is read before barrier t + 1, and its bank is written again only after that.
  */
-import { byteLength, dtypeFromOrt, type TypedArray } from "../../core/dtype.ts";
+import { byteLength, type DType, dtypeFromOrt, type TypedArray } from "../../core/dtype.ts";
 import { type Bindings, evalDim } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import { exportOnnx } from "../../formats/export_onnx.ts";
 import type { TensorType } from "../../graph/types.ts";
+import { statesInPlace } from "../../program/in_place.ts";
 import { planBuffers } from "../../program/memory_plan.ts";
 import { type Program, segmentsOf, type Source, type Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
@@ -41,6 +42,24 @@ export interface CompileOptions {
   readonly weightsWritten: () => Promise<void> | void;
   /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
+}
+
+/** A carried output as a step is about to write it. */
+export interface CarriedOutput {
+  /** The caller's name. */
+  readonly output: string;
+  readonly dtype: DType;
+  /** Its shape after the step. */
+  readonly dims: readonly number[];
+}
+
+/** Memory for a carried output. */
+export interface CarriedMemory {
+  readonly bytes: Uint8Array;
+  /** Shape of the tensor in `bytes`: that of the output, or longer where the state is there already, and grows in place. */
+  readonly dims: readonly number[];
+  /** Whether `bytes` hold the state as it is before the step: the input is then the same tensor. */
+  readonly inPlace: boolean;
 }
 
 interface CompiledSegment {
@@ -82,6 +101,10 @@ export class CpuExecutor implements AsyncDisposable {
   /** Carried outputs go where the caller says. */
   readonly #carried: readonly CarriedWiring[];
   readonly #carriedNames: ReadonlySet<string>;
+  /** Tensors of states that grow in place, by output: made anew only when they move. */
+  readonly #inPlace = new Map<string, { readonly bytes: Uint8Array; readonly tensor: EngineTensor }>();
+  /** Carried inputs that may grow in place, with the dim along which they do. */
+  readonly statesInPlace: ReadonlyMap<string, number>;
   /** Symbols of the values that live in private buffers, and of sizes that are fed. */
   readonly #symbols: ReadonlyMap<string, ReadonlySet<string>>;
   #bindings: Bindings = new Map();
@@ -98,6 +121,7 @@ export class CpuExecutor implements AsyncDisposable {
     this.#engine = options.engine;
     this.#group = options.group;
     this.#slots = planBuffers(program);
+    this.statesInPlace = statesInPlace(program);
     this.#carried = options.carried;
     this.#carriedNames = new Set(options.carried.map((c) => c.stored.name));
     this.#symbols = new Map([...program.stored].map(([name, v]) => [name, symbolsIn(v.type.shape)]));
@@ -145,19 +169,20 @@ export class CpuExecutor implements AsyncDisposable {
 
   /**
    * One step. `inputs` are this rank's local tensors, by name. Results are views of the executor's memory, valid until
-   * the next step; `carriedBuffer` gives the memory of a carried output.
+   * the next step; `memoryOf` gives the memory of a carried output. Of a state in place only the shape of the input is looked at.
    */
   async step(
     inputs: Readonly<Record<string, HostTensor>>,
-    carriedBuffer: (output: string, bytes: number) => Uint8Array,
+    memoryOf: (output: CarriedOutput) => CarriedMemory,
   ): Promise<Map<string, HostTensor>> {
     const started = performance.now();
     let waiting = 0;
     this.#bind(inputs);
-    const given = new Map(
-      Object.entries(inputs).map(([name, t]) => [name, this.#engine.tensor(t.dtype, t.data, t.shape)] as const),
-    );
-    this.#placeCarried(carriedBuffer);
+    const given = new Map<string, EngineTensor>();
+    this.#placeCarried(memoryOf, given);
+    for (const [name, t] of Object.entries(inputs)) {
+      if (!given.has(name)) given.set(name, this.#engine.tensor(t.dtype, t.data, t.shape));
+    }
     const produced = new Map<string, EngineTensor>();
     let index = 0;
     for (const step of this.program.steps) {
@@ -266,21 +291,31 @@ export class CpuExecutor implements AsyncDisposable {
   }
 
   /** Carried outputs get their memory from the caller at every step; later segments may read them too. */
-  #placeCarried(carriedBuffer: (output: string, bytes: number) => Uint8Array): void {
-    for (const { output, stored, readers } of this.#carried) {
+  #placeCarried(memoryOf: (output: CarriedOutput) => CarriedMemory, given: Map<string, EngineTensor>): void {
+    for (const { input, output, stored, readers } of this.#carried) {
+      const { dtype } = stored.type;
       const dims = evalShape(stored.type.shape, this.#bindings);
       const { fetches } = this.#segments[stored.writtenBy]!;
-      const tensor = dims && stored.type.dtype
-        ? this.#tensor(stored.type, dims, carriedBuffer(output, byteLength(stored.type.dtype, count(dims))))
-        : null;
-      fetches[0][stored.name] = fetches[1][stored.name] = tensor;
+      const memory = dims && dtype ? memoryOf({ output, dtype, dims }) : undefined;
+      const tensor = memory ? this.#carriedTensor(stored, memory) : null;
+      if (fetches[0][stored.name] !== tensor) fetches[0][stored.name] = fetches[1][stored.name] = tensor;
       if (!tensor) continue;
+      if (memory!.inPlace) given.set(input, tensor);
       this.#private.set(stored.name, tensor);
       for (const { segment, placeholder } of readers) {
         const { feeds } = this.#segments[segment]!;
         feeds[0][placeholder] = feeds[1][placeholder] = tensor;
       }
     }
+  }
+
+  #carriedTensor({ name, type }: Stored, { bytes, dims, inPlace }: CarriedMemory): EngineTensor {
+    if (!inPlace) return this.#tensor(type, dims, bytes);
+    const known = this.#inPlace.get(name);
+    if (known?.bytes === bytes) return known.tensor;
+    const tensor = this.#tensor(type, dims, bytes);
+    this.#inPlace.set(name, { bytes, tensor });
+    return tensor;
   }
 
   #tensor(type: TensorType, dims: readonly number[], bytes: Uint8Array): EngineTensor {

@@ -26,6 +26,8 @@ export interface Wiring {
 
 /** A carried output: where it is written, and the feeds of later segments that read it. */
 export interface CarriedWiring {
+  /** The caller's name of the input that it continues. */
+  readonly input: string;
   /** The caller's name. */
   readonly output: string;
   readonly stored: Stored;
@@ -48,7 +50,7 @@ export function wireSegment(segment: Segment, program: Program): Wiring {
 /** The wiring of the carried outputs. */
 export function wireCarried(program: Program, segments: readonly Segment[]): CarriedWiring[] {
   const outputs = new Map(program.outputs.map((o) => [o.name, o.value]));
-  return program.carried.flatMap(({ output }) => {
+  return program.carried.flatMap(({ input, output }) => {
     const value = outputs.get(output);
     if (value?.kind !== "value") return [];
     const readers = segments.flatMap(({ inputs }, segment) =>
@@ -56,7 +58,7 @@ export function wireCarried(program: Program, segments: readonly Segment[]): Car
         s.kind === "value" && s.name === value.name ? [{ segment, placeholder }] : []
       )
     );
-    return [{ output, stored: program.stored.get(value.name)!, readers }];
+    return [{ input, output, stored: program.stored.get(value.name)!, readers }];
   });
 }
 

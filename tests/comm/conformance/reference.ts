@@ -91,7 +91,7 @@ function bestPairs(inputs: readonly Values[], largest: boolean): Values {
     const nan = pairs.filter(([v]) => Number.isNaN(v));
     const candidates = nan.length > 0 ? nan : pairs;
     const beats = (a: readonly [number | bigint, number | bigint], b: typeof a) =>
-      nan.length === 0 && a[0] != b[0] ? (largest ? a[0] > b[0] : a[0] < b[0]) : a[1] < b[1];
+      nan.length === 0 && a[0] !== b[0] ? (largest ? a[0] > b[0] : a[0] < b[0]) : a[1] < b[1];
     out.push(...candidates.find((p) => candidates.every((q) => !beats(q, p)))!);
   }
   return out;

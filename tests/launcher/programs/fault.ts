@@ -62,6 +62,21 @@ async function fail(): Promise<void> {
       const kept: number[][] = [];
       for (;;) kept.push(new Array(100_000).fill(kept.length + 0.5));
     }
+    case "handled":
+      addEventListener("error", (event) => event.preventDefault());
+      setTimeout(() => deep(0), 1);
+      await sleep(1500);
+      return console.log("went on");
+    case "hang-in-exit": {
+      // What a native library does that joins its threads when the process exits, and one of them never ends.
+      const libc = Deno.dlopen("libc.so.6", {
+        pause: { type: "pointer" },
+        __cxa_atexit: { parameters: ["pointer", "pointer", "pointer"], result: "i32" },
+      });
+      libc.symbols.__cxa_atexit(libc.symbols.pause, null, null);
+      if (value === "exit") Deno.exit(6);
+      return deep(0);
+    }
     case "user":
       return reportUserError(new InputError("no model called gpt", { hint: "give a .onnx file" }), 3);
     case "collective":

@@ -1,9 +1,19 @@
 /** The communicator over libmpi: between hosts, by whatever network MPI uses. */
 import { type Handle, MPI_UNDEFINED } from "../../../ffi/mpi.ts";
-import { allocateTensor, type CommDType, type SymmetricTensor, type View } from "../buffers.ts";
-import type { GroupOptions } from "../communicator.ts";
+import {
+  allocateTensor,
+  type Buf,
+  type CommDType,
+  type ReduceOp,
+  type SymmetricTensor,
+  type View,
+  viewOf,
+} from "../buffers.ts";
+import type { GroupOptions, OpOptions } from "../communicator.ts";
 import { CommunicatorError } from "../errors.ts";
+import type { FlightRecorder } from "../flight_recorder.ts";
 import type { Received } from "../mailbox.ts";
+import { isPairOp } from "../operations.ts";
 import { PrivateArena } from "../private_arena.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
@@ -11,8 +21,12 @@ import { meet } from "./meet.ts";
 import { MpiGroup } from "./mpi_group.ts";
 import { type Envelope, MpiMessages } from "./mpi_messages.ts";
 import type { MpiRuntime } from "./mpi_runtime.ts";
-import { MpiSteps } from "./mpi_steps.ts";
+import { MpiSteps, pinned } from "./mpi_steps.ts";
 import type { Notices } from "./notices.ts";
+import { wireOf } from "./wire.ts";
+
+/** Elements of the longest reduction that is done by a blocking call. */
+const BLOCKING_MOST = 2 ** 24;
 
 /** What all groups of a process share. */
 export interface MpiJob {
@@ -26,6 +40,7 @@ export interface MpiJob {
   readonly hosts: readonly string[];
   readonly localRank: number;
   readonly cores: number;
+  readonly flight: FlightRecorder;
 }
 
 /** Which group, and as whom. */
@@ -52,19 +67,51 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
   #subgroups = new Map<string, number>();
 
   constructor(job: MpiJob, o: MpiMembership) {
-    const group = new MpiGroup({ ...job, ...o }), queue = new WorkQueue(group);
+    const group: MpiGroup = new MpiGroup({
+      ...{ ...job, ...o },
+      pending: { queued: () => queue.queued, messages: () => messages.describe() },
+    });
+    const queue: WorkQueue<MpiGroup> = new WorkQueue(group), messages = new MpiMessages(group, queue);
     super({ ...job, ...o, waiting: group, queue, steps: new MpiSteps(group) });
     this.arena = new PrivateArena(o.rank, "mpi");
     this.#job = job;
     this.#world = o.world ?? false;
-    this.#messages = new MpiMessages(group, queue);
-    queue.attach(this.#messages);
+    this.#messages = messages;
+    queue.attach(messages);
     job.runtime.attach(queue);
   }
 
   allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor {
     this.requireOpen();
     return allocateTensor(this.arena, shape, dtype);
+  }
+
+  /** With no time limit (`timeoutMs: Infinity`) by MPI's blocking call, which is faster, and deaf to everything else. */
+  override barrierSync(options: OpOptions = {}): void {
+    if (!this.#unlimited(options)) return super.barrierSync(options);
+    const { runtime } = this.#job;
+    runtime.check(runtime.symbols.MPI_Barrier(this.waiting.comm), "MPI_Barrier");
+  }
+
+  /** With no time limit (`timeoutMs: Infinity`) by MPI's blocking call, which is faster, and deaf to everything else. */
+  override allReduceSync(buf: Buf, op: ReduceOp = "sum", options: OpOptions = {}): void {
+    if (!this.#unlimited(options) || typeof op !== "string" || isPairOp(op)) {
+      return super.allReduceSync(buf, op, options);
+    }
+    const { bytes, dtype } = viewOf(buf, "the input"), wire = wireOf(dtype, op), { runtime } = this.#job;
+    const memory = pinned(wire.encode?.(bytes) ?? bytes), count = memory.length / wire.itemBytes;
+    if (count > BLOCKING_MOST) return super.allReduceSync(buf, op, options);
+    const { symbols, library } = runtime, { handles } = library;
+    const code = symbols.MPI_Allreduce_in_place(
+      library.inPlace,
+      memory,
+      count,
+      handles[wire.type],
+      handles[wire.op],
+      this.waiting.comm,
+    );
+    runtime.check(code, "MPI_Allreduce");
+    wire.decode?.(memory, bytes, this.size);
   }
 
   split(color: number | null, key = 0, options: GroupOptions = {}): Promise<MpiCommunicator | null> {
@@ -114,7 +161,7 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     return this.#messages.recv(view, source, o);
   }
 
-  protected override takeBack(work: unknown, reason: unknown): boolean {
+  override takeBack(work: unknown, reason: unknown): boolean {
     return this.#messages.takeBack(work, reason);
   }
 
@@ -127,6 +174,15 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     if (!clean) return;
     if (!this.#world) runtime.free(this.waiting.comm);
     else if (agreed) runtime.finalize();
+  }
+
+  /** Whether a blocking call may be made now. */
+  #unlimited(options: OpOptions): boolean {
+    if ((options.timeoutMs ?? this.timeoutMs) !== Infinity || options.signal !== undefined) return false;
+    this.requireOpen();
+    if (!this.queue.idle) this.queue.drainSync();
+    this.waiting.listen();
+    return !this.#job.checked;
   }
 
   /** Makes the MPI communicator of `ranks` in the scratch handle. */

@@ -1,7 +1,8 @@
 /** One rank's end of an MPI communicator: the request that is under way, and how to wait for it without being blind. */
 import type { Handle } from "../../../ffi/mpi.ts";
-import { describeRecord, type OperationCode } from "../control_block.ts";
+import { decodeOperation, describeRecord, type OperationCode } from "../control_block.ts";
 import { CollectiveAborted, CollectiveMismatch, CollectiveTimeout, CommunicatorError } from "../errors.ts";
+import type { FlightRecorder, FlightRing, FlightSource } from "../flight_recorder.ts";
 import type { Waiting } from "../work.ts";
 import type { MpiRuntime } from "./mpi_runtime.ts";
 import type { Listener, Notice, Notices } from "./notices.ts";
@@ -17,6 +18,9 @@ export interface MpiGroupOptions {
   readonly ranks: readonly number[];
   /** Whether all ranks tell each other what they call before each collective. */
   readonly checked: boolean;
+  readonly flight: FlightRecorder;
+  /** What waits for its turn, for the recorder. */
+  readonly pending: Pick<FlightSource, "queued" | "messages">;
 }
 
 /** How long ranks may take to say where they are, in milliseconds. */
@@ -46,6 +50,8 @@ export class MpiGroup implements Waiting, Listener {
   /** MPI's word for what is under way. */
   readonly request = new Uint8Array(new ArrayBuffer(8));
   #notices: Notices;
+  #flight: FlightRecorder;
+  #ring: FlightRing;
   #call: string | undefined;
   #memory: unknown;
   #seq = 0;
@@ -67,12 +73,15 @@ export class MpiGroup implements Waiting, Listener {
     this.checked = o.checked;
     this.spinMs = o.runtime.crowded ? 0 : 0.05;
     this.#notices = o.notices;
+    this.#flight = o.flight;
+    this.#ring = o.flight.open({ name: o.name, ranks: o.ranks, ...o.pending });
     o.notices.add(this);
   }
 
-  begin(op: OperationCode, timeoutMs: number): void {
+  begin(op: OperationCode, timeoutMs: number, calledAt = 0): void {
     this.#requireHealth();
     this.#seq++;
+    this.#ring.begin(this.#seq, op, calledAt);
     this.#operation = op;
     this.#timeoutMs = timeoutMs;
     this.#idleSince = performance.now();
@@ -80,9 +89,13 @@ export class MpiGroup implements Waiting, Listener {
     this.#asked = undefined;
   }
 
+  end(at = 0): void {
+    this.#ring.end(at);
+  }
+
   /** What this rank does, as messages print it. */
   get what(): string {
-    return describeRecord(this.#operation && { ...this.#operation.operation, seq: this.#seq });
+    return describeRecord(this.#operation && { ...decodeOperation(this.#operation), seq: this.#seq });
   }
 
   /** Begins to wait for `request`, which `call` has just filled; `memory` is what MPI uses until then. @throws {MpiError} */
@@ -176,6 +189,7 @@ export class MpiGroup implements Waiting, Listener {
     if (this.#call !== undefined) this.runtime.abandon([this.request, this.#memory]);
     this.#call = undefined;
     this.#notices.remove(this);
+    this.#flight.close(this.#ring);
   }
 
   /** Whether it has failed, so that its ranks are out of step. */
@@ -277,6 +291,7 @@ export class MpiGroup implements Waiting, Listener {
     this.runtime.fail();
     if (this.#call !== undefined) this.runtime.abandon([this.request.slice(), this.#memory]);
     this.#call = this.#memory = undefined;
+    this.#flight.dump(this.#failure!); // after the others know, since it takes a moment
   }
 
   #requireHealth(): void {

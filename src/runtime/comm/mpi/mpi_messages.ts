@@ -76,6 +76,11 @@ export class MpiMessages implements Side {
     return this.#cancel(message, reason);
   }
 
+  /** What is under way: `recv from 2, tag 0`. */
+  describe(): string[] {
+    return this.#pending.map((m) => `${m.receives ? "recv from" : "send to"} ${m.peer}, tag ${m.tag}`);
+  }
+
   pump(): boolean {
     const { symbols, scratch } = this.#g.runtime;
     let moved = false;

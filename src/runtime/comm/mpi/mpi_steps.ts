@@ -306,7 +306,7 @@ function* pieces(bytes: Uint8Array, itemBytes: number): Generator<Uint8Array> {
  * `bytes` where they stay: V8 keeps short arrays among its objects, and moves them, until somebody asks for their buffer. Empty
  * ones get an address of their own, since MPICH refuses an input and an output at the same one.
  */
-function pinned(bytes: Uint8Array): Bytes {
+export function pinned(bytes: Uint8Array): Bytes {
   if (bytes.length === 0) return new Uint8Array(new ArrayBuffer(8), 0, 0);
   void bytes.buffer;
   return bytes as Bytes;

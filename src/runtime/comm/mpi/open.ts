@@ -21,7 +21,9 @@ export async function openMpi(options: EngineOptions): Promise<MpiCommunicator> 
 }
 
 /** As {@linkcode openMpi}, with what makes more groups. */
-export async function joinMpi({ env, timeoutMs }: EngineOptions): Promise<{ world: MpiCommunicator; job: MpiJob }> {
+export async function joinMpi(
+  { env, timeoutMs, flight }: EngineOptions,
+): Promise<{ world: MpiCommunicator; job: MpiJob }> {
   const variables = Deno.env.toObject(), library = new MpiLibrary(findMpi(variables));
   const cores = navigator.hardwareConcurrency; // minds affinity and control groups
   const runtime = MpiRuntime.start(library, env.localWorldSize > cores);
@@ -37,7 +39,7 @@ export async function joinMpi({ env, timeoutMs }: EngineOptions): Promise<{ worl
     checked: variables.SHARDWISE_COMM_CHECK === "1",
     host: variables.SHARDWISE_PRETEND_HOSTS?.split(",")[rank] ?? runtime.hostName(),
   };
-  const common = { runtime, notices, side, cores, localRank: env.localRank, hosts: [] };
+  const common = { runtime, notices, side, cores, flight, localRank: env.localRank, hosts: [] };
   const first = new MpiCommunicator({ ...common, checked: false }, { ...place, comm, name: "join" });
   const members = await first.objects.allGather(own);
   await first[Symbol.asyncDispose]();

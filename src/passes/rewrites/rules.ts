@@ -1,0 +1,18 @@
+/** The rules, in the order in which they are tried: earlier ones bring graphs into the form that later ones know. */
+import { cachedAttention } from "./cached_attention.ts";
+import { DROP_NOOPS } from "./drop_noops.ts";
+import { FOLD_SCALARS } from "./fold_scalars.ts";
+import { GELU } from "./gelu.ts";
+import { PARTIAL_ROTARY } from "./partial_rotary.ts";
+import type { Rewrite } from "./rewrite.ts";
+import { RMS_NORM } from "./rms_norm.ts";
+import { ROTARY_EMBEDDING } from "./rotary_embedding.ts";
+import { SILU } from "./silu.ts";
+
+/** What makes patterns alike, before equal calls are merged. */
+export const CLEANING_RULES: readonly Rewrite[] = [FOLD_SCALARS, DROP_NOOPS];
+
+/** What turns patterns into fused ops, for a model that `ranks` share. */
+export function fusingRules(ranks: number): readonly Rewrite[] {
+  return [RMS_NORM, GELU, SILU, ROTARY_EMBEDDING, PARTIAL_ROTARY, cachedAttention(ranks)];
+}

@@ -1,0 +1,25 @@
+// deno-lint-ignore-file no-console -- a rank reports to its test by its output
+// Makes and closes groups by the thousand; prints what the process holds after a tenth of them and at the end.
+import { init } from "../../../src/runtime/comm/init.ts";
+
+const count = Number(Deno.args[0]);
+const comm = await init({ timeoutMs: 60_000 });
+const start = performance.now(), x = new Float32Array(1);
+let early = holds();
+for (let i = 0; i < count; i++) {
+  const group = (await comm.split(0))!;
+  // Of some the staging memory is made too, of some a symmetric tensor.
+  if (i % 5 === 0) group.allReduceSync(x);
+  if (i % 10 === 0) group.allocate([1000], "f32");
+  await group.close();
+  if (i === count / 10) early = holds();
+}
+console.log(
+  JSON.stringify({ early, end: holds(), ms: Math.round(performance.now() - start), window: comm.arena.partBytes }),
+);
+await comm.close();
+
+function holds() {
+  const maps = Deno.readTextFileSync("/proc/self/maps").split("\n").length;
+  return { files: [...Deno.readDirSync("/proc/self/fd")].length, maps, megabytes: Deno.memoryUsage().rss / 2 ** 20 };
+}

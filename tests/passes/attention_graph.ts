@@ -1,0 +1,144 @@
+/** One layer of attention over a cache, as Optimum's TorchScript exporter writes it; for tests of rewrites. */
+import { dimAdd, symbol } from "../../src/core/dim.ts";
+import { int, ints } from "../../src/graph/attributes.ts";
+import { GraphBuilder, inlineData } from "../../src/graph/builder.ts";
+import type { Attributes, Graph } from "../../src/graph/graph.ts";
+
+/** What the layer is like. */
+export interface AttentionForm {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** How many elements of a head are rotated by position: none, some or all. */
+  readonly rotated: number;
+  /** Tokens see only so many before themselves. */
+  readonly window?: number;
+  readonly softcap?: number;
+  /** Whether rows of NaN become 0. Default true. */
+  readonly guard?: boolean;
+  /** What the mask adds where nothing may be seen. Default -∞. */
+  readonly hidden?: number;
+  /** Whether later tokens are hidden. Default true. */
+  readonly causal?: boolean;
+  /** Whether the keys are a result under a second name too. */
+  readonly keysRead?: boolean;
+}
+
+const HIDDEN = 24;
+
+/** `x: f32[batch,seq,24]`, a mask, positions and a cache, to `y` of the same shape and the longer cache. */
+export function attentionGraph(form: AttentionForm): Graph<"global"> {
+  const { heads, kvHeads, headDim, rotated } = form;
+  const builder = new GraphBuilder("global", "attention", new Map([["", 18]]));
+  const [batch, seq, past] = ["batch", "seq", "past"].map(symbol) as [ReturnType<typeof symbol>, never, never];
+  const total = dimAdd(past, seq);
+  let state = 7;
+  const random = () => (state = (state * 1664525 + 1013904223) % 2 ** 32) / 2 ** 32 - 0.5;
+  const weight = (name: string, ...dims: number[]) => {
+    const data = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, random);
+    builder.getAttr(name, inlineData("f32", dims, data));
+    return name;
+  };
+  const number = (value: number) => {
+    const name = builder.freshValue("number");
+    builder.getAttr(name, inlineData("f32", [], Float32Array.of(value)));
+    return name;
+  };
+  const sizes = (...list: number[]) => {
+    const name = builder.freshValue("sizes");
+    builder.getAttr(name, inlineData("i64", [list.length], BigInt64Array.from(list, BigInt)));
+    return name;
+  };
+  const scalarInt = (value: number) => {
+    const name = builder.freshValue("int");
+    builder.getAttr(name, inlineData("i64", [], BigInt64Array.of(BigInt(value))));
+    return name;
+  };
+  const op = (name: string, inputs: readonly string[], attributes: Attributes = {}, output?: string) => {
+    const out = output ?? builder.freshValue(name);
+    builder.call({ kind: "call_function", domain: "", op: name, inputs, outputs: [out], attributes }, [
+      { name: out, type: { dtype: undefined, shape: undefined } },
+    ]);
+    return out;
+  };
+  const slice = (x: string, dim: number, from: number, to: number) =>
+    op("Slice", [x, sizes(from), sizes(to), sizes(dim), sizes(1)]);
+
+  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [batch, seq, HIDDEN] } });
+  builder.placeholder({ name: "attention_mask", type: { dtype: "i64", shape: [batch, total] } });
+  builder.placeholder({ name: "position_ids", type: { dtype: "i64", shape: [batch, seq] } });
+  for (const name of ["past.key", "past.value"]) {
+    builder.placeholder({ name, type: { dtype: "f32", shape: [batch, kvHeads, past, headDim] } });
+  }
+  const dimOf = (name: string, dim: number) => op("Gather", [op("Shape", [name]), scalarInt(dim)]);
+  const pastSize = dimOf("past.key", 2), totalSize = dimOf("attention_mask", 1);
+
+  // The mask: key <= token, and no padding, and within the window.
+  const tokens = op("Unsqueeze", [op("Range", [pastSize, totalSize, scalarInt(1)]), sizes(0, 1, 3)]);
+  const keysAt = op("Unsqueeze", [op("Range", [scalarInt(0), totalSize, scalarInt(1)]), sizes(0, 1, 2)]);
+  const padding = op("Unsqueeze", [op("Cast", ["attention_mask"], { to: int(9) }), sizes(1, 2)]);
+  let allowed = form.causal === false ? padding : op("And", [op("LessOrEqual", [keysAt, tokens]), padding]);
+  if (form.window !== undefined) {
+    const first = op("Sub", [tokens, scalarInt(form.window)]);
+    allowed = op("And", [op("Greater", [keysAt, first]), allowed]);
+  }
+  const ones = op("Concat", [
+    op("Unsqueeze", [dimOf("x", 0), sizes(0)]),
+    sizes(1),
+    op("Unsqueeze", [dimOf("x", 1), sizes(0)]),
+    op("Unsqueeze", [totalSize, sizes(0)]),
+  ], { axis: int(0) });
+  allowed = op("Expand", [allowed, ones]);
+  const mask = op("Where", [allowed, number(0), number(form.hidden ?? -Infinity)]);
+
+  // Angles of this step's positions.
+  const half = rotated / 2;
+  let cos = "", sin = "";
+  if (rotated > 0) {
+    const positions = op("Cast", [op("Unsqueeze", ["position_ids", sizes(1)])], { to: int(1) });
+    const angles = op("Transpose", [op("MatMul", [weight("inv_freq", 1, half, 1), positions])], {
+      perm: ints([0, 2, 1]),
+    });
+    const twice = op("Concat", [angles, angles], { axis: int(-1) });
+    cos = op("Unsqueeze", [op("Mul", [op("Cos", [twice]), number(1)]), sizes(1)]);
+    sin = op("Unsqueeze", [op("Mul", [op("Sin", [twice]), number(1)]), sizes(1)]);
+  }
+  const rotate = (x: string) => {
+    if (rotated === 0) return x;
+    const turned = rotated === headDim ? x : slice(x, 3, 0, rotated);
+    const swapped = op("Concat", [op("Neg", [slice(turned, 3, half, 2 ** 40)]), slice(turned, 3, 0, half)], {
+      axis: int(-1),
+    });
+    const sum = op("Add", [op("Mul", [turned, cos]), op("Mul", [swapped, sin])]);
+    return rotated === headDim ? sum : op("Concat", [sum, slice(x, 3, rotated, 2 ** 40)], { axis: int(-1) });
+  };
+  const project = (name: string, count: number) => {
+    const flat = op("MatMul", ["x", weight(name, HIDDEN, count * headDim)]);
+    return op("Transpose", [op("Reshape", [flat, sizes(0, 0, count, headDim)])], { perm: ints([0, 2, 1, 3]) });
+  };
+  const q = rotate(project("q", heads)), k = rotate(project("k", kvHeads)), v = project("v", kvHeads);
+  const keys = op("Concat", ["past.key", k], { axis: int(-2) }, "present.key");
+  const values = op("Concat", ["past.value", v], { axis: int(-2) }, "present.value");
+  const repeat = (x: string) => {
+    if (heads === kvHeads) return x;
+    const wide = op("Expand", [op("Unsqueeze", [x, sizes(2)]), sizes(1, 1, heads / kvHeads, 1, 1)]);
+    return op("Reshape", [wide, sizes(0, heads, -1, headDim)]);
+  };
+  const root = number(headDim ** -0.25);
+  let scores = op("MatMul", [
+    op("Mul", [q, root]),
+    op("Mul", [op("Transpose", [repeat(keys)], { perm: ints([0, 1, 3, 2]) }), root]),
+  ]);
+  if (form.softcap !== undefined) {
+    const cap = number(form.softcap);
+    scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap]);
+  }
+  let weights = op("Softmax", [op("Add", [scores, mask])], { axis: int(-1) });
+  if (form.guard !== false) weights = op("Where", [op("IsNaN", [weights]), number(0), weights]);
+  const mixed = op("Transpose", [op("MatMul", [weights, repeat(values)])], { perm: ints([0, 2, 1, 3]) });
+  const merged = op("Reshape", [mixed, sizes(0, 0, -1)]);
+  op("MatMul", [merged, weight("o", heads * headDim, HIDDEN)], {}, "y");
+  if (form.keysRead) op("ReduceSum", [keys], { keepdims: int(0) }, "sum");
+  const results = ["y", "present.key", "present.value", ...(form.keysRead ? ["sum"] : [])];
+  return builder.finish({ inputs: results, names: results });
+}

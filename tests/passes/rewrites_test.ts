@@ -1,0 +1,108 @@
+/** Every rewrite against the graph that it replaces, on random data: as one program, and cut over ranks. */
+import assert from "node:assert/strict";
+import { compareTensors } from "../../cli/compare.ts";
+import { fromNumbers, type HostTensor } from "../../src/core/host_tensor.ts";
+import { type Graph, isCall } from "../../src/graph/graph.ts";
+import { ParallelExecutionCtx } from "../../src/passes/context.ts";
+import { cleanPipeline, shardPipeline } from "../../src/passes/pipelines.ts";
+import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
+import { EmulatedModel } from "../../src/runtime/emulation.ts";
+import { type AttentionForm, attentionGraph } from "./attention_graph.ts";
+
+function prepared(graph: Graph<"global">, ranks: number, fuse: boolean) {
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: { fuse } });
+  const clean = cleanPipeline().run(graph, ctx);
+  const ops = clean.nodes.filter(isCall).map((n) => n.op);
+  return { sharded: () => shardPipeline().run(clean, ctx), ops, notes: ctx.rewrites };
+}
+
+interface Case {
+  readonly batch: number;
+  readonly past: number;
+  readonly sequence: number;
+  /** Tokens of padding at the left, by row. */
+  readonly padding: readonly number[];
+}
+
+function inputsOf({ kvHeads, headDim }: AttentionForm, { batch, past, sequence, padding }: Case) {
+  let state = 99;
+  const random = () => (state = (state * 1664525 + 1013904223) % 2 ** 32) / 2 ** 32 - 0.5;
+  const floats = (...shape: number[]) =>
+    fromNumbers("f32", shape, Array.from({ length: shape.reduce((a, b) => a * b, 1) }, random));
+  const grid = (rows: number, columns: number, at: (row: number, column: number) => number) =>
+    fromNumbers(
+      "i64",
+      [rows, columns],
+      Array.from({ length: rows * columns }, (_, i) => at(Math.floor(i / columns), i % columns)),
+    );
+  return {
+    x: floats(batch, sequence, 24),
+    attention_mask: grid(batch, past + sequence, (row, t) => Number(t >= padding[row]!)),
+    position_ids: grid(batch, sequence, (row, s) => Math.max(0, past + s - padding[row]!)),
+    "past.key": floats(batch, kvHeads, past, headDim),
+    "past.value": floats(batch, kvHeads, past, headDim),
+  } satisfies Record<string, HostTensor>;
+}
+
+/** Batch 2 with padding; the first row of a prompt sees nothing at all; a chunk; one token; a mask of zeros. */
+const CASES: readonly Case[] = [
+  { batch: 1, past: 0, sequence: 4, padding: [0] },
+  { batch: 2, past: 0, sequence: 5, padding: [0, 3] },
+  { batch: 2, past: 6, sequence: 1, padding: [2, 0] },
+  { batch: 1, past: 4, sequence: 3, padding: [1] },
+  { batch: 2, past: 3, sequence: 1, padding: [4, 0] },
+];
+
+const FORMS: Readonly<Record<string, AttentionForm>> = {
+  "heads of their own": { heads: 3, kvHeads: 3, headDim: 8, rotated: 0 },
+  "shared heads and rotary positions": { heads: 6, kvHeads: 2, headDim: 8, rotated: 8 },
+  "rotary positions of half a head": { heads: 4, kvHeads: 4, headDim: 16, rotated: 8 },
+  "a window": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, window: 3 },
+  "a soft cap": { heads: 4, kvHeads: 2, headDim: 8, rotated: 0, softcap: 0.7 },
+};
+
+for (const [name, form] of Object.entries(FORMS)) {
+  Deno.test(`attention with ${name} gives as one op what it gives written out, with any padding, on 1 and 2 ranks`, async () => {
+    const engine = await openNativeEngine();
+    const written = prepared(attentionGraph(form), 1, false);
+    await using expected = await EmulatedModel.open(engine, written.sharded(), 1);
+    for (const ranks of [1, 2]) {
+      const fused = prepared(attentionGraph(form), ranks, true);
+      assert.ok(fused.ops.includes("CachedAttention"), fused.notes.map((n) => n.reason).join());
+      assert.ok(!fused.ops.includes("Softmax"));
+      assert.equal(fused.ops.filter((op) => op === "RotaryEmbedding").length, form.rotated > 0 ? 2 : 0);
+      await using model = await EmulatedModel.open(engine, fused.sharded(), ranks);
+      for (const c of CASES) {
+        const inputs = inputsOf(form, c);
+        const wanted = new Map(Object.entries(await expected.run(inputs)));
+        for (const o of compareTensors(await model.run(inputs), wanted, { atol: 1e-5, rtol: 1e-4 })) {
+          assert.ok(o.pass, `${JSON.stringify(c)} on ${ranks} ranks: ${o.name} ${o.problem ?? `off by ${o.maxAbs}`}`);
+        }
+      }
+    }
+  });
+}
+
+const REFUSED: Readonly<Record<string, readonly [Partial<AttentionForm>, RegExp, number?]>> = {
+  "whose later tokens are not hidden": [{ causal: false }, /not seen to hide later tokens/],
+  "without a guard for rows that see nothing": [{ guard: false }, /not guarded/],
+  "whose mask hides by a finite number": [{ hidden: -3.4e38 }, /guard never acts/],
+  "whose mask hides hardly": [{ hidden: -10 }, /not enough to hide/],
+  "with heads that ONNX Runtime does not take": [{ headDim: 12 }, /multiples of 8/],
+  "whose cache something else reads": [{ keysRead: true }, /read elsewhere/],
+  "with fewer heads of keys than ranks": [{}, /could not be cut for 3 ranks/, 3],
+};
+
+for (const [name, [change, reason, ranks = 1]] of Object.entries(REFUSED)) {
+  Deno.test(`attention ${name} is left as it was written, and the report says why`, () => {
+    const { ops, notes } = prepared(attentionGraph({ ...FORMS["a window"]!, rotated: 0, ...change }), ranks, true);
+    assert.ok(!ops.includes("CachedAttention"));
+    assert.match(notes.find((n) => n.rule === "cached_attention")?.reason ?? "", reason);
+  });
+}
+
+Deno.test("with fuse: false no rule is tried", () => {
+  const { ops, notes } = prepared(attentionGraph(FORMS["a window"]!), 1, false);
+  assert.deepEqual(notes, []);
+  assert.ok(ops.includes("Softmax") && ops.includes("Neg"));
+});
