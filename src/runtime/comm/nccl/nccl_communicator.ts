@@ -75,12 +75,15 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     };
     const size = o.ranks.length, cards = size === 1 ? [own] : await job.meet(own, { ...o, timeoutMs: o.joinTimeoutMs });
     requireFit(cards, o.ranks);
-    const watched = { ...o, process, timeoutMs: o.joinTimeoutMs };
+    // The watch begins before the communicator that it serves.
+    let comm: NcclCommunicator | undefined;
+    const pending = { queued: () => comm?.queue.queued ?? [], messages: () => [] };
+    const watched = { ...o, process, pending, timeoutMs: o.joinTimeoutMs };
     const oneHost = cards.every((card) => card.host === own.host);
     const watch = oneHost || job.store === undefined ? await watchHost(watched) : new StoreWatch(watched, job.store);
-    const comm = await initialize(process, Uint8Array.fromBase64(cards[0]!.id!), o, watch);
-    const group = new NcclGroup({ ...o, process, comm, watch });
-    return new NcclCommunicator(job, o, group);
+    const joined = await initialize(process, Uint8Array.fromBase64(cards[0]!.id!), o, watch);
+    const group = new NcclGroup({ ...o, process, comm: joined, watch });
+    return comm = new NcclCommunicator(job, o, group);
   }
 
   /** The GPU of this rank, for whoever computes on it too. */

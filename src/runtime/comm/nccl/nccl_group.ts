@@ -81,11 +81,15 @@ export class NcclGroup implements Waiting, Disposable {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  begin(op: OperationCode, timeoutMs: number): void {
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void {
     this.requireHealth();
-    this.watch.begin(op, timeoutMs);
+    this.watch.begin(op, timeoutMs, calledAt);
     this.#started = this.#idleSince = performance.now();
     this.#timeoutMs = timeoutMs;
+  }
+
+  end(at?: number): void {
+    this.watch.end(at);
   }
 
   /** Waits until all members have come to this collective, as far as they can be seen, and mean the same. */

@@ -7,6 +7,8 @@ import { CudaLibraries } from "../../../ffi/cuda_libraries.ts";
 import { Libc } from "../../../ffi/libc.ts";
 import { Nccl } from "../../../ffi/nccl.ts";
 import { AddressWindow } from "../address_window.ts";
+import type { FlightRecorder } from "../flight_recorder.ts";
+import { Reducers } from "../reduce_wasm.ts";
 
 /** The GPU side of a process, as a CUDA runtime shares it with the communicator. */
 export interface NcclDevice {
@@ -24,6 +26,10 @@ export class NcclProcess {
   readonly facts: DeviceFacts;
   readonly libc: Libc;
   readonly window: AddressWindow;
+  /** What shared memory beside NCCL reduces with; no tensor goes that way. */
+  readonly reducers: Reducers;
+  /** Remembers what all groups did last. */
+  readonly flight: FlightRecorder;
   readonly env: LaunchEnv;
   readonly cores: number = navigator.hardwareConcurrency; // minds affinity and control groups
 
@@ -32,9 +38,10 @@ export class NcclProcess {
    *
    * @throws {UnavailableError} If a library is missing, or there are more ranks on this host than GPUs.
    */
-  constructor(env: LaunchEnv, device?: NcclDevice) {
+  constructor(env: LaunchEnv, flight: FlightRecorder, device?: NcclDevice) {
     const libraries = device?.libraries ?? new CudaLibraries();
     this.env = env;
+    this.flight = flight;
     this.driver = device?.driver ?? new CudaDriver(libraries);
     libraries.driverVersion ??= this.driver.version;
     this.nccl = new Nccl(libraries);
@@ -42,6 +49,7 @@ export class NcclProcess {
     this.facts = this.context.facts;
     this.libc = new Libc();
     this.window = new AddressWindow(this.libc);
+    this.reducers = new Reducers(this.window.memory);
     if (!/^[0-9a-f]{32}$/.test(this.facts.uuid)) throw new InputError(`Cannot use a GPU of id ${this.facts.uuid}`);
   }
 }

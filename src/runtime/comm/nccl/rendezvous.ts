@@ -58,11 +58,13 @@ export function meetByStore(store: Store, attempt: number): Meet {
 
 /** Through shared memory, for jobs of one host whose launcher has no store. */
 export function meetByMemory(process: NcclProcess): Meet {
-  const { libc, window, env, cores } = process;
+  const { libc, window, reducers, flight, env, cores } = process;
   return async (own, o) => {
     const host = {
       libc,
       window,
+      reducers,
+      flight,
       runId: env.runId,
       localRank: env.localRank,
       localWorldSize: env.localWorldSize,

@@ -4,9 +4,10 @@
  */
 import type { StoreClient } from "../../../core/store_client.ts";
 import { Arena, STAGING_CHUNKS } from "../arena.ts";
-import { describeRecord, type OperationCode } from "../control_block.ts";
+import { decodeOperation, describeRecord, type OperationCode } from "../control_block.ts";
 import { CollectiveTimeout, CommunicatorError, PeerLost } from "../errors.ts";
 import { Exchange } from "../exchange.ts";
+import type { FlightSource } from "../flight_recorder.ts";
 import { type JoinedSegment, joinSegment } from "../join.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 
@@ -14,7 +15,9 @@ import type { NcclProcess } from "./nccl_process.ts";
 export interface Watch extends Disposable {
   /** Whether members are seen before they come to a collective. */
   readonly meets: boolean;
-  begin(op: OperationCode, timeoutMs: number): void;
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void;
+  /** The collective is over. */
+  end(at?: number): void;
   /** Says that this rank has come. */
   arrive(): void;
   /** Whether all have come, as far as they can be seen, and mean the same. @throws {CommunicatorError} If not. */
@@ -42,6 +45,8 @@ export interface WatchOptions {
   readonly rank: number;
   readonly ranks: readonly number[];
   readonly timeoutMs: number;
+  /** What waits for its turn, for the flight recorder. */
+  readonly pending: Pick<FlightSource, "queued" | "messages">;
 }
 
 /** The watch of a group whose members are all on this host. @throws {RendezvousError} If members do not come. */
@@ -62,12 +67,12 @@ class HostWatch implements Watch {
   #staging: Arena;
 
   constructor(o: WatchOptions, segment: JoinedSegment) {
-    const { libc, window, env, cores } = o.process, { control } = segment;
-    const host = { libc, window, control, rank: o.rank };
+    const { libc, window, reducers, flight, env, cores } = o.process, { control } = segment;
+    const host = { libc, window, reducers, flight, control, rank: o.rank };
     // Nothing travels through it: it is what an exchange stands on.
     this.#staging = new Arena({ ...host, label: o.name, chunks: STAGING_CHUNKS, check: () => exchange.check() });
     const spin = env.localWorldSize <= cores;
-    const exchange = new Exchange({ ...host, staging: this.#staging, name: o.name, ranks: o.ranks, spin });
+    const exchange = new Exchange({ ...host, staging: this.#staging, name: o.name, ranks: o.ranks, spin, pending: o.pending });
     this.#exchange = exchange;
     this.#segment = segment;
     this.#rank = o.rank;
@@ -77,8 +82,11 @@ class HostWatch implements Watch {
     return describeRecord(this.#segment.control.lastRecord(this.#rank));
   }
 
-  begin(op: OperationCode, timeoutMs: number): void {
-    this.#exchange.begin(op, timeoutMs);
+  begin(op: OperationCode, timeoutMs: number, calledAt?: number): void {
+    this.#exchange.begin(op, timeoutMs, calledAt);
+  }
+  end(at?: number): void {
+    this.#exchange.end(at);
   }
   arrive(): void {
     this.#exchange.arrive();
@@ -138,7 +146,7 @@ export class StoreWatch implements Watch {
   }
 
   get what(): string {
-    return describeRecord(this.#op && { ...this.#op.operation, seq: this.#seq });
+    return describeRecord(this.#op && { ...decodeOperation(this.#op), seq: this.#seq });
   }
 
   begin(op: OperationCode): void {
@@ -146,6 +154,7 @@ export class StoreWatch implements Watch {
     this.#seq++;
     this.#op = op;
   }
+  end(): void {}
   arrive(): void {}
   passed(): boolean {
     return true;
