@@ -29,12 +29,17 @@ export {
   type ExplainedModel,
   explainModel,
   type ExplainOptions,
+  type OverMeshOptions,
   parallelizeModel,
   type ParallelizeOptions,
+  parallelizeOverMesh,
 } from "./src/session.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { StepTiming } from "./src/runtime/cpu/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
+export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
+export { type DeviceMesh, parseMesh } from "./src/plan/mesh.ts";
+export type { Batch, BatchDim } from "./src/plan/batch.ts";
 export { ModelState } from "./src/runtime/model_state.ts";
 
 // The ranks of the job.
@@ -174,8 +179,9 @@ export {
 } from "./src/layers/activations.ts";
 
 // Plans.
-export type { Plan, PlanCost, Reshard, Strategy } from "./src/plan/plan.ts";
+export type { Plan, PlanCost, PlanMemory, Reshard, Strategy } from "./src/plan/plan.ts";
 export type { CostModel, Nominal } from "./src/plan/cost.ts";
+export type { Measurement } from "./src/runtime/host/calibration.ts";
 export type { Override, Overrides } from "./src/plan/overrides.ts";
 export {
   type CollectiveReport,
@@ -189,6 +195,9 @@ export {
   type WeightReport,
 } from "./src/plan/explain.ts";
 export { planOutline } from "./src/plan/outline.ts";
+export type { AlternativeReport, LayerExplanation } from "./src/plan/alternatives.ts";
+export { type Baseline, BASELINES } from "./src/plan/baselines.ts";
+export type { PlanComparison } from "./src/plan/comparison.ts";
 export type { LayerKind } from "./src/plan/layer_kind.ts";
 
 // Programs: what one rank does in a step.

@@ -4,15 +4,8 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import {
-  type GenerateJob,
-  type GenerateReport,
-  MODEL_OPTIONS,
-  modelConfig,
-  NPROC,
-  rankCount,
-  startJob,
-} from "./job.ts";
+import { type GenerateJob, type GenerateReport, NPROC, rankCount, startJob } from "./job.ts";
+import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
 const DEFAULT_NEW_TOKENS = 128;
@@ -30,7 +23,6 @@ export const generate: Command = {
     "(as long as rounding does not decide).",
   options: {
     nproc: NPROC,
-    ...MODEL_OPTIONS,
     chat: { value: "TEXT", help: "a question, put into the model's chat template" },
     system: { value: "TEXT", help: "the system message before --chat; default: what the template says" },
     prompt: { value: "TEXT", help: "text to continue" },
@@ -46,6 +38,7 @@ export const generate: Command = {
     "ignore-eos": { help: "go on at the model's end-of-text token" },
     ids: { help: "print token ids instead of text" },
     echo: { help: "print the prompt before its continuation" },
+    ...PLAN_OPTIONS,
   },
   examples: [
     'shardwise generate smollm2/ --nproc 2 --chat "What is the capital of France?"',
@@ -101,11 +94,11 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
   return {
     job: {
       kind: "generate",
-      config: modelConfig(args),
       model: folder.model,
       prompt,
       maxNewTokens: Math.min(asked, room),
       sampling,
+      plan: planConfig(args),
       endIds: endIds(args, folder),
       print,
     },

@@ -2,27 +2,27 @@
 import { UsageError } from "../src/core/errors.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
-import type { Config } from "../src/passes/context.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import type { OutputDifference } from "./compare.ts";
+import type { DeviceMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
+import type { PlanConfig } from "./plan_options.ts";
 
 /** Runs a model once. */
 export interface RunJob {
   readonly kind: "run";
-  /** What the passes are told. */
-  readonly config?: Config;
   readonly model: string;
   readonly inputs: string;
   readonly outputs: string;
+  readonly plan: PlanConfig;
+  readonly mesh?: DeviceMesh;
 }
 
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
-  /** What the passes are told. */
-  readonly config?: Config;
   readonly cases: readonly VerifyCase[];
+  readonly plan: PlanConfig;
 }
 
 /** One check. Paths are resolved. */
@@ -58,12 +58,11 @@ export interface VerifyResult {
 /** Continues a prompt. */
 export interface GenerateJob {
   readonly kind: "generate";
-  /** What the passes are told. */
-  readonly config?: Config;
   readonly model: string;
   readonly prompt: readonly number[];
   readonly maxNewTokens: number;
   readonly sampling: SamplingOptions;
+  readonly plan: PlanConfig;
   readonly endIds: readonly number[];
   /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */
   readonly print: { readonly kind: "ids" } | {
@@ -83,21 +82,18 @@ export interface GenerateReport {
   readonly ended: boolean;
 }
 
+/** Measures the host. */
+export interface CalibrateJob {
+  readonly kind: "calibrate";
+  /** Of each rank's sessions. */
+  readonly threads: number;
+}
+
 /** What ranks can be asked to do. */
-export type Job = RunJob | VerifyJob | GenerateJob;
+export type Job = RunJob | VerifyJob | GenerateJob | CalibrateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
-
-/** Options of every command that reads a model. */
-export const MODEL_OPTIONS = {
-  "no-fuse": { help: "run the model as it was written: no attention, norm or rotary position becomes one op" },
-} as const satisfies Record<string, OptionSpec>;
-
-/** What {@linkcode MODEL_OPTIONS} tell the passes. */
-export function modelConfig(args: ParsedArgs): Config {
-  return args.flag("no-fuse") ? { fuse: false } : {};
-}
 
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;

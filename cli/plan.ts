@@ -3,17 +3,23 @@ import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
+import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
+import { didYouMean } from "../src/core/suggest.ts";
+import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
+import { printBytes, printSeconds } from "../src/plan/units.ts";
+import type { Measurement } from "../src/runtime/host/calibration.ts";
 import { explainModel } from "../src/session.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { MODEL_OPTIONS, modelConfig } from "./job.ts";
+import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
+import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
 export const plan: Command = {
   name: "plan",
   summary: "show how a model would be split over N ranks, and what that costs",
-  usage: "MODEL.onnx --tp N [--json]",
+  usage: "MODEL.onnx --tp N [--explain LAYER] [--compare megatron,rowwise] [OPTIONS]",
   description:
     "Prints every layer with what becomes of it (column-, row- or vocab-parallel, or replicated), the placement of its weights\n" +
     "(R: whole on every rank; S(d): cut along dim d), its bytes on a rank, its collectives with the bytes of one token, and what\n" +
@@ -27,29 +33,100 @@ export const plan: Command = {
         "size of a symbolic dim at which costs are compared, as in sequence_length=16;\ndefault: 1 new token after 128, or 128 tokens for a model without a cache",
     },
     rewrites: { help: "list which patterns became fused ops, and why others did not" },
-    ...MODEL_OPTIONS,
+    explain: {
+      value: "LAYER",
+      many: true,
+      help: "why LAYER is what it is, and what every alternative costs; a name, its end, or a pattern with *",
+    },
+    compare: {
+      value: "RULES",
+      help: `put plans by simple rules beside this one; of ${BASELINES.join(", ")}`,
+    },
+    mesh: {
+      value: "dp=D,tp=T",
+      help: "D groups of T ranks: groups share the batch, the ranks of a group the layers; instead of --tp.\n" +
+        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+    },
+    ...PLAN_OPTIONS,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
-  examples: ["shardwise plan model.onnx --tp 4", "shardwise plan smollm2/ --tp 2 --json > plan.json"],
+  examples: [
+    "shardwise plan model.onnx --tp 4",
+    "shardwise plan model.onnx --tp 4 --explain 'layers.0.mlp.*'",
+    "shardwise plan model.onnx --tp 4 --override lm_head=replicated --compare megatron,rowwise",
+    "shardwise plan model.onnx --tp 4 --memory-per-rank 6GB --context 8192",
+    "shardwise plan smollm2/ --tp 2 --json > plan.json",
+  ],
   run: printPlan,
 };
 
 function printPlan(args: ParsedArgs): Promise<number> {
-  const ranks = args.number("tp", { least: 1, most: 1024, whole: true });
+  const mesh = meshOf(args);
+  const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true });
   if (ranks === undefined) throw args.error("--tp N is missing");
-  const nominal = sizes(args);
+  const nominal = sizes(args), baselines = rules(args);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const { plan, report, rewrites } = explainModel(model, { ranks, config: { ...modelConfig(args), nominal } });
-  if (args.flag("rewrites") && !args.flag("json")) printResult(rewriteLines(rewrites).join("\n"));
-  printResult(args.flag("json") ? JSON.stringify(planJson(report, plan), undefined, 1) : planScreen(report));
+  const explained = explainModel(model, { ranks, ...(mesh ? { mesh } : {}), config: { nominal, ...planConfig(args) } });
+  const { plan, report } = explained;
+  const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
+  const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
+  if (args.flag("rewrites") && !args.flag("json")) printResult(rewriteLines(explained.rewrites).join("\n"));
+  if (args.flag("json")) {
+    const { measured } = explained;
+    const more = {
+      ...(measured ? { measured } : {}),
+      ...(explanations.length > 0 ? { explanations } : {}),
+      ...(comparison ? { comparison } : {}),
+    };
+    printResult(JSON.stringify({ ...planJson(report, plan), ...more }, undefined, 1));
+    return Promise.resolve(0);
+  }
+  const screens = [
+    ...explanations.map(explanationScreen),
+    ...(comparison ? [comparisonScreen(comparison)] : []),
+  ];
+  const head = screens.length > 0 ? [planSummary(report), ...screens].join("\n\n") : planScreen(report);
+  if (mesh && mesh.dp > 1) {
+    const groups = `${mesh.dp} groups that share the batch, of ${mesh.tp} rank${mesh.tp === 1 ? "" : "s"} each`;
+    printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
+  }
+  printResult(`${head}\n${costsLine(explained.measured)}`);
   return Promise.resolve(0);
+}
+
+/** The mesh that is asked for. @throws {UsageError} If it cannot be read, or `--tp` says something else. */
+export function meshOf(args: ParsedArgs): DeviceMesh | undefined {
+  const text = args.text("mesh");
+  if (text === undefined) return undefined;
+  const mesh = parseMesh(text), tp = args.text("tp");
+  if (tp !== undefined && Number(tp) !== mesh.tp) throw args.error(`--tp ${tp} and --mesh ${text} disagree`);
+  return mesh;
+}
+
+/** Which costs a plan was made with. */
+export function costsLine(measured: Measurement | undefined): string {
+  return measured === undefined
+    ? "costs: defaults; `shardwise calibrate` measures this host"
+    : `costs: measured on this host with ${measured.ranks} rank${measured.ranks === 1 ? "" : "s"} on ${
+      measured.measured.slice(0, 10)
+    }`;
+}
+
+function rules(args: ParsedArgs): Baseline[] {
+  return (args.text("compare")?.split(",") ?? []).map((name) => {
+    const known = BASELINES.find((b) => b === name.trim());
+    if (known === undefined) {
+      throw args.error(`--compare ${JSON.stringify(name)} is no rule${didYouMean(name, BASELINES)}`);
+    }
+    return known;
+  });
 }
 
 /** The report as a table between an outline and the estimated cost. */
 export function planScreen(report: PlanReport): string {
   const table = new Table({ head: [...PLAN_COLUMNS], style: { head: [], border: [], compact: true } });
   table.push(...planRows(report));
-  const { compute, communication } = report.cost;
+  const { compute, communication, memory } = report.cost;
   const ms = (s: number) => `${(s * 1000).toPrecision(3)} ms`;
   return [
     planSummary(report),
@@ -58,6 +135,10 @@ export function planScreen(report: PlanReport): string {
     `one step, estimated: ${ms(compute + communication)} (${ms(compute)} of work on the slowest rank, ${
       ms(communication)
     } of collectives)`,
+    `memory of the rank with the most: ${printBytes(memory.total)} (weights ${printBytes(memory.weights)}, KV cache ${
+      printBytes(memory.states)
+    }, activations ${printBytes(memory.activations)})`,
+    ...(report.gap > 0 ? [`a better plan may exist, by at most ${printSeconds(report.gap)} a step`] : []),
   ].join("\n");
 }
 

@@ -3,7 +3,9 @@ import { dirname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { MODEL_OPTIONS, modelConfig, NPROC, rankCount, startJob } from "./job.ts";
+import { NPROC, rankCount, startJob } from "./job.ts";
+import { meshSize, parseMesh } from "../src/plan/mesh.ts";
+import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 
 /** The command. */
 export const run: Command = {
@@ -17,7 +19,8 @@ export const run: Command = {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
-    ...MODEL_OPTIONS,
+    mesh: { value: "dp=D,tp=T", help: "D groups of T ranks that share the batch; D·T is the number of ranks" },
+    ...PLAN_OPTIONS,
   },
   examples: [
     "shardwise run model.onnx --nproc 2 --inputs in.safetensors --outputs out.safetensors",
@@ -27,13 +30,18 @@ export const run: Command = {
 };
 
 async function runModel(args: ParsedArgs): Promise<number> {
-  const nproc = rankCount(args);
+  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
+  const nproc = mesh && args.text("nproc") === undefined ? meshSize(mesh) : rankCount(args);
+  if (mesh && meshSize(mesh) !== nproc) throw args.error(`--mesh ${text} is of ${meshSize(mesh)} ranks, not ${nproc}`);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
   const inputs = args.required("inputs"), outputs = args.required("outputs");
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
   requireFolderOf(outputs, args);
-  return (await startJob({ kind: "run", config: modelConfig(args), model, inputs, outputs }, nproc)).code;
+  return (await startJob(
+    { kind: "run", model, inputs, outputs, plan: planConfig(args), ...(mesh ? { mesh } : {}) },
+    nproc,
+  )).code;
 }
 
 function requireFolderOf(path: string, args: ParsedArgs): void {

@@ -1,10 +1,10 @@
 /** `shardwise verify`: runs stored cases at several world sizes and compares with what they should give. */
 import Table from "cli-table3";
-import type { Config } from "../src/passes/context.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { MODEL_OPTIONS, modelConfig, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
@@ -22,8 +22,8 @@ export const verify: Command = {
     "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
-    ...MODEL_OPTIONS,
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
+    ...PLAN_OPTIONS,
     json: { help: "print the results as JSON, every output by itself" },
   },
   examples: [
@@ -43,10 +43,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
       "leave --cases out to see all names",
     );
   }
-  const results: VerifyResult[] = [];
+  const plan = planConfig(args), results: VerifyResult[] = [];
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, size, modelConfig(args)));
+    results.push(...await verifyAt(cases, size, plan));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -67,11 +67,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
  * after it.
  */
-async function verifyAt(cases: readonly VerifyCase[], size: number, config: Config): Promise<VerifyResult[]> {
+async function verifyAt(cases: readonly VerifyCase[], size: number, plan: PlanConfig): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const job = { kind: "verify", config, cases: cases.slice(results.length) } as const;
-    const { code, reports } = await startJob(job, size);
+    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length), plan }, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];

@@ -8,6 +8,7 @@ import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/c
 import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
 import { init } from "../src/runtime/comm/init.ts";
 import { type Job, type RankContext, unpackJob } from "./job.ts";
+import { calibrateOnRank } from "./ranks/calibrate.ts";
 import { generateOnRank } from "./ranks/generate.ts";
 import { runOnRank } from "./ranks/run.ts";
 import { verifyOnRank } from "./ranks/verify.ts";
@@ -20,6 +21,8 @@ async function carryOut(job: Job, context: RankContext): Promise<void> {
       return await verifyOnRank(job, context);
     case "generate":
       return await generateOnRank(job, context);
+    case "calibrate":
+      return await calibrateOnRank(job, context);
   }
 }
 

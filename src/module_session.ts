@@ -101,7 +101,13 @@ function planOf(graph: Graph<"sharded">, ranks: number): Plan {
       ]),
     ),
     reshards: [],
-    cost: { compute: 0, communication: 0, weightBytes: 0, total: 0 },
+    cost: {
+      compute: 0,
+      communication: 0,
+      weightBytes: 0,
+      memory: { weights: 0, states: 0, activations: 0, total: 0 },
+      total: 0,
+    },
     gap: 0,
   };
 }

@@ -3,7 +3,7 @@
  */
 import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
-import { InputError } from "./core/errors.ts";
+import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import { readOnnx } from "./formats/onnx_file.ts";
@@ -12,15 +12,23 @@ import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
+import type { Baseline } from "./plan/baselines.ts";
+import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
+import { type Batch, batchDims } from "./plan/batch.ts";
 import type { Nominal } from "./plan/cost.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
+import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { compile } from "./runtime/compile.ts";
 import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
+import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
+import { DataParallelModel } from "./runtime/data_parallel_model.ts";
+import { opDef } from "./ops/table.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
 /** How a model is made parallel. */
@@ -55,9 +63,10 @@ export interface ParallelizeOptions {
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   const { comm, onProgress } = options;
   onProgress?.("reading");
+  const config = await agreeOnCosts(comm, options.config ?? {});
   using sources = mappedSources();
   using file = readOnnx(path, { open: sources.open });
-  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: options.config ?? {} });
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
   const clean = cleanPipeline().run(importOnnx(file), ctx);
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
@@ -87,10 +96,64 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   });
 }
 
+/** How a model is put on a mesh. */
+export interface OverMeshOptions extends ParallelizeOptions {
+  /** Groups that share the batch, and ranks of a group that share the layers; together the ranks of `comm`. */
+  readonly mesh: DeviceMesh;
+}
+
+/**
+ * Like {@linkcode parallelizeModel} on a mesh of two axes: groups of ranks share the batch, the ranks of each group share the
+ * layers. All ranks call it together.
+ *
+ * @throws {PlanError} If the mesh has not as many ranks as `comm`, or the model's batch cannot be shared: why not.
+ * @example
+ * ```ts ignore
+ * await using comm = await init(); // 4 ranks
+ * await using model = await parallelizeOverMesh("bert.onnx", { comm, mesh: { dp: 2, tp: 2 } });
+ * ```
+ */
+export async function parallelizeOverMesh(
+  path: string,
+  { mesh, ...options }: OverMeshOptions,
+): Promise<DataParallelModel> {
+  const { comm } = options, { dp, tp } = mesh;
+  if (meshSize(mesh) !== comm.size) {
+    throw new PlanError(`Cannot put ${comm.size} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
+  }
+  const batch = batchOf(path, mesh);
+  // What the whole job measured and agreed on, before it falls into groups.
+  const config = shareNominal(await agreeOnCosts(comm, options.config ?? {}), batch, mesh);
+  const group = (await comm.split(Math.floor(comm.rank / tp), comm.rank, { name: "tp" }))!;
+  const across = (await comm.split(comm.rank % tp, comm.rank, { name: "dp" }))!;
+  const threads = options.threads ?? Math.max(1, Math.floor(comm.cores / (dp * tp)));
+  const model = await parallelizeModel(path, {
+    ...options,
+    threads,
+    comm: group,
+    config: { ...config, calibrated: false },
+  });
+  return new DataParallelModel({ model, mesh, batch, group, across });
+}
+
+/** Where the model at `path` has its batch. @throws {PlanError} If it cannot be shared. */
+function batchOf(path: string, mesh: DeviceMesh): Batch {
+  using file = readOnnx(path);
+  const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
+  return batchDims(cleanPipeline().run(importOnnx(file), ctx), opDef, mesh.assume);
+}
+
+/** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
+function shareNominal(config: Config, { symbol }: Batch, { dp }: DeviceMesh): Config {
+  return { ...config, nominal: { ...config.nominal, [symbol]: Math.ceil((config.nominal?.[symbol] ?? dp) / dp) } };
+}
+
 /** What {@linkcode explainModel} is told. */
 export interface ExplainOptions {
   /** How many ranks would share the model. */
   readonly ranks: number;
+  /** How they are arranged: the plan is then that of each group. One group by default. */
+  readonly mesh?: DeviceMesh;
   /** What the passes may be told. */
   readonly config?: Config;
 }
@@ -103,20 +166,76 @@ export interface ExplainedModel {
   readonly report: PlanReport;
   /** What became of the patterns that rules of rewriting know. */
   readonly rewrites: readonly RewriteNote[];
+  /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
+  readonly measured: Measurement | undefined;
+  /**
+   * Why the layers that a pattern means are what they are, and what else they could be, each with the best plan around it:
+   * `explain("h.*.mlp.fc")`. @throws {PlanError} If no layer matches: with near names.
+   */
+  readonly explain: (pattern: string) => LayerExplanation[];
+  /** The plan beside those of simple rules, priced alike. @throws {PlanError} If overrides leave a rule no plan. */
+  readonly compare: (baselines: readonly Baseline[]) => PlanComparison[];
 }
 
 /**
  * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
+ * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
  */
-export function explainModel(path: string, { ranks, config = {} }: ExplainOptions): ExplainedModel {
+export function explainModel(path: string, { mesh, ...given }: ExplainOptions): ExplainedModel {
+  if (mesh && meshSize(mesh) !== given.ranks) {
+    throw new PlanError(`Cannot put ${given.ranks} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
+  }
+  const ranks = mesh?.tp ?? given.ranks;
+  const asked = given.config ?? {};
+  const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   checkNominal(graph, config.nominal ?? {});
-  const solved = solvePlan(graph, planOptions(config, ranks));
-  return { plan: solved.plan, report: explainSolved(graph, solved), rewrites: ctx.rewrites };
+  const options = planOptions(ctx.config, ranks);
+  const solved = solvePlan(graph, options);
+  return {
+    plan: solved.plan,
+    report: explainSolved(graph, solved),
+    rewrites: ctx.rewrites,
+    measured,
+    explain: (pattern) => explainLayers(graph, solved, pattern),
+    compare: (baselines) => comparePlans(graph, solved, baselines, options),
+  };
+}
+
+/** What was measured on this host for a job of `ranks`, or nearly as many. @throws {FormatError} If the file is broken. */
+function hostMeasurement(ranks: number): Measurement | undefined {
+  return measurementFor(readCalibration(calibrationPlace()), ranks);
+}
+
+function withMeasured(config: Config, measured: Measurement | undefined): Config {
+  return measured ? { ...config, costs: { ...measured.costs, ...config.costs } } : config;
+}
+
+/**
+ * `config` with rank 0's measured costs, as ranks on other hosts may have measured others and would plan differently.
+ *
+ * @throws {FormatError} If rank 0's measurements are broken: on all ranks.
+ */
+async function agreeOnCosts(comm: Communicator, config: Config): Promise<Config> {
+  if (config.calibrated === false) return config;
+  type Found = { readonly measured?: Measurement | undefined; readonly problem?: { message: string; hint: string } };
+  let found: Found | undefined;
+  if (comm.rank === 0) {
+    try {
+      found = { measured: hostMeasurement(comm.size) };
+    } catch (error) {
+      if (!(error instanceof FormatError)) throw error;
+      found = { problem: { message: error.message, hint: error.hint ?? "" } };
+    }
+  }
+  const { measured, problem } = await comm.objects.broadcast(found, 0);
+  if (problem) throw new FormatError(problem.message, { hint: problem.hint });
+  return withMeasured(config, measured);
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */

@@ -79,7 +79,9 @@ async function architectureBlocks(): Promise<Map<string, string>> {
   const print = (graph: typeof imported | typeof annotated | typeof sharded | typeof local) =>
     code(printGraph(graph, { nodeNames: false }));
   const plan = (model: string, ranks: number) =>
-    code(planText(explainModel(join(ROOT, MODELS, model, "model.onnx"), { ranks }).report));
+    code(
+      planText(explainModel(join(ROOT, MODELS, model, "model.onnx"), { ranks, config: { calibrated: false } }).report),
+    );
   return new Map([
     ["imported", print(imported)],
     ["clean", print(clean)],

@@ -7,7 +7,7 @@ import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
 
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, comm: Communicator, config: Config = {}): Promise<ParallelModel> {
+export async function loadModel(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {
   const model = await withProgress(path, comm, config);
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;

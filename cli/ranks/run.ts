@@ -1,5 +1,6 @@
 /** What each rank does for `shardwise run`; rank 0 writes the outputs. */
 import { readTensors, writeTensors } from "../../src/formats/tensor_file.ts";
+import { parallelizeOverMesh } from "../../src/session.ts";
 import { loadModel } from "./load_model.ts";
 import type { RankContext, RunJob } from "../job.ts";
 import { printResult } from "../print.ts";
@@ -7,7 +8,10 @@ import { printResult } from "../print.ts";
 /** Carries out `job`. */
 export async function runOnRank(job: RunJob, { comm }: RankContext): Promise<void> {
   const inputs = Object.fromEntries(await readTensors(job.inputs));
-  await using model = await loadModel(job.model, comm, job.config);
+  const { mesh } = job;
+  await using model = mesh && mesh.dp > 1
+    ? await parallelizeOverMesh(job.model, { comm, mesh, config: job.plan })
+    : await loadModel(job.model, comm, job.plan);
   const outputs = await model.run(inputs);
   if (comm.rank !== 0) return;
   await writeTensors(job.outputs, new Map(Object.entries(outputs)));

@@ -3,11 +3,11 @@ import { describeError } from "../../src/core/errors.ts";
 import { readTensors } from "../../src/formats/tensor_file.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
-import type { Config } from "../../src/passes/context.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { loadModel } from "./load_model.ts";
 import { compareTensors } from "../compare.ts";
+import type { PlanConfig } from "../plan_options.ts";
 import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
@@ -17,14 +17,13 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel(path, cases, { comm, report, config: job.config });
+    await verifyModel({ path, cases, plan: job.plan }, { comm, report });
   }
 }
 
 async function verifyModel(
-  path: string,
-  cases: readonly VerifyCase[],
-  { comm, report, config }: RankContext & { readonly config: Config | undefined },
+  { path, cases, plan }: { readonly path: string; readonly cases: readonly VerifyCase[]; readonly plan: PlanConfig },
+  { comm, report }: RankContext,
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
@@ -34,7 +33,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await loadModel(path, comm, config);
+    model = await loadModel(path, comm, plan);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

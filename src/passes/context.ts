@@ -1,6 +1,7 @@
 /** What passes share: the job's ranks, what the user asked for, and what earlier passes found. */
 import { PlanError } from "../core/errors.ts";
 import type { Graph } from "../graph/graph.ts";
+import type { Baseline } from "../plan/baselines.ts";
 import type { CostModel, Nominal } from "../plan/cost.ts";
 import type { Overrides } from "../plan/overrides.ts";
 import type { Plan } from "../plan/plan.ts";
@@ -12,14 +13,22 @@ export interface Config {
   readonly memoryPrice?: number;
   /** Wishes for single layers, by pattern of their name or scope: `{ "*.lm_head": "replicated" }`. */
   readonly overrides?: Overrides;
-  /** Numbers of the cost model to replace. */
+  /** Numbers of the cost model to replace; they win over measured ones. */
   readonly costs?: Partial<CostModel>;
+  /** Whether what `shardwise calibrate` measured on this host is used, rank 0's on all ranks; true by default. */
+  readonly calibrated?: boolean;
   /** Sizes of symbols at which costs are compared. */
   readonly nominal?: Nominal;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
   /** Whether patterns that exporters write out become fused ops (src/passes/rewrites); true by default. */
   readonly fuse?: boolean;
+  /** Most bytes of weights, carried states and activations on any rank; a plan that needs more is an error. */
+  readonly memoryPerRank?: number;
+  /** Tokens of the past at which carried states are counted for it; by default as many as costs are compared at. */
+  readonly memoryLength?: number;
+  /** Let a simple rule decide what layers become instead of the search, to compare with. */
+  readonly baseline?: Baseline;
   /** Whether the graph after each pass is kept as text, in {@linkcode ParallelExecutionCtx.dumps}; false by default. */
   readonly dump?: boolean;
 }

@@ -8,7 +8,8 @@ import type { Pass } from "./pass.ts";
 
 /** What the search is told of a configuration. */
 export function planOptions(config: Config, ranks: number): PlanOptions {
-  const { memoryPrice, costs, nominal, overrides, maxStates } = config;
+  const { memoryPrice, costs, nominal, overrides, maxStates, baseline } = config;
+  const { memoryPerRank: perRank, memoryLength: length } = config;
   return {
     ranks,
     opDef,
@@ -16,6 +17,8 @@ export function planOptions(config: Config, ranks: number): PlanOptions {
     ...(nominal ? { nominal } : {}),
     ...(overrides ? { overrides } : {}),
     ...(maxStates === undefined ? {} : { maxStates }),
+    ...(baseline === undefined ? {} : { baseline }),
+    memory: { ...(perRank === undefined ? {} : { perRank }), ...(length === undefined ? {} : { length }) },
   };
 }
 

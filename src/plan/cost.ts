@@ -14,8 +14,13 @@ import type { TensorType } from "../graph/types.ts";
 
 /** The constants of a host. */
 export interface CostModel {
-  /** Multiply-adds ×2 a second, of one rank. */
+  /** Multiply-adds ×2 a second, of one rank, with many rows. */
   readonly flopsPerSecond: number;
+  /**
+   * The same by number of rows of the product, ascending; between two they are interpolated, beyond them constant. Absent:
+   * `flopsPerSecond` for all.
+   */
+  readonly gemmRates?: readonly (readonly [rows: number, flopsPerSecond: number])[];
   /** Bytes a second that one rank reads or writes. */
   readonly bytesPerSecond: number;
   /** Seconds that any call costs beside its work. */
@@ -24,6 +29,8 @@ export interface CostModel {
   readonly collectiveSeconds: number;
   /** Bytes a second that one rank reads from the others. */
   readonly sharedBytesPerSecond: number;
+  /** The same where tensors are put together instead of summed; by default as fast. */
+  readonly gatherBytesPerSecond?: number;
   /** Collectives inside a call that brings its own (`internal` factors). */
   readonly internalCollectives: number;
   /**
@@ -62,10 +69,10 @@ export type Nominal = Readonly<Record<string, number>>;
 const NOMINAL_PAST = 128, NOMINAL_LENGTH = 128;
 
 /**
- * A size for every symbol of a graph: one step of decoding where it carries a state (128 past, 1 new), one batch of 128
- * otherwise. `given` wins.
+ * A size for every symbol of a graph: one step of decoding where it carries a state (`pastTokens`, 1 new), one batch of
+ * 128 otherwise. `given` wins.
  */
-export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, number> {
+export function nominalSizes(graph: Graph, given: Nominal = {}, pastTokens = NOMINAL_PAST): Map<string, number> {
   const sizes = new Map<string, number>(Object.entries(given));
   const set = (name: string, size: number) => void (sizes.has(name) || sizes.set(name, size));
   for (const { input, output } of graph.carried) {
@@ -75,9 +82,9 @@ export function nominalSizes(graph: Graph, given: Nominal = {}): Map<string, num
       const now = present[i];
       const grown = now === undefined ? 0 : dimSub(now, p);
       if (grown === 0 || now === undefined) return;
-      for (const s of symbolsOf(p)) set(s, NOMINAL_PAST);
+      for (const s of symbolsOf(p)) set(s, pastTokens);
       const total = asSymbol(now);
-      if (total !== undefined) set(total, NOMINAL_PAST + 1);
+      if (total !== undefined) set(total, pastTokens + 1);
       for (const s of symbolsOf(grown)) set(s, 1);
     });
   }
@@ -138,9 +145,9 @@ export class Pricing {
   }
 
   /** Work of a call on one rank. */
-  call(work: { readonly flops: number; readonly bytes: number }): number {
-    const { flopsPerSecond, bytesPerSecond, callSeconds } = this.model;
-    return picoseconds(callSeconds + work.flops / flopsPerSecond + work.bytes / bytesPerSecond);
+  call(work: { readonly flops: number; readonly bytes: number; readonly rows: number }): number {
+    const { bytesPerSecond, callSeconds } = this.model;
+    return picoseconds(callSeconds + work.flops / rateOf(this.model, work.rows) + work.bytes / bytesPerSecond);
   }
 
   /** The collectives that a call with an `internal` factor brings along, for an output of `bytes`. */
@@ -170,13 +177,23 @@ export class Pricing {
       case "mask":
         return picoseconds(callSeconds + bytes / bytesPerSecond);
       case "all_gather":
-        return picoseconds(alpha + bytes * read) + 1;
+        return picoseconds(alpha + bytes / (this.model.gatherBytesPerSecond ?? sharedBytesPerSecond)) + 1;
       case "reduce_scatter":
         return picoseconds(alpha + this.ranks * part * read) + 1;
       case "all_reduce":
         return picoseconds(Math.min(alpha + this.ranks * bytes * read, 2 * (alpha + bytes * read))) + 1;
     }
   }
+}
+
+/** Multiply-adds ×2 a second of a product with so many rows. */
+function rateOf({ gemmRates = [], flopsPerSecond }: CostModel, rows: number): number {
+  const above = gemmRates.findIndex(([r]) => r >= rows);
+  if (above < 0) return gemmRates.at(-1)?.[1] ?? flopsPerSecond;
+  const [b, high] = gemmRates[above]!;
+  if (above === 0) return high;
+  const [a, low] = gemmRates[above - 1]!;
+  return low + (high - low) * (rows - a) / (b - a);
 }
 
 /** The share of a tensor that the rank with the most holds. */

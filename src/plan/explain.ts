@@ -14,7 +14,9 @@ import { type LayerKind, layerKind } from "./layer_kind.ts";
 import type { Plan, PlanCost, Reshard } from "./plan.ts";
 import { isLayer, type PlanOptions, type Problem } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
+import type { PricedCall } from "./sequence.ts";
 import { type SolvedPlan, solvePlan } from "./search.ts";
+import { printBytes, printSeconds } from "./units.ts";
 
 /** A weight of a layer. */
 export interface WeightReport {
@@ -105,12 +107,18 @@ export function explainPlan(graph: Graph<"global">, plan: Plan, options: PlanOpt
   return explainSolved(graph, solved);
 }
 
-/** Like {@linkcode explainPlan}, without searching again. */
-export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanReport {
+/** The calls that are layers, in order of execution. */
+export function layersOf({ calls }: Problem): PricedCall[] {
+  return calls.filter((c) => isLayer(c, c.weights));
+}
+
+/** Like {@linkcode explainPlan}, without searching again; without `prices`, that of not splitting is left at 0. */
+export function explainSolved(graph: Graph<"global">, solved: SolvedPlan, prices = true): PlanReport {
   const { plan, problem, frontier, solution } = solved;
+  const optimum = prices ? frontier.solve()!.cost : 0;
   const tokens = tokensOf(graph, problem);
   const collectives = collectivesOf(graph, plan, problem, tokens);
-  const layerCalls = problem.calls.filter((c) => isLayer(c, c.weights));
+  const layerCalls = layersOf(problem);
   const owners = ownersOf(plan, problem, new Set(layerCalls.map((c) => c.node.name)));
   const steps = new Map(problem.sources.flatMap((s, i) => (s.kind === "call" ? [[s.call, i] as const] : [])));
   const layers = layerCalls.map((call): LayerReport => {
@@ -122,7 +130,7 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan): PlanR
     const chosen = call.candidates[solution.decisions[index]!.alternative]!;
     const kind = layerKind(chosen, call.weights[0]);
     const isReplicated = (i: number) => layerKind(call.candidates[i]!, call.weights[0]) === "replicated";
-    const price = kind === "replicated" ? 0 : frontier.costWith(index, isReplicated) - solution.cost;
+    const price = kind === "replicated" || !prices ? 0 : Math.max(0, frontier.costWith(index, isReplicated) - optimum);
     return {
       name: node.name,
       ...(node.scope === undefined ? {} : { scope: node.scope }),
@@ -267,22 +275,6 @@ function weightReport(graph: Graph, name: string, p: Placement, ranks: number): 
 
 function printCollective(c: CollectiveReport): string {
   return `${c.kind} ${printBytes(c.bytesPerToken)}/token`;
-}
-
-/** Bytes for people: `9.41 kB`. */
-export function printBytes(n: number): string {
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
-    if (n >= size) return `${(n / size).toPrecision(3)} ${unit}`;
-  }
-  return `${n} B`;
-}
-
-function printSeconds(s: number): string {
-  return s >= 1
-    ? `${s.toPrecision(3)} s`
-    : s >= 1e-3
-    ? `${(s * 1e3).toPrecision(3)} ms`
-    : `${(s * 1e6).toPrecision(3)} µs`;
 }
 
 function sum(xs: readonly number[]): number {

@@ -16,6 +16,8 @@ import type { SlotClass, Way } from "./slot.ts";
 export interface Alternative {
   /** Whole picoseconds, without redistribution. */
   readonly cost: number;
+  /** Bytes that it makes the rank with the most hold, as long as the model lives. */
+  readonly memory: number;
   /** For each input of the step, the placements that it needs. */
   readonly wants: readonly (readonly number[])[];
   /** For each output of the step, the set in which it starts. */
@@ -47,7 +49,12 @@ interface Frontier {
   readonly states: readonly string[];
   /** Above the cheapest, ascending. */
   readonly costs: readonly number[];
+  /** Bytes so far, by state, under a budget; {@linkcode FITS} where the rest fits whatever is chosen. */
+  readonly memory: readonly number[] | undefined;
 }
+
+/** The memory of states that no further choice can bring over the budget. */
+const FITS = -1;
 
 interface Transition {
   readonly next: Frontier;
@@ -62,12 +69,22 @@ interface Transition {
 
 /** A way through all steps. */
 export interface Solution {
-  /** Whole picoseconds. */
+  /** Whole picoseconds; with a price of memory, that included. */
   readonly cost: number;
   /** By step. */
   readonly decisions: readonly Decision[];
   /** How far the cost may be above the optimum: 0 unless states were dropped for want of room. */
   readonly gap: number;
+}
+
+/** How a search weighs and bounds what it finds. */
+export interface SearchLimits {
+  /** Most states that are kept at a time. */
+  readonly maxStates: number;
+  /** Weight of the alternatives' costs, and of a byte of their memory, in what is minimised: `{ time: 1, byte: 0 }`. */
+  readonly weights?: { readonly time: number; readonly byte: number };
+  /** Ways that need more bytes, or cost more, are none. Memory is then a part of each state, and the result exact. */
+  readonly budget?: { readonly bytes: number; readonly cost: number };
 }
 
 /** How many of the cheapest states are tried as replacements of a dearer one. */
@@ -76,22 +93,35 @@ const DOMINATORS = 24;
 /** Solves one sequence of steps, and variants of it. */
 export class FrontierSearch {
   readonly #steps: readonly Step[];
-  readonly #maxStates: number;
+  readonly #limits: SearchLimits;
+  readonly #weights: { readonly time: number; readonly byte: number };
+  readonly #bounds: Bounds | undefined;
   readonly #frontiers = new Map<string, Frontier>();
   readonly #transitions = new Map<string, Transition | undefined>();
   readonly #stepIds = new Map<string, number>();
   /** The texts of lists of alternatives; equal calls share a list. */
   readonly #choices = new Memo((alternatives: readonly Alternative[]) =>
-    alternatives.map((a) => `${a.cost}:${a.wants.map((w) => w.join("+")).join()}:${a.outputs.join()}`).join("|")
+    alternatives.map((a) => `${a.cost}:${a.memory}:${a.wants.map((w) => w.join("+")).join()}:${a.outputs.join()}`)
+      .join("|")
   );
   readonly #start: Frontier;
-  #path: { readonly frontiers: Frontier[]; readonly transitions: Transition[]; readonly slots: string[][] } | undefined;
+  #path:
+    | {
+      readonly frontiers: readonly Frontier[];
+      readonly transitions: readonly Transition[];
+      readonly slots: readonly (readonly string[])[];
+      /** Cost before each step, and of all. */
+      readonly spent: readonly number[];
+    }
+    | undefined;
   #most = 0;
 
-  constructor(steps: readonly Step[], maxStates: number) {
+  constructor(steps: readonly Step[], limits: SearchLimits) {
     this.#steps = steps;
-    this.#maxStates = maxStates;
-    this.#start = this.#frontier([], [""], [0]);
+    this.#limits = limits;
+    this.#weights = limits.weights ?? { time: 1, byte: 0 };
+    this.#bounds = limits.budget && boundsOf(steps);
+    this.#start = this.#frontier([], { states: [""], costs: [0], memory: limits.budget ? [0] : undefined });
   }
 
   /** The most states that a frontier had. */
@@ -102,52 +132,59 @@ export class FrontierSearch {
   /** The cheapest way through all steps; undefined where there is none. */
   solve(): Solution | undefined {
     const path = this.#solvePath();
-    if (!path) return undefined;
-    const decisions = new Array<Decision>(this.#steps.length);
-    let state = 0;
-    for (let i = this.#steps.length - 1; i >= 0; i--) {
-      const t = path.transitions[i]!;
-      decisions[i] = t.decisions[state]!;
-      state = t.previous[state]!;
-    }
-    let cost = 0, bound = Infinity;
-    for (const t of path.transitions) {
-      cost += t.delta;
-      bound = Math.min(bound, cost + t.dropped);
-    }
-    return { cost, decisions, gap: Math.max(0, cost - bound) };
+    return path && readPath(path.transitions);
   }
 
   /**
-   * The least cost when step `index` may use only some of its alternatives; Infinity where that is impossible. Shares
+   * The cheapest way when step `index` may use only some of its alternatives; undefined where that is impossible. Shares
    * the work of {@linkcode solve}: it ends where the frontier is again the one of the free search.
    */
+  solveWith(index: number, allowed: (alternative: number) => boolean): Solution | undefined {
+    const path = this.#solvePath(), varied = path && this.#vary(index, allowed);
+    if (!varied) return undefined;
+    const { from, kept, transitions } = varied;
+    const all = [...path.transitions.slice(0, index), ...transitions, ...path.transitions.slice(from)];
+    const { decisions, ...rest } = readPath(all);
+    const own = decisions[index]!;
+    return { ...rest, decisions: decisions.with(index, { ...own, alternative: kept[own.alternative]! }) };
+  }
+
+  /** The cost of {@linkcode solveWith}; Infinity where that is impossible. */
   costWith(index: number, allowed: (alternative: number) => boolean): number {
-    const path = this.#solvePath();
-    if (!path) return Infinity;
-    const step = this.#steps[index]!;
-    const restricted = { ...step, alternatives: step.alternatives.filter((_, i) => allowed(i)) };
-    let cost = path.transitions.slice(0, index).reduce((sum, t) => sum + t.delta, 0);
-    let frontier = path.frontiers[index]!;
-    for (let i = index; i < this.#steps.length; i++) {
-      if (i > index && frontier === path.frontiers[i]) {
-        return path.transitions.slice(i).reduce((sum, t) => sum + t.delta, cost);
-      }
-      const t = this.#transition(frontier, i === index ? restricted : this.#steps[i]!, path.slots[i]!);
-      if (!t) return Infinity;
-      cost += t.delta;
+    const path = this.#solvePath(), varied = path && this.#vary(index, allowed);
+    if (!varied) return Infinity;
+    const { spent } = path;
+    return varied.transitions.reduce((sum, t) => sum + t.delta, spent[index]!) + spent.at(-1)! - spent[varied.from]!;
+  }
+
+  /** The transitions from step `index` on that a restriction of it changes; from step `from` on they are those of the path. */
+  #vary(index: number, allowed: (alternative: number) => boolean) {
+    const path = this.#path!, { alternatives } = this.#steps[index]!;
+    const kept = alternatives.flatMap((_, i) => (allowed(i) ? [i] : []));
+    const restricted = { ...this.#steps[index]!, alternatives: kept.map((i) => alternatives[i]!) };
+    const transitions: Transition[] = [];
+    let frontier = path.frontiers[index]!, spent = path.spent[index]!, from = index;
+    for (; from < this.#steps.length; from++) {
+      if (from > index && frontier === path.frontiers[from]) break;
+      const step = from === index ? restricted : this.#steps[from]!;
+      const t = this.#transition(frontier, { step, index: from, spent }, path.slots[from]!);
+      if (!t) return undefined;
+      spent += t.delta;
+      transitions.push(t);
       frontier = t.next;
     }
-    return cost;
+    return { from, kept, transitions };
   }
 
   #solvePath() {
     if (this.#path) return this.#path;
     const frontiers = [this.#start], transitions: Transition[] = [], slots: string[][] = [[]];
-    for (const step of this.#steps) {
+    const spent = [0];
+    for (const [index, step] of this.#steps.entries()) {
       const names = slots.at(-1)!;
-      const t = this.#transition(frontiers.at(-1)!, step, names);
+      const t = this.#transition(frontiers.at(-1)!, { step, index, spent: spent.at(-1)! }, names);
       if (!t) return undefined;
+      spent.push(spent.at(-1)! + t.delta);
       transitions.push(t);
       frontiers.push(t.next);
       slots.push([
@@ -156,31 +193,39 @@ export class FrontierSearch {
         ...step.outputs.map((o) => o.value).filter((n) => !step.dies.has(n)),
       ]);
     }
-    return this.#path = { frontiers, transitions, slots };
+    return this.#path = { frontiers, transitions, slots, spent };
   }
 
-  #transition(frontier: Frontier, step: Step, slots: readonly string[]): Transition | undefined {
-    const positions = step.inputs.map((n) => slots.indexOf(n));
-    const key = `${frontier.id}/${this.#stepId(step)}/${positions.join()}`;
-    if (!this.#transitions.has(key)) this.#transitions.set(key, this.#advance(frontier, step, positions));
+  #transition(frontier: Frontier, at: At, slots: readonly string[]): Transition | undefined {
+    const positions = at.step.inputs.map((n) => slots.indexOf(n));
+    // Under a budget it matters what came before and what is still to come.
+    const place = this.#bounds ? `${at.index}@${at.spent}` : "";
+    const key = `${frontier.id}/${this.#stepId(at.step)}/${positions.join()}/${place}`;
+    if (!this.#transitions.has(key)) this.#transitions.set(key, this.#advance(frontier, at, positions));
     return this.#transitions.get(key);
   }
 
-  #advance(frontier: Frontier, step: Step, positions: readonly number[]): Transition | undefined {
+  #advance(frontier: Frontier, { step, index, spent }: At, positions: readonly number[]): Transition | undefined {
     const untouched = frontier.classes.map((_, i) => i).filter((i) => !positions.includes(i));
     const touched = positions.map((p) => frontier.classes[p]!);
     const expansions = new Map<string, readonly Expansion[]>();
-    const best = new Map<string, { cost: number; from: number; decision: Decision }>();
+    const best = new Map<string, Reached>();
     frontier.states.forEach((state, from) => {
       let sets = "", rest = "";
       for (const p of positions) sets += state[p];
       for (const p of untouched) rest += state[p];
       let list = expansions.get(sets);
-      if (!list) expansions.set(sets, list = expand(step, touched, sets));
-      for (const { key, cost, decision } of list) {
+      if (!list) {
+        expansions.set(sets, list = expand(step, touched, { sets, weights: this.#weights, exact: !!this.#bounds }));
+      }
+      for (const { key, cost, memory: added, decision } of list) {
         const total = frontier.costs[from]! + cost;
-        const known = best.get(rest + key);
-        if (known === undefined) best.set(rest + key, { cost: total, from, decision });
+        const memory = this.#bounds && this.#memoryAfter(frontier.memory![from]!, added, index);
+        if (memory === undefined && this.#bounds) continue;
+        if (this.#bounds && spent + total + this.#bounds.cost[index + 1]! > this.#limits.budget!.cost) continue;
+        const id = memory === undefined ? rest + key : `${rest}${key}\n${memory}`;
+        const known = best.get(id);
+        if (known === undefined) best.set(id, { state: rest + key, cost: total, from, decision, memory });
         else if (total < known.cost) {
           known.cost = total;
           known.from = from;
@@ -194,36 +239,52 @@ export class FrontierSearch {
       ...touched.filter((_, i) => !step.dies.has(step.inputs[i]!)),
       ...step.outputs.filter((o) => !step.dies.has(o.value)).map((o) => o.cls),
     ];
-    const sorted = [...best].sort(([a, x], [b, y]) => x.cost - y.cost || (a < b ? -1 : 1));
-    const kept = this.#dropDominated(sorted.map(([state, { cost }]) => ({ state, cost })), classes);
-    const dropped = kept.length > this.#maxStates ? kept[this.#maxStates]! : undefined;
-    const final = kept.slice(0, this.#maxStates).map((i) => sorted[i]!);
+    const sorted = [...best.values()].sort((a, b) =>
+      a.cost - b.cost || (a.memory ?? 0) - (b.memory ?? 0) || (a.state < b.state ? -1 : 1)
+    );
+    const kept = this.#dropDominated(sorted, classes);
+    const { maxStates } = this.#limits;
+    const dropped = kept.length > maxStates ? kept[maxStates]! : undefined;
+    const final = kept.slice(0, maxStates).map((i) => sorted[i]!);
     // Where room is short, the state in which everything is replicated stays: from there all steps are possible.
-    const safe = dropped === undefined ? -1 : kept.findIndex((i) => isSafe(sorted[i]![0], classes));
-    if (safe >= this.#maxStates) final.push(sorted[kept[safe]!]!);
+    const safe = dropped === undefined ? -1 : kept.findIndex((i) => isSafe(sorted[i]!.state, classes));
+    if (safe >= maxStates) final.push(sorted[kept[safe]!]!);
     this.#most = Math.max(this.#most, final.length);
-    const delta = final[0]![1].cost;
+    const delta = final[0]!.cost;
     return {
-      next: this.#frontier(classes, final.map(([s]) => s), final.map(([, { cost }]) => cost - delta)),
+      next: this.#frontier(classes, {
+        states: final.map((s) => s.state),
+        costs: final.map((s) => s.cost - delta),
+        memory: this.#bounds && final.map((s) => s.memory!),
+      }),
       delta,
-      previous: final.map(([, { from }]) => from),
-      decisions: final.map(([, { decision }]) => decision),
-      dropped: dropped === undefined ? Infinity : sorted[dropped]![1].cost - delta,
+      previous: final.map((s) => s.from),
+      decisions: final.map((s) => s.decision),
+      dropped: dropped === undefined ? Infinity : sorted[dropped]!.cost - delta,
     };
   }
 
+  /** Bytes after a step; undefined where the budget cannot be kept any more. */
+  #memoryAfter(before: number, added: number, index: number): number | undefined {
+    if (before === FITS) return FITS;
+    const { bytes } = this.#limits.budget!, { least, most } = this.#bounds!;
+    const now = before + added;
+    return now + most[index + 1]! <= bytes ? FITS : now + least[index + 1]! <= bytes ? now : undefined;
+  }
+
   /** Indices of the states that no cheaper one can become for the difference. */
-  #dropDominated(states: readonly { state: string; cost: number }[], classes: readonly SlotClass[]): number[] {
+  #dropDominated(states: readonly Reached[], classes: readonly SlotClass[]): number[] {
     const kept: number[] = [];
     // States rarely replace each other across carried placements or loaded weights: these have no price, or a high one.
     const fixed = classes.flatMap((c, i) => (c.kind === "value" ? [] : [i]));
     const groups = new Map<string, number[]>();
-    states.forEach(({ state, cost }, index) => {
+    states.forEach(({ state, cost, memory = 0 }, index) => {
       const key = fixed.map((i) => state[i]).join("");
       let rivals = groups.get(key);
       if (!rivals) groups.set(key, rivals = []);
       for (let k = 0; k < rivals.length && k < DOMINATORS; k++) {
         const a = states[rivals[k]!]!;
+        if ((a.memory ?? 0) > memory) continue;
         let left = cost - a.cost;
         for (let s = 0; s < classes.length && left >= 0; s++) {
           const x = a.state.charCodeAt(s), y = state.charCodeAt(s);
@@ -237,10 +298,12 @@ export class FrontierSearch {
     return kept;
   }
 
-  #frontier(classes: readonly SlotClass[], states: readonly string[], costs: readonly number[]): Frontier {
-    const key = `${classes.map((c) => c.id).join()};${states.map((s, i) => `${s}${costs[i]}`).join("\uffff")}`;
+  #frontier(classes: readonly SlotClass[], found: Pick<Frontier, "states" | "costs" | "memory">): Frontier {
+    const { states, costs, memory } = found;
+    const texts = states.map((s, i) => `${s}${costs[i]}${memory ? `/${memory[i]}` : ""}`);
+    const key = `${classes.map((c) => c.id).join()};${texts.join("\uffff")}`;
     let known = this.#frontiers.get(key);
-    if (!known) this.#frontiers.set(key, known = { id: this.#frontiers.size, classes, states, costs });
+    if (!known) this.#frontiers.set(key, known = { id: this.#frontiers.size, classes, ...found });
     return known;
   }
 
@@ -262,32 +325,104 @@ function isSafe(state: string, classes: readonly SlotClass[]): boolean {
   return classes.every((c, i) => c.kind === "constant" || c.holdsReplicated(state.charCodeAt(i)));
 }
 
+/** A step and its place. */
+interface At {
+  readonly step: Step;
+  readonly index: number;
+  /** Cost of the cheapest state before it. */
+  readonly spent: number;
+}
+
+/** A state that a step leads to, with the cheapest way there. */
+interface Reached {
+  readonly state: string;
+  /** Bytes, under a budget. */
+  readonly memory: number | undefined;
+  cost: number;
+  from: number;
+  decision: Decision;
+}
+
+/** The way through a row of transitions that ends in the cheapest state. */
+function readPath(transitions: readonly Transition[]): Solution {
+  const decisions = new Array<Decision>(transitions.length);
+  let state = 0;
+  for (let i = transitions.length - 1; i >= 0; i--) {
+    const t = transitions[i]!;
+    decisions[i] = t.decisions[state]!;
+    state = t.previous[state]!;
+  }
+  let cost = 0, bound = Infinity;
+  for (const t of transitions) {
+    cost += t.delta;
+    bound = Math.min(bound, cost + t.dropped);
+  }
+  return { cost, decisions, gap: Math.max(0, cost - bound) };
+}
+
+/** Of all steps from one on: bytes that they need at least, and may need at most, and the least cost. */
+interface Bounds {
+  readonly least: readonly number[];
+  readonly most: readonly number[];
+  readonly cost: readonly number[];
+}
+
+function boundsOf(steps: readonly Step[]): Bounds {
+  const least = new Array<number>(steps.length + 1).fill(0), most = least.slice(), cost = least.slice();
+  for (let i = steps.length - 1; i >= 0; i--) {
+    const { alternatives, outputs } = steps[i]!;
+    const memory = alternatives.map((a) => a.memory);
+    // A shared constant may be loaded in every placement that it has.
+    const loads = outputs.reduce((n, o) => n + (o.cls.kind === "constant" ? o.cls.allBytes : 0), 0);
+    least[i] = least[i + 1]! + Math.min(...memory);
+    most[i] = most[i + 1]! + Math.max(...memory) + loads;
+    cost[i] = cost[i + 1]! + Math.min(...alternatives.map((a) => a.cost));
+  }
+  return { least, most, cost };
+}
+
 interface Expansion {
   /** Sets of the surviving inputs and outputs. */
   readonly key: string;
   readonly cost: number;
+  readonly memory: number;
   readonly decision: Decision;
 }
 
-/** All that a step can make of the sets of its inputs; of equal results the cheapest, of those the first. */
-function expand(step: Step, classes: readonly SlotClass[], sets: string): readonly Expansion[] {
+/**
+ * All that a step can make of the sets of its inputs; of equal results the cheapest, of those the first. Where memory
+ * counts by itself (`exact`), results that differ in it are different.
+ */
+function expand(
+  step: Step,
+  classes: readonly SlotClass[],
+  how: { readonly sets: string; readonly weights: { time: number; byte: number }; readonly exact: boolean },
+): readonly Expansion[] {
   const best = new Map<string, Expansion>();
+  const { sets, exact, weights: { time, byte } } = how;
+  const priced = (cost: number, memory: number) => time * cost + (byte === 0 ? 0 : Math.round(byte * memory));
   step.alternatives.forEach((alternative, index) => {
     const outputs = alternative.outputs
       .map((set, i) => (step.dies.has(step.outputs[i]!.value) ? "" : String.fromCharCode(set))).join("");
-    choose(0, alternative.cost, "", []);
+    choose(0, { cost: priced(alternative.cost, alternative.memory), memory: alternative.memory }, "", []);
 
-    function choose(input: number, cost: number, key: string, ways: readonly Way[]): void {
+    function choose(
+      input: number,
+      { cost, memory }: { readonly cost: number; readonly memory: number },
+      key: string,
+      ways: readonly Way[],
+    ): void {
       if (input === classes.length) {
-        const full = key + outputs;
-        if (cost < (best.get(full)?.cost ?? Infinity)) {
-          best.set(full, { key: full, cost, decision: { alternative: index, ways } });
+        const full = key + outputs, id = exact ? `${full}\n${memory}` : full;
+        if (cost < (best.get(id)?.cost ?? Infinity)) {
+          best.set(id, { key: full, cost, memory, decision: { alternative: index, ways } });
         }
         return;
       }
       const dies = step.dies.has(step.inputs[input]!);
       for (const way of classes[input]!.ways(sets.charCodeAt(input), alternative.wants[input]!)) {
-        choose(input + 1, cost + way.cost, dies ? key : key + String.fromCharCode(way.set), [...ways, way]);
+        const added = { cost: cost + priced(way.cost, way.memory), memory: memory + way.memory };
+        choose(input + 1, added, dies ? key : key + String.fromCharCode(way.set), [...ways, way]);
       }
     }
   });

@@ -1,6 +1,7 @@
 /** A plan in a few lines: what became of which layers, with repeated blocks folded into one name. */
-import { type CollectiveReport, type LayerReport, type PlanReport, printBytes } from "./explain.ts";
+import type { CollectiveReport, LayerReport, PlanReport } from "./explain.ts";
 import type { LayerKind } from "./layer_kind.ts";
+import { printBytes } from "./units.ts";
 
 const KINDS: readonly (readonly [LayerKind, string])[] = [
   ["column", "column-parallel"],

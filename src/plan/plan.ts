@@ -35,7 +35,21 @@ export interface PlanCost {
   readonly communication: number;
   /** Bytes of weights that the rank with the most holds. */
   readonly weightBytes: number;
+  /** All that this rank holds. */
+  readonly memory: PlanMemory;
   /** What the search minimised: seconds, plus the price of the weights' memory. */
+  readonly total: number;
+}
+
+/** Bytes on the rank with the most. */
+export interface PlanMemory {
+  /** Every constant, once for each placement in which it is used. */
+  readonly weights: number;
+  /** Carried states (KV caches), present and next content. */
+  readonly states: number;
+  /** Activations that live at once, at the nominal sizes; an estimate, as engines reuse buffers in ways of their own. */
+  readonly activations: number;
+  /** Of all three. */
   readonly total: number;
 }
 

@@ -7,15 +7,18 @@ import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Graph, valueOf } from "../graph/graph.ts";
 import type { Placement } from "../graph/placement.ts";
-import { candidateLayouts } from "./candidates.ts";
+import type { TensorType } from "../graph/types.ts";
+import { type Baseline, baselineStrategies } from "./baselines.ts";
+import { candidateLayouts, type Candidates } from "./candidates.ts";
 import { type CostModel, costModel, type Nominal, nominalSizes, Pricing, shareOf } from "./cost.ts";
 import { layerKind, weightInputs } from "./layer_kind.ts";
 import { Memo } from "./memo.ts";
-import { type Override, type Overrides, resolveOverrides } from "./overrides.ts";
+import { grants, type Override, type Overrides, resolveOverrides } from "./overrides.ts";
 import { type CallShape, type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
 import { pruneStrategies } from "./prune.ts";
 import { type PricedCall, type Problem, Sequence } from "./sequence.ts";
 import { type Candidate, LINEAR, strategiesOfAll } from "./strategies.ts";
+import { whyNot } from "./why_not.ts";
 
 export type { PricedCall, Problem };
 
@@ -30,6 +33,18 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** What each rank may hold. */
+  readonly memory?: MemoryCap;
+  /** Restrict layers to what a simple rule makes of them, to compare with. */
+  readonly baseline?: Baseline;
+}
+
+/** A cap on the memory of every rank. */
+export interface MemoryCap {
+  /** Bytes of weights, carried states and activations; no cap where it is left out. */
+  readonly perRank?: number;
+  /** Tokens of the past at which states are counted; by default as many as costs are compared at. */
+  readonly length?: number;
 }
 
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
@@ -50,7 +65,11 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const strategies = strategiesOfAll(planned, layouts);
   const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
-  const wished = wishedStrategies(planned, pruned, weights, options.overrides ?? {});
+  const all: Alternatives = { planned, strategies, pruned, weights, layouts, ranks };
+  const allowed = options.baseline
+    ? baselineStrategies(options.baseline, planned.map((call, i) => ({ call, candidates: pruned[i]! })), weights)
+    : pruned;
+  const wished = wishedStrategies(all, allowed, options.overrides ?? {});
   const readers = new Map<string, number>();
   for (const { node } of planned) for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + 1);
   const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
@@ -58,7 +77,7 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const compute = new Memo((candidates: readonly Candidate[]) =>
     new Memo((s: CallShape) => computeCosts(s, candidates, pricing))
   );
-  const memory = new Map<string, readonly number[]>();
+  const memory = new Map<string, WeightCosts>();
   const ids: Memo<readonly Candidate[], number> = new Memo(() => ids.size);
   const calls = planned.map((call, i): PricedCall => {
     const { node, shape } = call, candidates = wished[i]!;
@@ -68,40 +87,63 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     );
     const key = `${ids.of(candidates)}:${sharers.join()}`;
     let prices = memory.get(key);
-    if (!prices) memory.set(key, prices = memoryCosts(shape, candidates, sharers, pricing));
+    if (!prices) memory.set(key, prices = weightCosts(shape, candidates, sharers, pricing));
     return {
       ...call,
       candidates,
       weights: weights.of(shape),
-      memory: prices,
+      ...prices,
       compute: compute.of(candidates).of(shape),
     };
   });
-  return new Sequence(graph, calls, pricing, isConstant, shared).problem();
+  const stateSizes = new Pricing(ranks, model, nominalSizes(graph, options.nominal, options.memory?.length));
+  return new Sequence(graph, calls, { pricing, stateSizes, isConstant, shared }).problem();
 }
 
-/** The strategies that overrides leave to each call. Equal lists are the same object. */
+/** All calls with what they could do. */
+interface Alternatives {
+  readonly planned: readonly PlannedCall[];
+  readonly strategies: readonly (readonly Candidate[])[];
+  readonly pruned: readonly (readonly Candidate[])[];
+  readonly weights: Memo<CallShape, readonly number[]>;
+  readonly layouts: Candidates;
+  readonly ranks: number;
+}
+
+/** The strategies that overrides leave to each call; `allowed` to those that nobody asks anything of. Equal lists are the same object. */
 function wishedStrategies(
-  planned: readonly PlannedCall[],
-  pruned: readonly (readonly Candidate[])[],
-  weights: Memo<CallShape, readonly number[]>,
+  all: Alternatives,
+  allowed: readonly (readonly Candidate[])[],
   overrides: Overrides,
 ): readonly (readonly Candidate[])[] {
-  if (Object.keys(overrides).length === 0) return pruned;
+  const { planned, strategies, pruned, weights, ranks } = all;
+  if (Object.keys(overrides).length === 0) return allowed;
+  const granted = new Memo((candidates: readonly Candidate[]) =>
+    new Memo((shape: CallShape) =>
+      new Memo((wish: Override) => candidates.filter((c) => grants(c, wish, weights.of(shape)[0])))
+    )
+  );
+  // What pruning left out because it is never worth it is there for those who ask.
+  const grantedTo = (i: number, wish: Override) => {
+    const useful = granted.of(pruned[i]!).of(planned[i]!.shape).of(wish);
+    return useful.length > 0 ? useful : granted.of(strategies[i]!).of(planned[i]!.shape).of(wish);
+  };
   const layers = planned.flatMap((call, i) => {
     const held = weights.of(call.shape), { name, scope } = call.node;
     if (!isLayer(call, held)) return [];
-    return [{ name, scope, kinds: [...new Set(pruned[i]!.map((c) => layerKind(c, held[0])))] }];
+    return [{
+      name,
+      scope,
+      heavy: isHeavy(call),
+      kinds: [...new Set(pruned[i]!.map((c) => layerKind(c, held[0])))],
+      allows: (wish: Override) => grantedTo(i, wish).length > 0,
+      whyNot: (wish: Override) => whyNot(call, wish, { weight: held[0], candidates: all.layouts, ranks }),
+    }];
   });
   const wishes = resolveOverrides(overrides, layers);
-  const lists = new Memo((all: readonly Candidate[]) =>
-    new Memo((shape: CallShape) =>
-      new Memo((wish: Override) => all.filter((c) => layerKind(c, weights.of(shape)[0]) === wish))
-    )
-  );
-  return planned.map(({ node, shape }, i) => {
+  return planned.map(({ node }, i) => {
     const wish = wishes.get(node.name);
-    return wish === undefined ? pruned[i]! : lists.of(pruned[i]!).of(shape).of(wish);
+    return wish === undefined ? allowed[i]! : grantedTo(i, wish);
   });
 }
 
@@ -120,19 +162,29 @@ export function isLayer(call: Pick<PlannedCall, "node">, weights: readonly numbe
   return weights.length > 0 || call.node.kind === "call_module";
 }
 
-/** Prices of the memory of weights, by strategy; `sharers` says by input how many calls share the price. */
-function memoryCosts(
+/** Whether a layer does the work of its module: a product, or a table; not a bias. */
+export function isHeavy({ node, shape }: Pick<PlannedCall, "node" | "shape">): boolean {
+  return node.kind === "call_module" || shape.def?.flops !== undefined || shape.rule.factors.some((f) => f.selected);
+}
+
+type WeightCosts = Pick<PricedCall, "memory" | "held">;
+
+/** Prices and bytes of weights, by strategy; `sharers` says by input how many calls share the price. */
+function weightCosts(
   { context }: CallShape,
   candidates: readonly Candidate[],
   sharers: readonly number[],
   pricing: Pricing,
-): number[] {
-  return candidates.map((c) =>
+): WeightCosts {
+  const sum = (c: Candidate, cost: (type: TensorType, p: Placement) => number) =>
     sharers.reduce(
-      (sum, n, i) => (n === 0 ? sum : sum + Math.round(pricing.memory(context.inputs[i]!, c.inputs[i]!) / n)),
+      (total, n, i) => (n === 0 ? total : total + Math.round(cost(context.inputs[i]!, c.inputs[i]!) / n)),
       0,
-    )
-  );
+    );
+  return {
+    memory: candidates.map((c) => sum(c, (type, p) => pricing.memory(type, p))),
+    held: candidates.map((c) => sum(c, (type, p) => pricing.bytes(type) * shareOf(p))),
+  };
 }
 
 /** Arithmetic and traffic of a call on the busiest rank, by strategy. */
@@ -152,12 +204,14 @@ function computeCosts(
   const whole = def?.flops && context.inputs.every((t) => t === undefined || t.shape)
     ? pricing.size(def.flops(context))
     : shape?.reduce<number>((n, d) => n * pricing.size(d), 1) ?? 0;
+  // Rows of a product: all dims of the result but the last.
+  const rows = shape?.slice(0, -1).reduce<number>((n, d) => n * pricing.size(d), 1) ?? 1;
   return candidates.map((c) => {
     const traffic = (bytes: readonly number[], at: readonly Placement[]) =>
       bytes.reduce((sum, b, i) => sum + b * shareOf(at[i]!), 0);
     // Of equal plans, the one that sums earlier wins.
     const own =
-      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs) }) +
+      pricing.call({ flops: whole * c.share, bytes: traffic(reads, c.inputs) + traffic(outputs, c.outputs), rows }) +
       (c.name === LINEAR ? 1 : 0);
     return c.factors.some((f) => f.internal) ? own + pricing.internal(outputBytes) : own;
   });

@@ -11,15 +11,16 @@
  */
 import { PlanError } from "../core/errors.ts";
 import { type Graph, isCall, valueOf } from "../graph/graph.ts";
-import { localSize } from "../graph/layout.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { seconds } from "./cost.ts";
+import { leastOf, solveCapped, type SolvedPlan, totalCost } from "./capped.ts";
 import { FrontierSearch, type Solution } from "./frontier.ts";
+import { measureMemory } from "./memory.ts";
 import type { Plan, Reshard, Strategy } from "./plan.ts";
 import { buildProblem, type PlanOptions, type Problem } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
 
-export type { PlanOptions };
+export type { PlanOptions, SolvedPlan };
 
 /** Few models need a tenth of it; where it is met, the plan tells how far from the optimum it may be. */
 const MAX_STATES = 1024;
@@ -29,29 +30,37 @@ export function search(graph: Graph<"global">, options: PlanOptions): Plan {
   return solvePlan(graph, options).plan;
 }
 
-/** A plan with the search that found it, which can price variants. */
-export interface SolvedPlan {
-  readonly plan: Plan;
-  readonly problem: Problem;
-  readonly frontier: FrontierSearch;
-  readonly solution: Solution;
-}
-
 /** Like {@linkcode search}, and keeps the search. */
 export function solvePlan(graph: Graph<"global">, options: PlanOptions): SolvedPlan {
   const problem = buildProblem(graph, options);
-  const frontier = new FrontierSearch(problem.steps, options.maxStates ?? MAX_STATES);
+  const maxStates = options.maxStates ?? MAX_STATES;
+  const frontier = new FrontierSearch(problem.steps, { maxStates });
   const solution = frontier.solve();
   if (!solution) {
     throw new PlanError(`Cannot plan graph "${graph.name}" for ${options.ranks} ranks as the overrides ask`, {
       hint: "a carried state would need two placements at once: override its readers alike, or not at all",
     });
   }
-  return { plan: readSolution(problem, solution), problem, frontier, solution };
+  const free = { plan: readSolution(problem, solution), problem, frontier, solution };
+  const cap = options.memory?.perRank;
+  if (cap === undefined || free.plan.cost.memory.total <= cap) return free;
+  return solveCapped(free, {
+    bytes: cap,
+    maxStates,
+    read: (found) => readSolution(problem, found),
+    leastOn: (ranks) => leastMemory(graph, { ...options, ranks }),
+  });
+}
+
+/** The least that every rank of a plan must be able to hold, in bytes. */
+export function leastMemory(graph: Graph<"global">, options: PlanOptions): number {
+  const problem = buildProblem(graph, options), maxStates = options.maxStates ?? MAX_STATES;
+  const read = (found: Solution) => readSolution(problem, found);
+  return leastOf(problem, { maxStates, read }).plan.cost.memory.total;
 }
 
 /** Turns the decisions of the search into a plan. */
-function readSolution(problem: Problem, solution: Solution): Plan {
+export function readSolution(problem: Problem, solution: Solution): Plan {
   const { graph, classes, pricing, isConstant } = problem;
   const placements = new Map<string, Placement>();
   for (const value of graph.values.keys()) if (!isConstant(value)) placements.set(value, REPLICATE);
@@ -81,16 +90,19 @@ function readSolution(problem: Problem, solution: Solution): Plan {
     strategies.set(call.node.name, { inputs: chosen.inputs, outputs: chosen.outputs, name: chosen.name });
     call.node.outputs.forEach((name, k) => name !== "" && placements.set(name, chosen.outputs[k]!));
   });
+  const reshards = placeReshards(graph, { placements, strategies, moves, isConstant });
+  const memory = measureMemory(problem, { placements, strategies, reshards });
   return {
     ranks: pricing.ranks,
     placements,
     strategies,
-    reshards: placeReshards(graph, { placements, strategies, moves, isConstant }),
+    reshards,
     cost: {
       compute: seconds(compute),
       communication: seconds(communication),
-      weightBytes: Math.max(...weightBytes(problem, strategies)),
-      total: seconds(solution.cost),
+      weightBytes: memory.weights,
+      memory,
+      total: seconds(totalCost(problem, solution)),
     },
     gap: seconds(solution.gap),
   };
@@ -138,28 +150,4 @@ function placeReshards(
     }
   }
   return reshards;
-}
-
-/** Bytes of weights on each rank: every constant once for each placement in which it is used. */
-function weightBytes(
-  { graph, calls, isConstant, pricing }: Problem,
-  strategies: ReadonlyMap<string, Strategy>,
-): number[] {
-  const held = new Map<string, { bytes: number; placement: Placement }>();
-  for (const { node } of calls) {
-    node.inputs.forEach((name, i) => {
-      if (name === "" || !isConstant(name) || valueOf(graph, name).ints) return;
-      const placement = strategies.get(node.name)!.inputs[i]!;
-      held.set(`${name}\n${placementKey(placement)}`, { bytes: pricing.bytes(valueOf(graph, name).type), placement });
-    });
-  }
-  return Array.from(
-    { length: pricing.ranks },
-    (_, r) =>
-      [...held.values()].reduce(
-        (sum, { bytes, placement: p }) =>
-          sum + (p.kind === "S" ? bytes * localSize(p.layout, r) / p.layout.size : p.kind === "P" && r > 0 ? 0 : bytes),
-        0,
-      ),
-  );
 }

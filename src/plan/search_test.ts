@@ -7,7 +7,10 @@ import { picoseconds } from "./cost.ts";
 import type { Plan } from "./plan.ts";
 import { buildProblem, type PlanOptions } from "./problem.ts";
 import { communicates, directStep } from "./redistribute.ts";
-import { search } from "./search.ts";
+import { BASELINES } from "./baselines.ts";
+import { FrontierSearch } from "./frontier.ts";
+import type { Override } from "./overrides.ts";
+import { leastMemory, search } from "./search.ts";
 import { decoder, type DecoderSizes, TestGraph, testOpDef } from "./test_support.ts";
 
 /** Collectives so dear that uneven heads are better than balancing the load by another collective. */
@@ -32,10 +35,10 @@ function strategy(p: Plan, node: string): string {
 
 /**
  * The cheapest cost by uniform-cost search over everything that can be done: at each node any strategy whose inputs
- * exist, and between nodes any single move of any value. Knows nothing of frontiers, steps or dominance. For graphs
- * without carried states.
+ * exist, and between nodes any single move of any value. Knows nothing of frontiers, steps or dominance. Weights may take
+ * `room` bytes. For graphs without carried states; Infinity where nothing is possible.
  */
-function oracle(graph: Graph<"global">, options: PlanOptions): number {
+function oracle(graph: Graph<"global">, options: PlanOptions, room = Infinity): number {
   const { calls, pricing, isConstant } = buildProblem(graph, options);
   const universe = new Map<string, Map<string, Placement>>();
   const note = (v: string, p: Placement) => {
@@ -48,16 +51,19 @@ function oracle(graph: Graph<"global">, options: PlanOptions): number {
     }
   }
   const start = graph.nodes.filter((n) => n.kind === "placeholder").map((n) => `${n.name} R`);
-  const best = new Map<string, number>([[JSON.stringify([0, start.toSorted()]), 0]]);
+  const best = new Map<string, number>([[JSON.stringify([0, start.toSorted(), 0]), 0]]);
   const done = new Set<string>();
   for (;;) {
     let key = "", cost = Infinity;
     for (const [k, c] of best) if (c < cost) [key, cost] = [k, c];
-    const [at, held] = JSON.parse(key) as [number, string[]];
+    if (key === "") return Infinity;
+    const [at, held, bytes] = JSON.parse(key) as [number, string[], number];
     best.delete(key);
     done.add(key);
-    const relax = (next: number, now: string[], c: number) => {
-      const k = JSON.stringify([next, [...new Set(now)].toSorted()]);
+    const relax = (next: number, now: string[], c: number, more = 0) => {
+      if (bytes + more > room) return;
+      // Without a cap it does not matter how much is held.
+      const k = JSON.stringify([next, [...new Set(now)].toSorted(), room === Infinity ? 0 : bytes + more]);
       if (!done.has(k) && c < (best.get(k) ?? Infinity)) best.set(k, c);
     };
     if (at === calls.length && outputOf(graph).inputs.every((v) => held.includes(`${v} R`))) return cost;
@@ -83,7 +89,7 @@ function oracle(graph: Graph<"global">, options: PlanOptions): number {
         return;
       }
       const made = call.node.outputs.map((v, k) => `${v} ${placementKey(c.outputs[k]!)}`);
-      relax(at + 1, [...held, ...made], cost + call.compute[i]! + call.memory[i]!);
+      relax(at + 1, [...held, ...made], cost + call.compute[i]! + call.memory[i]!, call.held[i]!);
     });
   }
 }
@@ -125,6 +131,117 @@ Deno.test("search() costs what an exhaustive search over all moves and strategie
     }),
     { numRuns: 40, seed: 7 },
   );
+});
+
+Deno.test("a search with a budget of memory costs what an exhaustive one costs that counts every byte", () => {
+  const call = fc.tuple(fc.nat(4), fc.nat(7), fc.nat(7));
+  let bound = 0;
+  fc.assert(
+    fc.property(
+      fc.array(call, { minLength: 2, maxLength: 4 }),
+      fc.nat(9),
+      (choices, part) => {
+        const graph = randomGraph(choices);
+        const options = { ranks: 2, opDef: testOpDef, costs: { memoryPrice: 0, splitCollectives: 0 } };
+        const { steps, fixedBytes } = buildProblem(graph, options);
+        const whole = steps.reduce((sum, s) => sum + Math.max(...s.alternatives.map((a) => a.memory)), fixedBytes);
+        const bytes = Math.ceil(whole * (0.5 + part / 20));
+        const found = new FrontierSearch(steps, { maxStates: 4096, budget: { bytes, cost: Infinity } }).solve();
+        assert.equal(found?.cost ?? Infinity, oracle(graph, options, bytes));
+        if (found && found.cost > new FrontierSearch(steps, { maxStates: 4096 }).solve()!.cost) bound++;
+      },
+    ),
+    { numRuns: 40, seed: 11 },
+  );
+  assert.ok(bound > 5, `the budget made a difference in ${bound} graphs only`);
+});
+
+Deno.test("search() keeps a cap on memory, costs no less than without one, and says by how much it may miss the optimum", () => {
+  const graph = decoder({ ...SMALL, kvHeads: 2 });
+  const options = { costs: { memoryPrice: 0, splitCollectives: 0 } };
+  const free = plan(graph, 2, options);
+  const least = leastMemory(graph, { ranks: 2, opDef: testOpDef, ...options });
+  assert.ok(least < free.cost.memory.total);
+  let before = free.cost.total;
+  for (const part of [0.9, 0.5, 0.1, 0]) {
+    const perRank = Math.ceil(least + part * (free.cost.memory.total - least));
+    const capped = plan(graph, 2, { ...options, memory: { perRank } });
+    assert.ok(capped.cost.memory.total <= perRank);
+    assert.ok(capped.cost.total >= before - capped.gap, "a tighter cap cannot be cheaper");
+    assert.ok(capped.cost.total - capped.gap >= free.cost.total - 1e-9 || capped.gap > 0);
+    before = free.cost.total;
+  }
+});
+
+Deno.test("search() says how much memory would do, and how many ranks, where a cap cannot be kept", () => {
+  const graph = decoder(SMALL);
+  const least = leastMemory(graph, { ranks: 2, opDef: testOpDef });
+  const fail = (perRank: number) => {
+    try {
+      plan(graph, 2, { memory: { perRank } });
+    } catch (error) {
+      if (error instanceof PlanError) return error;
+    }
+    throw new Error("a plan was found");
+  };
+  assert.match(
+    fail(least * 0.6).message,
+    /^Cannot plan "test" on 2 ranks within .* a rank: at least .* are needed \(weights /,
+  );
+  const ranks = Number(/it fits on (\d+) ranks/.exec(fail(least * 0.6).hint ?? "")?.[1]);
+  assert.ok(plan(graph, ranks, { memory: { perRank: least * 0.6 } }).cost.memory.total <= least * 0.6);
+  assert.throws(() => plan(graph, ranks - 1, { memory: { perRank: least * 0.6 } }), PlanError);
+  assert.match(fail(1000).hint ?? "", /no number of ranks/);
+});
+
+Deno.test("search() counts the cache at the length that the cap states", () => {
+  const graph = decoder(SMALL);
+  const states = (length: number) => plan(graph, 2, { memory: { length } }).cost.memory.states;
+  // Two layers, keys and values, 4 of 8 heads, 64 floats each, present and next content.
+  assert.equal(states(1000), 2 * 2 * 4 * 64 * 4 * 1000 * 2);
+  assert.equal(states(2000), 2 * states(1000));
+});
+
+Deno.test("search() costs what an exhaustive search costs among the strategies that overrides leave", () => {
+  const call = fc.tuple(fc.nat(4), fc.nat(7), fc.nat(7));
+  const kind = fc.constantFrom("column", "row", "replicated", "S(0)", "S(1)", "R");
+  let met = 0;
+  fc.assert(
+    fc.property(fc.array(call, { minLength: 3, maxLength: 5 }), kind, fc.nat(1), (choices, wish, which) => {
+      const graph = randomGraph(choices);
+      const layer = graph.nodes.filter((n) => isCall(n) && n.op === "MatMul")[which];
+      if (!layer) return;
+      const options = {
+        ranks: 2,
+        opDef: testOpDef,
+        overrides: { [layer.name]: wish as Override },
+        costs: { bytesPerSecond: 1e7, sharedBytesPerSecond: 1e8 },
+      };
+      const found = plan(graph, 2, options);
+      assert.equal(picoseconds(found.cost.total), oracle(graph, options));
+      const weight = found.strategies.get(layer.name)!.inputs[1]!;
+      if (wish.startsWith("S") || wish === "R") {
+        assert.equal(printPlacement(weight).slice(0, wish.length - 1), wish.slice(0, -1));
+      }
+      met++;
+    }),
+    { numRuns: 60, seed: 3 },
+  );
+  assert.ok(met > 20);
+});
+
+Deno.test("search() by a rule costs no less than without it, and replicates nothing that the rule splits", () => {
+  const graph = decoder(SMALL);
+  const best = plan(graph, 4);
+  const rules = new Map(BASELINES.map((baseline) => [baseline, plan(graph, 4, { baseline })]));
+  for (const p of rules.values()) assert.ok(p.cost.total >= best.cost.total);
+  assert.equal(rules.get("replicated")!.reshards.length, 0);
+  assert.equal(strategy(rules.get("rowwise")!, "l1.gate"), "S(2),S(0) -> P(sum)");
+  assert.equal(strategy(rules.get("columnwise")!, "l1.down"), "R,S(1) -> S(2)");
+  const megatron = rules.get("megatron")!;
+  for (const name of ["q", "k", "v", "gate", "up"]) assert.equal(strategy(megatron, `l1.${name}`), "R,S(1) -> S(2)");
+  for (const name of ["o", "down"]) assert.equal(strategy(megatron, `l1.${name}`), "S(2),S(0) -> P(sum)");
+  assert.equal(collectives(megatron).filter((c) => c.startsWith("l")).length, 5);
 });
 
 Deno.test("search() finds Megatron's plan: column then row, two all-reduces a layer, none inside attention", () => {

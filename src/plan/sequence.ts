@@ -9,7 +9,7 @@ import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { printType } from "../graph/types.ts";
-import type { Pricing } from "./cost.ts";
+import { type Pricing, shareOf } from "./cost.ts";
 import type { Alternative, Step } from "./frontier.ts";
 import { Memo } from "./memo.ts";
 import { narrow, type Touches } from "./narrow.ts";
@@ -24,6 +24,8 @@ export interface PricedCall extends PlannedCall {
   readonly compute: readonly number[];
   /** Price of the memory of weights, without those that several calls read. */
   readonly memory: readonly number[];
+  /** Bytes of these weights on the rank with the most. */
+  readonly held: readonly number[];
   /** Positions of weights, the largest first. */
   readonly weights: readonly number[];
 }
@@ -45,6 +47,10 @@ export interface Problem {
   readonly classes: ReadonlyMap<string, SlotClass>;
   readonly pricing: Pricing;
   readonly isConstant: (value: string) => boolean;
+  /** Bytes that each rank holds whatever is chosen: of constants and states that are not followed. */
+  readonly fixedBytes: number;
+  /** Sizes at which states are held. */
+  readonly stateSizes: Pricing;
 }
 
 /** A step before it is known which of its values are followed. */
@@ -57,6 +63,8 @@ interface Item extends Touches {
 interface Options {
   readonly choices: readonly {
     readonly cost: number;
+    /** Bytes on the rank with the most, as long as the model lives. */
+    readonly memory: number;
     /** By read: the placements needed, each once. */
     readonly wants: readonly (readonly Placement[])[];
     /** By write: the placement given. */
@@ -77,11 +85,20 @@ function optionsOf(choices: Options["choices"]): Options {
   return { choices, universes, alternatives: new Map() };
 }
 
+/** Buffers of a carried state: one with the present content, one that takes the next. */
+const STATE_BUFFERS = 2;
+
+/** Bytes of a state on the rank with the most. */
+export function stateBytes(sizes: Pricing, type: TensorType, p: Placement): number {
+  return Math.round(STATE_BUFFERS * sizes.bytes(type) * shareOf(p));
+}
+
 /** Orders calls, entries and results, and finds out which values have to be followed. */
 export class Sequence {
   readonly #graph: Graph;
   readonly #calls: readonly PricedCall[];
   readonly #pricing: Pricing;
+  readonly #stateSizes: Pricing;
   readonly #isConstant: (value: string) => boolean;
   readonly #shared: (value: string) => boolean;
   /** For each carried placeholder, the value that it becomes. */
@@ -95,15 +112,21 @@ export class Sequence {
   constructor(
     graph: Graph,
     calls: readonly PricedCall[],
-    pricing: Pricing,
-    isConstant: (value: string) => boolean,
-    shared: (value: string) => boolean,
+    how: {
+      readonly pricing: Pricing;
+      /** Sizes at which states are held. */
+      readonly stateSizes: Pricing;
+      readonly isConstant: (value: string) => boolean;
+      /** Whether a constant is followed, as several calls read it. */
+      readonly shared: (value: string) => boolean;
+    },
   ) {
     this.#graph = graph;
     this.#calls = calls;
-    this.#pricing = pricing;
-    this.#isConstant = isConstant;
-    this.#shared = shared;
+    this.#pricing = how.pricing;
+    this.#stateSizes = how.stateSizes;
+    this.#isConstant = how.isConstant;
+    this.#shared = how.shared;
     for (const { input, output } of graph.carried) this.#carried.set(input, outputOf(graph).inputs[output]!);
   }
 
@@ -130,11 +153,27 @@ export class Sequence {
       classes: this.#classes,
       pricing: this.#pricing,
       isConstant: this.#isConstant,
+      fixedBytes: this.#fixedBytes(),
+      stateSizes: this.#stateSizes,
     };
   }
 
+  /** Bytes of what no step loads or enters, and so is whole on every rank. */
+  #fixedBytes(): number {
+    const read = new Set(this.#calls.flatMap(({ node }) => [...node.inputs, ...(node.captures ?? [])]));
+    let bytes = 0;
+    for (const name of read) {
+      if (!this.#isConstant(name) || this.#classes.has(name) || !this.#shared(name)) continue;
+      bytes += this.#pricing.bytes(valueOf(this.#graph, name).type);
+    }
+    for (const name of this.#carried.keys()) {
+      if (!this.#classes.has(name)) bytes += stateBytes(this.#stateSizes, valueOf(this.#graph, name).type, REPLICATE);
+    }
+    return bytes;
+  }
+
   #callItem(call: PricedCall): Item {
-    const { node, candidates, compute, memory, shape } = call;
+    const { node, candidates, compute, memory, held, shape } = call;
     // Sizes are known to every rank; captures may be sizes, and are always replicated.
     const inputs = node.inputs.map((name, k) => (name === "" || shape.known[k] ? "" : name));
     const captures = (node.captures ?? []).filter((name) => this.#planned(name));
@@ -149,6 +188,7 @@ export class Sequence {
     if (!options) {
       const choices = candidates.map((c, i) => ({
         cost: compute[i]! + memory[i]!,
+        memory: held[i]!,
         wants: reads.map((name, r) => [
           ...new Set([
             ...at.flatMap((x, k) => (x === r ? [c.inputs[k]!] : [])),
@@ -213,11 +253,11 @@ export class Sequence {
       const universe = universes.get(input) ?? [REPLICATE], key = universe.map((p) => ids.of(p)).join();
       let options = same.get(key);
       if (!options) {
-        same.set(key, options = optionsOf(universe.map((p) => ({ cost: 0, wants: [[p], [p]], gives: [] }))));
+        same.set(key, options = optionsOf(universe.map((p) => ({ cost: 0, memory: 0, wants: [[p], [p]], gives: [] }))));
       }
       put(output, [input, output], options);
     }
-    const replicated = optionsOf([{ cost: 0, wants: [[REPLICATE]], gives: [] }]);
+    const replicated = optionsOf([{ cost: 0, memory: 0, wants: [[REPLICATE]], gives: [] }]);
     inputs.forEach((value, i) => {
       if (!carriedOutputs.has(i) && this.#planned(value) && !this.#isConstant(value)) put(value, [value], replicated);
     });
@@ -228,7 +268,11 @@ export class Sequence {
   #insertEntries(items: readonly Item[]): Item[] {
     const entered = new Set<string>(this.#calls.flatMap((c) => c.node.outputs));
     const options = new Memo((cls: SlotClass) =>
-      optionsOf((cls.kind === "fixed" ? cls.placements : [REPLICATE]).map((p) => ({ cost: 0, wants: [], gives: [p] })))
+      optionsOf(
+        cls.kind === "fixed"
+          ? cls.placements.map((p, i) => ({ cost: 0, memory: cls.bytes[i]!, wants: [], gives: [p] }))
+          : [{ cost: 0, memory: 0, wants: [], gives: [REPLICATE] }],
+      )
     );
     return items.flatMap((item) => {
       const fresh = item.reads.filter((v) => this.#classes.has(v) && !entered.has(v));
@@ -252,8 +296,19 @@ export class Sequence {
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
     const key = `${kind} ${printType(type)} ${placements.map((p) => this.#placementIds.of(p)).join()}`;
     let known = this.#known.get(key);
-    if (!known) this.#known.set(key, known = this.#slots.of(kind, placements, this.#moves(kind, type, placements)));
+    if (!known) {
+      const moves = this.#moves(kind, type, placements);
+      known = this.#slots.of({ kind, placements, moves, bytes: this.#bytes(kind, type, placements) });
+      this.#known.set(key, known);
+    }
     return known;
+  }
+
+  /** What constants and states take on the rank with the most; nothing of values that pass. */
+  #bytes(kind: SlotKind, type: TensorType, placements: readonly Placement[]): number[] {
+    if (kind === "value") return [];
+    if (kind === "fixed") return placements.map((p) => stateBytes(this.#stateSizes, type, p));
+    return placements.map((p) => Math.round(this.#pricing.bytes(type) * shareOf(p)));
   }
 
   /** Prices of moves between placements; for constants, of loading each. */
@@ -288,8 +343,9 @@ export class Sequence {
   }
 
   #alternatives(reads: readonly string[], writes: readonly string[], { choices }: Options): Alternative[] {
-    return choices.map(({ cost, wants, gives }) => ({
+    return choices.map(({ cost, memory, wants, gives }) => ({
       cost,
+      memory,
       wants: reads.flatMap((v, r) => {
         const cls = this.#classes.get(v);
         return cls ? [wants[r]!.map((p) => cls.indexOf(p))] : [];

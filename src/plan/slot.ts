@@ -13,8 +13,21 @@ export type SlotKind = "value" | "fixed" | "constant";
 /** One way to have a placement: its price, the set of placements afterwards, and the moves (indices of placements). */
 export interface Way {
   readonly cost: number;
+  /** Bytes that the rank with the most holds for it as long as the model lives: of constants. */
+  readonly memory: number;
   readonly set: number;
   readonly moves: readonly (readonly [from: number, to: number])[];
+}
+
+/** What makes slots alike. */
+export interface SlotSpec {
+  readonly kind: SlotKind;
+  /** Replicated first. */
+  readonly placements: readonly Placement[];
+  /** Prices of single moves, `[from][to]`; Infinity where there is none. For constants, `[0][to]` is the price of loading. */
+  readonly moves: readonly (readonly number[])[];
+  /** By placement, of constants and states: bytes on the rank with the most. */
+  readonly bytes: readonly number[];
 }
 
 /** All that slots of one class share. Sets of placements are numbers, so that states are short strings. */
@@ -25,16 +38,24 @@ export class SlotClass {
   readonly placements: readonly Placement[];
   /** Prices of single moves, `[from][to]`; Infinity where there is none. For constants, `[0][to]` is the price of loading. */
   readonly #moves: readonly (readonly number[])[];
+  /** Bytes that a rank holds for each placement; of constants and states only. */
+  readonly bytes: readonly number[];
   readonly #sets: (readonly number[])[] = [[]];
   readonly #setIds = new Map<string, number>([["", 0]]);
   readonly #ways = new Map<number, readonly Way[]>();
   readonly #conversions = new Map<number, number>();
 
-  constructor(id: number, kind: SlotKind, placements: readonly Placement[], moves: readonly (readonly number[])[]) {
+  constructor(id: number, { kind, placements, moves, bytes }: SlotSpec) {
     this.id = id;
     this.kind = kind;
     this.placements = placements;
     this.#moves = moves;
+    this.bytes = bytes;
+  }
+
+  /** Bytes of all placements together: what a constant needs that is wanted in every one. */
+  get allBytes(): number {
+    return this.bytes.reduce((a, b) => a + b, 0);
   }
 
   /** The index of a placement. */
@@ -66,7 +87,7 @@ export class SlotClass {
    * save more later, so the search looks at each.
    */
   ways(set: number, wants: readonly number[]): readonly Way[] {
-    if (wants.length === 0) return [{ cost: 0, set, moves: [] }];
+    if (wants.length === 0) return [{ cost: 0, memory: 0, set, moves: [] }];
     if (wants.length === 1) return this.#reach(set, wants[0]!);
     const best = new Map<number, Way>();
     for (const first of wants) {
@@ -74,7 +95,7 @@ export class SlotClass {
         for (const b of this.ways(a.set, wants.filter((w) => w !== first))) {
           const cost = a.cost + b.cost;
           if (cost < (best.get(b.set)?.cost ?? Infinity)) {
-            best.set(b.set, { cost, set: b.set, moves: [...a.moves, ...b.moves] });
+            best.set(b.set, { cost, memory: a.memory + b.memory, set: b.set, moves: [...a.moves, ...b.moves] });
           }
         }
       }
@@ -114,14 +135,15 @@ export class SlotClass {
 
   #findWays(set: number, target: number): readonly Way[] {
     const members = this.#sets[set]!;
-    if (members.includes(target)) return [{ cost: 0, set, moves: [] }];
+    if (members.includes(target)) return [{ cost: 0, memory: 0, set, moves: [] }];
     if (this.kind === "fixed") return [];
     if (this.kind === "constant") {
-      return [{ cost: this.#moves[0]![target]!, set: this.setOf([...members, target]), moves: [] }];
+      const set = this.setOf([...members, target]);
+      return [{ cost: this.#moves[0]![target]!, memory: this.bytes[target]!, set, moves: [] }];
     }
     const direct = this.#cheapest(members, target);
     const out: Way[] = direct
-      ? [{ cost: direct.cost, set: this.setOf([...members, target]), moves: [direct.move] }]
+      ? [{ cost: direct.cost, memory: 0, set: this.setOf([...members, target]), moves: [direct.move] }]
       : [];
     if (target !== 0 && !members.includes(0)) {
       const first = this.#cheapest(members, 0);
@@ -129,7 +151,8 @@ export class SlotClass {
       if (first && second < Infinity) {
         const cost = first.cost + second;
         if (direct && cost <= direct.cost) out.pop();
-        out.push({ cost, set: this.setOf([...members, 0, target]), moves: [first.move, [0, target]] });
+        const after = this.setOf([...members, 0, target]);
+        out.push({ cost, memory: 0, set: after, moves: [first.move, [0, target]] });
       }
     }
     return out;
@@ -149,10 +172,14 @@ export class SlotClass {
 export class SlotClasses {
   readonly #known = new Map<string, SlotClass>();
 
-  of(kind: SlotKind, placements: readonly Placement[], moves: readonly (readonly number[])[]): SlotClass {
-    const key = `${kind};${placements.map(placementKey).join()};${moves.map((row) => row.join()).join(";")}`;
+  /** The class of slots like this one. */
+  of(spec: SlotSpec): SlotClass {
+    const { kind, placements, moves, bytes } = spec;
+    const key = `${kind};${placements.map(placementKey).join()};${
+      moves.map((row) => row.join()).join(";")
+    };${bytes.join()}`;
     let known = this.#known.get(key);
-    if (!known) this.#known.set(key, known = new SlotClass(this.#known.size, kind, placements, moves));
+    if (!known) this.#known.set(key, known = new SlotClass(this.#known.size, spec));
     return known;
   }
 }

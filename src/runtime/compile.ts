@@ -31,12 +31,15 @@ export async function compile(graph: Graph<"local">, options: RuntimeOptions): P
   requireSharedMemory(comm);
   const program = segment(graph, comm.rank, comm.size);
   const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graph, comm.size) : undefined, 0);
+  // A group's first rank of a host is not the host's first where the group is a part of the job.
+  const first = Int32Array.of(comm.localRank);
+  comm.allReduceSync(first, "min");
   try {
     using weights = new WeightFiles({
       folder,
       rank: comm.rank,
       ranks: comm.size,
-      writesHostFile: comm.localRank === 0,
+      writesHostFile: comm.localRank === first[0],
       graph,
     });
     const executor = await CpuExecutor.compile(program, {

@@ -34,3 +34,49 @@ Deno.test("shardwise plan on one rank has no collectives", async () => {
   const { stdout } = await shardwise("plan", testModel("gpt2"), "--tp", "1", "--json");
   assert.deepEqual(JSON.parse(stdout).collectives, []);
 });
+
+Deno.test("shardwise plan --explain says why a layer is what it is, and what the alternatives cost", async () => {
+  const { code, stdout, stderr } = await shardwise(
+    ...["plan", testModel("llama"), "--tp", "2", "--explain", "layers.*.mlp.down_proj"],
+  );
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^\/model\/layers\.0\/mlp\/down_proj\/MatMul: row; the next best, /m);
+  assert.match(stdout, /^likewise \/model\/layers\.1\/mlp\/down_proj\/MatMul$/m);
+  assert.match(stdout, /│ ► +│ row +│ S\(0\) /);
+  assert.match(stdout, /│ +│ replicated +│ R .*│ \+\d/);
+  const misspelt = await shardwise("plan", testModel("llama"), "--tp", "2", "--explain", "layers.0.mlp.down_porj");
+  assert.notEqual(misspelt.code, 0);
+  assert.match(misspelt.stderr, /No layer matches .*: did you mean "layers\.0\.mlp\.down_proj"\?/);
+});
+
+Deno.test("shardwise plan --compare prices plans by rules beside the solver's", async () => {
+  const { code, stdout, stderr } = await shardwise(
+    ...["plan", testModel("gpt2"), "--tp", "2", "--compare", "megatron,replicated,rowwise", "--json"],
+  );
+  assert.equal(code, 0, stderr);
+  const { comparison } = JSON.parse(stdout);
+  assert.deepEqual(comparison.map((p: { name: string }) => p.name), ["solver", "megatron", "replicated", "rowwise"]);
+  assert.deepEqual(comparison.map((p: { collectives: number }) => p.collectives === 0), [false, false, true, false]);
+});
+
+Deno.test("shardwise plan --override decides what layers become, and refuses what cannot be", async () => {
+  const plan = (...args: string[]) => shardwise("plan", testModel("llama"), "--tp", "2", ...args);
+  const { stdout } = await plan("--override", "layers.*.mlp.gate_proj=replicated", "--json");
+  const kinds = JSON.parse(stdout).layers.filter((l: { name: string }) => l.name.includes("gate_proj"));
+  assert.deepEqual(kinds.map((l: { kind: string }) => l.kind), ["replicated", "replicated"]);
+  assert.match(
+    (await plan("--override", "lm_head=vocab")).stderr,
+    /Cannot make layer ".*lm_head.*" vocab: it is neither/,
+  );
+  assert.match((await plan("--override", "lm_haed=row")).stderr, /did you mean "lm_head"\?/);
+});
+
+Deno.test("shardwise plan --memory-per-rank keeps the cap, or says what would fit", async () => {
+  const plan = (...args: string[]) => shardwise("plan", testModel("llama"), "--tp", "2", "--context", "64", ...args);
+  const roomy = await plan("--memory-per-rank", "1MB", "--json");
+  assert.equal(roomy.code, 0, roomy.stderr);
+  assert.ok(JSON.parse(roomy.stdout).cost.memory.total <= 1e6);
+  const { code, stderr } = await plan("--memory-per-rank", "0.15MB");
+  assert.notEqual(code, 0);
+  assert.match(stderr, /within 150 kB a rank: at least 166 kB are needed .*\nhint: it fits on 3 ranks/);
+});

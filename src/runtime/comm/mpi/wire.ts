@@ -117,7 +117,7 @@ function finish(dtype: "f32" | "f64", bytes: Uint8Array, contributors: number): 
   const values = view(Float64Array, bytes), factor = 1 / contributors;
   for (let i = 0; i < values.length; i++) {
     const value = contributors > 1 ? values[i]! * factor : values[i]!;
-    values[i] = value === value ? value : NaN; // deno-lint-ignore no-self-compare
+    values[i] = Number.isNaN(value) ? NaN : value;
   }
 }
 
