@@ -35,7 +35,7 @@ export {
   parallelizeOverMesh,
 } from "./src/session.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
-export type { StepTiming } from "./src/runtime/cpu/executor.ts";
+export type { Executor, StepTiming } from "./src/runtime/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
 export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
 export { type DeviceMesh, parseMesh } from "./src/plan/mesh.ts";

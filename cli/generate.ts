@@ -4,7 +4,7 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { type GenerateJob, type GenerateReport, NPROC, rankCount, startJob } from "./job.ts";
+import { DEVICE_OPTIONS, type GenerateJob, type GenerateReport, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
 import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
@@ -38,6 +38,7 @@ export const generate: Command = {
     "ignore-eos": { help: "go on at the model's end-of-text token" },
     ids: { help: "print token ids instead of text" },
     echo: { help: "print the prompt before its continuation" },
+    ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
   },
   examples: [
@@ -94,6 +95,7 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
   return {
     job: {
       kind: "generate",
+      on: jobDevice(args),
       model: folder.model,
       prompt,
       maxNewTokens: Math.min(asked, room),

@@ -3,7 +3,7 @@ import { dirname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { NPROC, rankCount, startJob } from "./job.ts";
+import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
 import { meshSize, parseMesh } from "../src/plan/mesh.ts";
 import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 
@@ -20,6 +20,7 @@ export const run: Command = {
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
     mesh: { value: "dp=D,tp=T", help: "D groups of T ranks that share the batch; D·T is the number of ranks" },
+    ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
   },
   examples: [
@@ -39,7 +40,7 @@ async function runModel(args: ParsedArgs): Promise<number> {
   await readTensors(inputs);
   requireFolderOf(outputs, args);
   return (await startJob(
-    { kind: "run", model, inputs, outputs, plan: planConfig(args), ...(mesh ? { mesh } : {}) },
+    { kind: "run", on: jobDevice(args), model, inputs, outputs, plan: planConfig(args), ...(mesh ? { mesh } : {}) },
     nproc,
   )).code;
 }

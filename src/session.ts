@@ -1,7 +1,6 @@
 /**
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
-import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
 import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
@@ -23,28 +22,17 @@ import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
-import { compile } from "./runtime/compile.ts";
-import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
+import { type ExecutionOptions, openExecutor } from "./runtime/open_executor.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
 import { opDef } from "./ops/table.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
 /** How a model is made parallel. */
-export interface ParallelizeOptions {
-  /** The ranks that share the model, from `init()`. */
-  readonly comm: Communicator;
+export interface ParallelizeOptions extends ExecutionOptions {
   /** What the passes may be told. */
   readonly config?: Config;
-  /** Threads of each of this rank's sessions; the host's cores shared out among its ranks by default. */
-  readonly threads?: number;
-  /** ONNX Runtime's native package, or its WebAssembly one; the first that loads by default. */
-  readonly engine?: EngineChoice;
-  /** Keep weights as they are mapped instead of packing them for speed: less private memory, slower with many rows. */
-  readonly disablePrepacking?: boolean;
-  /** Told of each phase as it begins, and of each segment that is loaded; on a large model some take many seconds. */
-  readonly onProgress?: OnProgress | undefined;
 }
 
 /**
@@ -71,29 +59,18 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
-  const engine = await openEngine(options.engine);
-  const { threads, disablePrepacking } = options;
-  const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
-  return new ParallelModel({
+  const { executor, notice } = await openExecutor({
     sharded,
     local,
-    plan: ctx.requirePlan(),
-    executor,
-    group: comm,
-    notice: engine.notice,
-    compilePlain: async () => {
+    plain: async (use) => {
       // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
       using again = mappedSources();
       using copy = readOnnx(path, { open: again.open });
       const graph = shardPipeline().run(cleanPipeline().run(importOnnx(copy), ctx), ctx);
-      return await compile(localize(graph, comm.rank, comm.size, { plain: true }), {
-        engine,
-        comm,
-        threads,
-        disablePrepacking,
-      });
+      return await use(localize(graph, comm.rank, comm.size, { plain: true }));
     },
-  });
+  }, options);
+  return new ParallelModel({ sharded, local, plan: ctx.requirePlan(), executor, group: comm, notice });
 }
 
 /** How a model is put on a mesh. */

@@ -3,17 +3,25 @@ import type { Config } from "../../src/passes/context.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
+import type { JobDevice } from "../job.ts";
 import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
 
+/** What a model is loaded with. */
+export interface LoadOptions {
+  readonly comm: Communicator;
+  readonly on: JobDevice;
+  readonly config: Config;
+}
+
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {
-  const model = await withProgress(path, comm, config);
+export async function loadModel(path: string, { comm, on, config }: LoadOptions): Promise<ParallelModel> {
+  const model = await withProgress(path, { comm, on, config });
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }
 
-async function withProgress(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {
+async function withProgress(path: string, { comm, on, config }: LoadOptions): Promise<ParallelModel> {
   using line = progressLine(comm);
-  return await parallelizeModel(path, { comm, config, onProgress: line.onProgress });
+  return await parallelizeModel(path, { comm, ...on, config, onProgress: line.onProgress });
 }

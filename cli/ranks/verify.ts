@@ -8,7 +8,7 @@ import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { loadModel } from "./load_model.ts";
 import { compareTensors } from "../compare.ts";
 import type { PlanConfig } from "../plan_options.ts";
-import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+import type { JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
 export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
@@ -17,12 +17,17 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel({ path, cases, plan: job.plan }, { comm, report });
+    await verifyModel({ path, cases, plan: job.plan, on: job.on }, { comm, report });
   }
 }
 
 async function verifyModel(
-  { path, cases, plan }: { readonly path: string; readonly cases: readonly VerifyCase[]; readonly plan: PlanConfig },
+  { path, cases, plan, on }: {
+    readonly path: string;
+    readonly cases: readonly VerifyCase[];
+    readonly plan: PlanConfig;
+    readonly on: JobDevice;
+  },
   { comm, report }: RankContext,
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
@@ -33,7 +38,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await loadModel(path, comm, plan);
+    model = await loadModel(path, { comm, on, config: plan });
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

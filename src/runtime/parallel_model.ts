@@ -7,9 +7,8 @@ import type { TensorType } from "../graph/types.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Program } from "../program/program.ts";
 import { checkInputs } from "./check_inputs.ts";
-import type { CpuExecutor, StepTiming } from "./cpu/executor.ts";
-import { ModelState } from "./model_state.ts";
-import { SizeLimits } from "./size_limits.ts";
+import type { Executor, StepTiming } from "./executor.ts";
+import type { ModelState } from "./model_state.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
 
 /** An input or output of a model: its ONNX name and the type of the whole tensor. */
@@ -33,14 +32,7 @@ export interface ParallelModelParts {
    *
    * @internal
    */
-  readonly executor: CpuExecutor;
-  /**
-   * Compiles the program of `local` with plain ops, for sizes that fused ops do not take; all ranks call it together. Absent: there
-   * are none.
-   *
-   * @internal
-   */
-  readonly compilePlain?: () => Promise<CpuExecutor>;
+  readonly executor: Executor;
   /**
    * The ranks, where whole outputs are gathered.
    *
@@ -76,18 +68,11 @@ export class ParallelModel implements AsyncDisposable {
   readonly graph: Graph<"sharded">;
   /** Why the engine is not the best one; undefined where it is. */
   readonly notice: string | undefined;
-  readonly #executor: CpuExecutor;
+  readonly #executor: Executor;
   readonly #group: GatherGroup;
   readonly #placements: ReadonlyMap<string, Placement>;
-  readonly #localTypes: ReadonlyMap<string, TensorType>;
   /** Types of the inputs that a caller of `step` gives. */
   readonly #stepInputs: ReadonlyMap<string, TensorType>;
-  readonly #limits: SizeLimits | undefined;
-  readonly #compilePlain: (() => Promise<CpuExecutor>) | undefined;
-  /** Made when it is first needed. */
-  #plain: CpuExecutor | undefined;
-  /** The carried input of each carried output. */
-  readonly #inputOf: ReadonlyMap<string, string>;
 
   /** Made by `parallelizeModel`; by itself for graphs that were not read from a file. */
   constructor(parts: ParallelModelParts) {
@@ -101,12 +86,9 @@ export class ParallelModel implements AsyncDisposable {
     );
     const output = outputOf(sharded);
     this.outputs = output.names.map((name, i) => ({ name, type: valueOf(sharded, output.inputs[i]!).type }));
-    this.#inputOf = new Map(this.carried.map((c) => [c.output, c.input]));
-    const carriedInputs = new Set(this.#inputOf.values());
+    const carriedInputs = new Set(this.carried.map((c) => c.input));
     this.#stepInputs = new Map(this.inputs.filter((i) => !carriedInputs.has(i.name)).map((i) => [i.name, i.type]));
     this.#executor = executor;
-    this.#limits = parts.compilePlain && SizeLimits.of(sharded);
-    this.#compilePlain = parts.compilePlain;
     this.#group = parts.group;
     const places = new Map<string, Placement>();
     for (const { name } of this.inputs) places.set(name, valueOf(sharded, name).placement ?? REPLICATE);
@@ -114,13 +96,6 @@ export class ParallelModel implements AsyncDisposable {
       places.set(`out:${name}`, valueOf(sharded, output.inputs[i]!).placement ?? REPLICATE);
     });
     this.#placements = places;
-    const localOutput = outputOf(parts.local);
-    this.#localTypes = new Map([
-      ...executor.program.inputs,
-      ...localOutput.names.map((name, i) =>
-        [`out:${name}`, valueOf(parts.local, localOutput.inputs[i]!).type] as const
-      ),
-    ]);
   }
 
   /** What this rank does in a step. */
@@ -168,12 +143,7 @@ export class ParallelModel implements AsyncDisposable {
     const local = Object.fromEntries(
       Object.entries(inputs).map(([name, t]) => [name, shardTensor(t, this.#placements.get(name)!, this.#group.rank)]),
     );
-    const executor = await this.#executorFor((name) => inputs[name]!.shape);
-    const results = await executor.step(local, ({ dtype, dims }) => ({
-      bytes: new Uint8Array(byteLength(dtype, dims.reduce((a, b) => a * b, 1))),
-      dims,
-      inPlace: false,
-    }));
+    const results = await this.#executor.run(local);
     const outputs: Record<string, HostTensor> = {};
     for (const { name } of this.outputs) {
       const placement = this.#placements.get(`out:${name}`)!;
@@ -186,13 +156,7 @@ export class ParallelModel implements AsyncDisposable {
 
   /** An empty state for `batch` sequences. @throws {InputError} If a carried tensor does not start empty. */
   start(batch = 1): ModelState {
-    const pairs = this.carried.map(({ input, output }) => ({
-      input,
-      from: this.#localTypes.get(input)!,
-      to: this.#localTypes.get(`out:${output}`)!,
-      inPlace: this.#executor.statesInPlace.get(input),
-    }));
-    return new ModelState(batch, pairs);
+    return this.#executor.start(batch);
   }
 
   /**
@@ -203,31 +167,11 @@ export class ParallelModel implements AsyncDisposable {
    */
   async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
     checkInputs(inputs, this.#stepInputs);
-    const executor = await this.#executorFor((name) => inputs[name]?.shape ?? state.get(name).shape);
-    // What one program grows in place, the other takes as any tensor.
-    const whole = executor !== this.#executor;
-    const local: Record<string, HostTensor> = { ...inputs };
-    for (const { input } of this.carried) local[input] = state.get(input, whole);
-    const inputOf = this.#inputOf;
-    const results = await executor.step(local, (o) => state.next(inputOf.get(o.output)!, o, whole));
-    const outputs: Record<string, HostTensor> = {};
-    for (const [name, tensor] of results) {
-      const input = inputOf.get(name);
-      if (input === undefined) outputs[name] = tensor;
-      else state.advance(input, tensor, whole);
-    }
-    return outputs;
-  }
-
-  /** The program for these shapes of the inputs: one with plain ops where they are above what a fused op takes. */
-  async #executorFor(shapeOf: (name: string) => readonly number[]): Promise<CpuExecutor> {
-    if (!this.#limits?.areExceeded(shapeOf)) return this.#executor;
-    return this.#plain ??= await this.#compilePlain!();
+    return Object.fromEntries(await this.#executor.step(inputs, state));
   }
 
   /** Releases the sessions. Does not wait for other ranks. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#executor[Symbol.asyncDispose]();
-    await this.#plain?.[Symbol.asyncDispose]();
   }
 }

@@ -19,7 +19,7 @@ import { cudaTest } from "../support/standin.ts";
 const WITHOUT_REFERENCE = new Set(["Swish"]);
 
 cudaTest("every op with a kernel gives on a GPU what ONNX Runtime gives", async (env) => {
-  using device = new GpuDevice({ ordinal: 0, libraries: new CudaLibraries({ env }) });
+  using device = new GpuDevice({ gpu: 0, libraries: new CudaLibraries({ env }) });
   const engine = await openNativeEngine();
   const cases = [...OPS.values()].flatMap((def) =>
     WITHOUT_REFERENCE.has(def.op) ? [] : def.examples.flatMap((example, index) => {
@@ -42,7 +42,7 @@ cudaTest("every op with a kernel gives on a GPU what ONNX Runtime gives", async 
   for (const { name, local, feeds } of cases) {
     const [expected] = await emulatedStep(engine, [local], [feeds]);
     using executor = new GpuExecutor(local, { device, rank: 0, ranks: 1 });
-    const results = await executor.step(Object.fromEntries(feeds));
+    const results = await executor.run(Object.fromEntries(feeds));
     outputOf(local).names.forEach((output, i) => {
       const got = results.get(output)!, wanted = expected![i]!;
       assert.deepEqual([got.dtype, ...got.shape], [wanted.dtype, ...wanted.shape], name);

@@ -18,6 +18,7 @@ import { planBuffers } from "../../program/memory_plan.ts";
 import { type Program, segmentsOf, type Source, type Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
 import type { SymmetricArena } from "../comm/arena.ts";
+import type { StepTiming } from "../executor.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
 import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
@@ -79,14 +80,6 @@ interface Renewal {
   readonly moved: ReadonlySet<SegmentShare>;
   readonly renewed: ReadonlySet<string>;
   readonly affects: (symbols: ReadonlySet<string>) => boolean;
-}
-
-/** Time of one step, in milliseconds. */
-export interface StepTiming {
-  /** Of the whole step. */
-  readonly total: number;
-  /** Spent in barriers: the skew between the ranks. */
-  readonly waiting: number;
 }
 
 /** A compiled program with its memory. */

@@ -4,23 +4,33 @@ import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import { Cublas, CUBLAS_ENUM, type CublasHandle } from "../../ffi/cublas.ts";
 import { CudaDriver } from "../../ffi/cuda_driver.ts";
-import { CudaContext, CudaStream, DeviceMemory } from "../../ffi/cuda_handles.ts";
+import { CudaContext, CudaStream, DeviceMemory, PinnedMemory } from "../../ffi/cuda_handles.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import { Nvrtc } from "../../ffi/nvrtc.ts";
 import type { GemmStep, Matrix, Operand } from "../../ops/kernels/kernel.ts";
 import { KernelCache } from "./kernel_cache.ts";
 import type { Launch } from "./kernel_text.ts";
 
+/** A GPU that this process has opened already, for a communicator. */
+export interface OpenedGpu {
+  readonly driver: CudaDriver;
+  /** Current on this thread. */
+  readonly context: CudaContext;
+  readonly libraries: CudaLibraries;
+}
+
 /** Which GPU, and where its libraries are. */
 export interface DeviceOptions {
-  /** The GPU, as this process counts them. */
-  readonly ordinal: number;
+  /** The GPU, as this process counts them, or one that is open. */
+  readonly gpu: number | OpenedGpu;
   /** The libraries; searched for by default. */
   readonly libraries?: CudaLibraries;
   /** Where compiled kernels are kept; `shardwise/kernels` in the user's cache folder by default. */
   readonly kernelFolder?: string | undefined;
 }
 
+/** Bytes on their way to the GPU: pinned, as only such copies take their turn in the stream. */
+const STAGING = 8 * 2 ** 20;
 /** Bytes that cuBLAS may use for itself: what NVIDIA advises for Hopper. */
 const WORKSPACE = 32 * 2 ** 20;
 
@@ -44,34 +54,44 @@ export class GpuDevice implements Disposable {
   readonly #cublas: Cublas;
   readonly #handle: CublasHandle;
   readonly #workspace: DeviceMemory;
+  readonly #staging: PinnedMemory;
+  /** Of the staging memory, what copies that may not be done yet read. */
+  #staged = 0;
+  /** Whether the context is this object's own. */
+  readonly #owned: boolean;
   /** The block of one launch's argument and the list that describes it; the driver copies both before it returns. */
   #block = new BigUint64Array(64);
   readonly #scalars = { alpha: new Float32Array(1), beta: new Float32Array(1) };
   readonly #wide = { alpha: new Float64Array(1), beta: new Float64Array(1) };
 
   /**
-   * Opens GPU `ordinal`.
+   * Opens a GPU, or joins one that is open.
    *
    * @throws {UnavailableError} If a library is missing, listing what was tried.
    * @throws {InputError} If there are fewer GPUs.
    */
   constructor(options: DeviceOptions) {
-    const libraries = this.libraries = options.libraries ?? new CudaLibraries();
-    this.driver = new CudaDriver(libraries);
-    libraries.driverVersion = this.driver.version;
-    const found = this.driver.deviceCount;
-    if (options.ordinal >= found) {
-      throw new InputError(`Cannot use GPU ${options.ordinal}: this process sees ${found}`, {
-        hint: "start at most one rank a GPU, or give the job more GPUs (CUDA_VISIBLE_DEVICES says which it may use)",
-      });
+    const { gpu } = options;
+    this.#owned = typeof gpu === "number";
+    if (typeof gpu === "number") {
+      this.libraries = options.libraries ?? new CudaLibraries();
+      this.driver = new CudaDriver(this.libraries);
+      this.libraries.driverVersion = this.driver.version;
+      this.context = openContext(this.driver, gpu);
+    } else {
+      this.libraries = gpu.libraries;
+      this.driver = gpu.driver;
+      this.context = gpu.context;
+      this.context.makeCurrent();
     }
-    this.context = new CudaContext(this.driver, options.ordinal);
+    const { libraries } = this;
     this.stream = new CudaStream(this.driver);
     this.#cublas = new Cublas(libraries);
     this.#handle = this.#cublas.create();
     this.#handle.setStream(this.stream.value);
     this.#workspace = new DeviceMemory(this.driver, WORKSPACE);
     this.#handle.setWorkspace(this.#workspace.value, BigInt(WORKSPACE));
+    this.#staging = new PinnedMemory(this.driver, STAGING);
     this.kernels = new KernelCache({
       driver: this.driver,
       nvrtc: new Nvrtc(libraries),
@@ -85,9 +105,23 @@ export class GpuDevice implements Disposable {
     return new DeviceMemory(this.driver, bytes);
   }
 
-  /** Copies `bytes` to the GPU; done when it returns. */
-  upload(address: bigint, bytes: Uint8Array<ArrayBuffer>): void {
-    if (bytes.length > 0) this.driver.call.cuMemcpyHtoD_v2(address, bytes, BigInt(bytes.length));
+  /**
+   * Puts a copy of `bytes` to the GPU into the stream; they may change when it returns. Large ones wait for the stream meanwhile, so no
+   * collective may be pending.
+   */
+  upload(address: bigint, bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length;) {
+      if (this.#staged >= STAGING) {
+        this.stream.synchronize();
+        this.#staged = 0;
+      }
+      const length = Math.min(bytes.length - at, STAGING - this.#staged);
+      this.#staging.bytes.set(bytes.subarray(at, at + length), this.#staged);
+      const from = this.#staging.value + BigInt(this.#staged);
+      this.driver.call.cuMemcpyHtoDAsync_v2(address + BigInt(at), from, BigInt(length), this.stream.value);
+      this.#staged += Math.ceil(length / 256) * 256;
+      at += length;
+    }
   }
 
   /** Copies from the GPU into `bytes`, when all work so far is done. */
@@ -166,19 +200,40 @@ export class GpuDevice implements Disposable {
     );
   }
 
+  /** Blocks until the stream has no work; only where no collective can be pending. */
+  synchronize(): void {
+    this.stream.synchronize();
+    this.#staged = 0;
+  }
+
   /** Waits until the stream has no work, without keeping signals and timers from running. @throws {CudaError} If work failed. */
   async settled(): Promise<void> {
-    for (const until = performance.now() + 0.1; performance.now() < until;) if (this.stream.done()) return;
-    while (!this.stream.done()) await new Promise((resolve) => setImmediate(resolve));
+    for (const until = performance.now() + 0.1; performance.now() < until;) if (this.#done()) return;
+    while (!this.#done()) await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  #done(): boolean {
+    if (!this.stream.done()) return false;
+    this.#staged = 0;
+    return true;
   }
 
   [Symbol.dispose](): void {
     this.kernels[Symbol.dispose]();
     this.#handle[Symbol.dispose]();
     this.#workspace[Symbol.dispose]();
+    this.#staging[Symbol.dispose]();
     this.stream[Symbol.dispose]();
-    this.context[Symbol.dispose]();
+    if (this.#owned) this.context[Symbol.dispose]();
   }
+}
+
+function openContext(driver: CudaDriver, ordinal: number): CudaContext {
+  const found = driver.deviceCount;
+  if (ordinal < found) return new CudaContext(driver, ordinal);
+  throw new InputError(`Cannot use GPU ${ordinal}: this process sees ${found}`, {
+    hint: "start at most one rank a GPU, or give the job more GPUs (CUDA_VISIBLE_DEVICES says which it may use)",
+  });
 }
 
 function addressOfView(view: BigUint64Array<ArrayBuffer>): bigint {

@@ -1,15 +1,23 @@
 /** Running a local graph on one GPU a rank: kernels and products in one stream, collectives between ranks in the same stream. */
-import { byteLength, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
-import type { Bindings } from "../../core/dim.ts";
+import type { DType } from "../../core/dtype.ts";
+import { type Bindings, evalDim } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
-import { type HostTensor, hostTensorBytes } from "../../core/host_tensor.ts";
+import type { OnProgress } from "../../core/progress.ts";
+import type { HostTensor } from "../../core/host_tensor.ts";
 import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
-import { type Graph, valueOf } from "../../graph/graph.ts";
+import { type Graph, outputOf, valueOf } from "../../graph/graph.ts";
 import type { TensorType } from "../../graph/types.ts";
+import type { Program } from "../../program/program.ts";
+import { segment } from "../../program/segment.ts";
 import { bindSymbols } from "../cpu/shapes.ts";
+import type { Executor, StepTiming } from "../executor.ts";
+import { type CarriedTensor, carriedTensors } from "../model_state.ts";
 import type { Exchange } from "./collectives.ts";
 import type { AddressOf, GpuDevice } from "./device.ts";
-import { type DeviceProgram, lowerGraph, type Place } from "./lower.ts";
+import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
+import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
+import { type Command, type DeviceProgram, lowerGraph, type Place } from "./lower.ts";
+import { uploadWeights } from "./weights.ts";
 
 /** How ranks exchange device memory, in the order of the device's stream. */
 export interface RankExchange {
@@ -26,78 +34,161 @@ export interface GpuOptions {
   readonly ranks: number;
   /** Undefined for one rank. */
   readonly collectives?: RankExchange | undefined;
+  /** Whether the device goes with the executor. */
+  readonly ownsDevice?: boolean;
+  /** In which dtype values of a dtype are held; in their own by default. */
+  readonly held?: (dtype: DType) => DType;
+  /** Told how far it is. */
+  readonly onProgress?: OnProgress | undefined;
 }
 
 /** Programs kept for sizes that come again. */
 const KEPT = 8;
 
 /** A local graph with its weights on a GPU. */
-export class GpuExecutor implements Disposable {
+export class GpuExecutor implements Executor {
   readonly #graph: Graph<"local">;
   readonly #options: GpuOptions;
+  readonly #held: (dtype: DType) => DType;
   readonly #inputs: ReadonlyMap<string, TensorType>;
-  readonly #weights = new Map<string, DeviceMemory>();
+  readonly #outputTypes: ReadonlyMap<string, TensorType>;
+  readonly #carried: readonly CarriedTensor[];
+  /** The carried input that each value becomes. */
+  readonly #states: ReadonlyMap<string, string>;
+  readonly #weights: ReadonlyMap<string, DeviceMemory>;
   readonly #programs = new Map<string, DeviceProgram>();
   readonly #memory = new Map<"arena" | "sizes", DeviceMemory>();
   readonly #inputMemory = new Map<string, DeviceMemory>();
+  /** Memory of all states; that of a state which nobody holds any more is given back when its collection is noticed. */
+  readonly #cells = new Set<Iterable<StateCell>>();
+  readonly #dropped = new FinalizationRegistry<Iterable<StateCell>>((cells) => this.#release(cells));
+  #program: Program | undefined;
+  #timing: StepTiming = { total: 0, waiting: 0 };
 
   /** Uploads the weights. @throws {CudaError} If the GPU has too little memory. */
   constructor(graph: Graph<"local">, options: GpuOptions) {
     this.#graph = graph;
     this.#options = options;
-    const inputs = new Map<string, TensorType>();
-    for (const node of graph.nodes) {
-      const [name] = "outputs" in node ? node.outputs : [];
-      if (node.kind === "placeholder") inputs.set(name!, valueOf(graph, name!).type);
-      if (node.kind !== "get_attr") continue;
-      const bytes = node.data.bytes();
-      const memory = options.device.allocate(bytes.length);
-      options.device.upload(memory.value, new Uint8Array(bytes));
-      this.#weights.set(name!, memory);
-    }
-    this.#inputs = inputs;
+    this.#held = options.held ?? ((dtype) => dtype);
+    this.#inputs = new Map(
+      graph.nodes.flatMap((n) =>
+        n.kind === "placeholder" ? [[n.outputs[0], valueOf(graph, n.outputs[0]).type] as const] : []
+      ),
+    );
+    const { names, inputs } = outputOf(graph);
+    this.#outputTypes = new Map(names.map((name, i) => [name, valueOf(graph, inputs[i]!).type]));
+    this.#carried = carriedTensors(graph);
+    this.#states = new Map(graph.carried.map((c) => [inputs[c.output]!, c.input]));
+    this.#weights = uploadWeights(graph, { device: options.device, held: this.#held, onProgress: options.onProgress });
   }
 
-  /** One step on this rank's local tensors; gives the graph's results by name. @throws {GraphError} If an op has no kernel. */
-  async step(inputs: Readonly<Record<string, HostTensor>>): Promise<Map<string, HostTensor>> {
-    const { device, collectives } = this.#options;
+  /** What the rank does in a step, as its plan is shown; a GPU runs it in one stream. */
+  get program(): Program {
+    return this.#program ??= segment(this.#graph, this.#options.rank, this.#options.ranks);
+  }
+
+  get timing(): StepTiming {
+    return this.#timing;
+  }
+
+  start(batch: number): DeviceState {
+    const state = new DeviceState(batch, this.#carried, {
+      device: this.#options.device,
+      held: this.#held,
+      read: (cell) => this.#read(cell.memory?.value ?? 0n, { held: cell.dtype, dtype: cell.dtype, shape: cell.shape }),
+    });
+    this.#cells.add(state.cells);
+    this.#dropped.register(state, state.cells);
+    return state;
+  }
+
+  async run(inputs: Readonly<Record<string, HostTensor>>): Promise<Map<string, HostTensor>> {
+    return await this.#step(inputs, undefined);
+  }
+
+  async step(inputs: Readonly<Record<string, HostTensor>>, state: DeviceState): Promise<Map<string, HostTensor>> {
+    return await this.#step(inputs, state);
+  }
+
+  async #step(
+    inputs: Readonly<Record<string, HostTensor>>,
+    state: DeviceState | undefined,
+  ): Promise<Map<string, HostTensor>> {
+    const started = performance.now(), { device, collectives } = this.#options;
+    const carried = new Set(state ? this.#carried.map((c) => c.input) : []);
     const bindings = bindSymbols(this.#inputs, (name) => {
+      if (carried.has(name)) return state!.shapeOf(name);
       const tensor = inputs[name];
       if (!tensor) throw new InputError(`Cannot run without input "${name}"`);
       return tensor.shape;
     });
-    const program = this.#program(bindings);
-    for (const name of this.#inputs.keys()) this.#uploadInput(name, inputs[name]!);
+    const program = this.#lower(bindings, state !== undefined);
+    for (const name of this.#inputs.keys()) if (!carried.has(name)) this.#uploadInput(name, inputs[name]!);
     device.upload(this.#hold("sizes", program.sizes.length), program.sizes);
-    const arena = this.#hold("arena", program.arenaBytes);
+    const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
+    const next = new Map([...nextShapes].map(([name, shape]) => [name, state!.next(name, shape)]));
+    const arena = this.#hold("arena", program.arenaBytes), sizes = this.#memory.get("sizes")!.value;
     const at = (place: Place): bigint => {
       if (place.in === "arena") return arena + BigInt(place.offset);
-      if (place.in === "sizes") return this.#memory.get("sizes")!.value + BigInt(place.offset);
-      return (place.in === "weights" ? this.#weights : this.#inputMemory).get(place.name)!.value;
+      if (place.in === "sizes") return sizes + BigInt(place.offset);
+      if (place.in === "weights") return this.#weights.get(place.name)!.value;
+      if (place.in === "next") return next.get(place.name)!;
+      return carried.has(place.name) ? state!.addressOf(place.name) : this.#inputMemory.get(place.name)!.value;
     };
-    for (const command of program.commands) {
-      const addressOf: AddressOf = (operand) => at(command.places(operand));
-      if (command.kind === "kernel") device.launch(command.launch, addressOf);
-      else if (command.kind === "gemm") device.gemm(command.step, addressOf);
-      else if (collectives) collectives.enqueue(command.exchange, addressOf);
-      else throw new InputError("Cannot run a graph of several ranks on one: it has no collectives");
-    }
-    await (collectives ? collectives.settled() : device.settled());
-    return new Map(program.outputs.map(({ name, place, tensor }) => {
-      const bytes = new Uint8Array(byteLength(tensor.dtype, tensor.shape.reduce((a, b) => a * b, 1)));
-      device.download(at(place), bytes);
-      const Elements = dtypeInfo(tensor.dtype).array!;
-      const data = new Elements(bytes.buffer, 0, bytes.length / Elements.BYTES_PER_ELEMENT) as TypedArray;
-      return [name, { dtype: tensor.dtype, shape: tensor.shape, data }] as const;
+    for (const command of program.commands) this.#enqueue(command, at);
+    const issued = performance.now();
+    await collectives?.settled();
+    await device.settled();
+    const waiting = performance.now() - issued;
+    const results = new Map(
+      program.outputs.map(({ name, place, tensor: { dtype: held, shape } }) =>
+        [name, this.#read(at(place), { held, dtype: this.#outputTypes.get(name)!.dtype!, shape })] as const
+      ),
+    );
+    for (const [name, shape] of nextShapes) state!.advance(name, shape);
+    this.#timing = { total: performance.now() - started, waiting };
+    return results;
+  }
+
+  #enqueue(command: Command, at: (place: Place) => bigint): void {
+    const { device, collectives } = this.#options;
+    if (command.kind === "copy") return device.copy(at(command.to), at(command.from), command.bytes);
+    const addressOf: AddressOf = (operand) => at(command.places(operand));
+    if (command.kind === "kernel") device.launch(command.launch, addressOf);
+    else if (command.kind === "gemm") device.gemm(command.step, addressOf);
+    else if (collectives) collectives.enqueue(command.exchange, addressOf);
+    else throw new InputError("Cannot run a graph of several ranks on one: it has no collectives");
+  }
+
+  #read(
+    address: bigint,
+    type: { readonly held: DType; readonly dtype: DType; readonly shape: readonly number[] },
+  ): HostTensor {
+    const bytes = new Uint8Array(sizeOf({ dtype: type.held, shape: type.shape }));
+    this.#options.device.download(address, bytes);
+    return tensorOf(bytes, type);
+  }
+
+  /** Shapes of the states after a step. */
+  #nextShapes(bindings: Bindings): Map<string, readonly number[]> {
+    return new Map(this.#carried.map(({ input, output, to }) => {
+      const shape = to.shape?.map((d) => evalDim(d, bindings));
+      if (!shape || shape.includes(undefined)) {
+        throw new InputError(`Cannot keep "${output}" on the GPU: only data tells its size`, {
+          hint: "run this model on the CPU",
+        });
+      }
+      return [input, shape as number[]] as const;
     }));
   }
 
-  #program(bindings: Bindings): DeviceProgram {
-    const key = [...bindings].map(([name, size]) => `${name}=${size}`).join();
+  #lower(bindings: Bindings, withStates: boolean): DeviceProgram {
+    const key = `${withStates} ${[...bindings].map(([name, size]) => `${name}=${size}`).join()}`;
     let program = this.#programs.get(key);
     if (!program) {
       const { rank, ranks, device } = this.#options;
-      program = lowerGraph(this.#graph, { bindings, rank, ranks });
+      const states = withStates ? this.#states : undefined;
+      program = lowerGraph(this.#graph, { bindings, rank, ranks, held: this.#held, ...(states ? { states } : {}) });
       device.kernels.load(program.commands.flatMap((c) => (c.kind === "kernel" ? [c.launch] : [])));
       if (this.#programs.size >= KEPT) this.#programs.delete(this.#programs.keys().next().value!);
     } else this.#programs.delete(key);
@@ -106,13 +197,13 @@ export class GpuExecutor implements Disposable {
   }
 
   #uploadInput(name: string, tensor: HostTensor): void {
-    const bytes = hostTensorBytes(tensor);
+    const bytes = bytesAs(tensor, this.#held(tensor.dtype));
     let memory = this.#inputMemory.get(name);
     if (!memory || memory.byteLength < bytes.length) {
       memory?.[Symbol.dispose]();
       this.#inputMemory.set(name, memory = this.#options.device.allocate(bytes.length));
     }
-    this.#options.device.upload(memory.value, bytes as Uint8Array<ArrayBuffer>);
+    this.#options.device.upload(memory.value, bytes);
   }
 
   /** The address of memory that holds at least `bytes`. */
@@ -125,9 +216,22 @@ export class GpuExecutor implements Disposable {
     return memory.value;
   }
 
+  #release(cells: Iterable<StateCell>): void {
+    if (!this.#cells.delete(cells)) return;
+    releaseCells(cells);
+  }
+
+  /** Gives the memory back. */
   [Symbol.dispose](): void {
+    for (const cells of this.#cells) this.#release(cells);
     for (const memory of [...this.#weights.values(), ...this.#memory.values(), ...this.#inputMemory.values()]) {
       memory[Symbol.dispose]();
     }
+    if (this.#options.ownsDevice) this.#options.device[Symbol.dispose]();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this[Symbol.dispose]();
+    return Promise.resolve();
   }
 }

@@ -1,5 +1,5 @@
 /** From a local graph and sizes to what the GPU does: kernels, products and collectives, and where every value lies. */
-import { byteLength } from "../../core/dtype.ts";
+import { byteLength, type DType } from "../../core/dtype.ts";
 import { type Bindings, evalDim } from "../../core/dim.ts";
 import { GraphError, InputError } from "../../core/errors.ts";
 import { fromNumbers } from "../../core/host_tensor.ts";
@@ -16,6 +16,8 @@ export type Place =
   | { readonly in: "weights"; readonly name: string }
   /** An input of the step. */
   | { readonly in: "inputs"; readonly name: string }
+  /** The next content of a state, by the name of its input. */
+  | { readonly in: "next"; readonly name: string }
   /** In the arena, whose parts are used again and again within a step. */
   | { readonly in: "arena"; readonly offset: number }
   /** Among what is uploaded before the step. */
@@ -40,7 +42,20 @@ export type Command =
     readonly exchange: Exchange;
     readonly places: (operand: Operand) => Place;
     readonly of: string;
-  };
+  }
+  | { readonly kind: "copy"; readonly from: Place; readonly to: Place; readonly bytes: number };
+
+/** What a graph is lowered for. */
+export interface LoweringTarget {
+  /** Sizes of all symbols. */
+  readonly bindings: Bindings;
+  readonly rank: number;
+  readonly ranks: number;
+  /** In which dtype values of a dtype are held; in their own by default. */
+  readonly held?: (dtype: DType) => DType;
+  /** States that stay on the device: the carried input that each value becomes. Absent: they are results like others. */
+  readonly states?: ReadonlyMap<string, string>;
+}
 
 /** A step of the model at given sizes. */
 export interface DeviceProgram {
@@ -60,9 +75,9 @@ interface Located {
 /** Lowers `graph` with every symbol bound. @throws {GraphError} If an op does not run on a GPU. */
 export function lowerGraph(
   graph: Graph<"local">,
-  sizes: { readonly bindings: Bindings; readonly rank: number; readonly ranks: number },
+  target: LoweringTarget,
 ): DeviceProgram {
-  const { bindings, rank, ranks } = sizes;
+  const { bindings, rank, ranks, held = (dtype) => dtype, states = new Map<string, string>() } = target;
   const located = new Map<string, Located>(), spans = new Spans();
   const commands: Command[] = [], sizesParts: Uint8Array[] = [];
   let sizesBytes = 0;
@@ -79,13 +94,19 @@ export function lowerGraph(
         hint: "run this model on the CPU",
       });
     }
-    return { dtype: type.dtype, shape: shape as number[] };
+    return { dtype: held(type.dtype), shape: shape as number[] };
   }
   function intsOf(name: string): number[] | undefined {
     const ints = valueOf(graph, name).ints?.elements.map((e) => evalDim(e, bindings));
     return ints === undefined || ints.includes(undefined) ? undefined : ints as number[];
   }
   function allocate(name: string, tensor: KernelTensor): Place {
+    const state = states.get(name);
+    if (state !== undefined) {
+      const place: Place = { in: "next", name: state };
+      located.set(name, { tensor, place });
+      return place;
+    }
     const bytes = byteLength(tensor.dtype, tensor.shape.reduce((a, b) => a * b, 1));
     const offset = spans.take(bytes);
     owners.set(name, { offset, bytes, users: new Set([name]) });
@@ -202,11 +223,18 @@ export function lowerGraph(
       const known = node.outputs.every((n) => n === "" || intsOf(n) !== undefined);
       if (!known) call(node);
     } else {
-      const outputs = node.inputs.map((value, i) => ({
-        name: node.names[i]!,
-        place: placeOf(value),
-        tensor: located.get(value)?.tensor ?? tensorOf(value),
-      }));
+      for (const [value, state] of states) {
+        const from = placeOf(value), { dtype, shape } = located.get(value)!.tensor;
+        const bytes = byteLength(dtype, shape.reduce((a, b) => a * b, 1));
+        if (from.in !== "next" || from.name !== state) {
+          commands.push({ kind: "copy", from, to: { in: "next", name: state }, bytes });
+        }
+      }
+      const outputs = node.inputs.flatMap((value, i) =>
+        states.has(value) && graph.carried.some((c) => c.output === i)
+          ? []
+          : [{ name: node.names[i]!, place: placeOf(value), tensor: located.get(value)!.tensor }]
+      );
       const bound = bindPlaces(commands);
       return { commands: bound, arenaBytes: spans.size, sizes: joined(sizesParts, sizesBytes), outputs };
     }
@@ -218,6 +246,7 @@ export function lowerGraph(
 /** Places do not change once everything is placed: each command keeps those that it uses. */
 function bindPlaces(commands: readonly Command[]): Command[] {
   return commands.map((command) => {
+    if (command.kind === "copy") return command;
     const known = new Map<string, Place>();
     const key = (o: Operand) => `${o.of} ${o.index}`;
     for (const operand of operandsOf(command)) known.set(key(operand), command.places(operand));
@@ -225,7 +254,7 @@ function bindPlaces(commands: readonly Command[]): Command[] {
   });
 }
 
-function operandsOf(command: Command): Operand[] {
+function operandsOf(command: Exclude<Command, { kind: "copy" }>): Operand[] {
   if (command.kind === "gemm") return [command.step.a.operand, command.step.b.operand, command.step.c.operand];
   if (command.kind === "exchange") return [command.exchange.from, ...command.exchange.to];
   return command.launch.fields.flatMap((f) => (f.kind === "address" ? [f.operand] : []));

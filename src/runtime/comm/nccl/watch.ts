@@ -72,7 +72,14 @@ class HostWatch implements Watch {
     // Nothing travels through it: it is what an exchange stands on.
     this.#staging = new Arena({ ...host, label: o.name, chunks: STAGING_CHUNKS, check: () => exchange.check() });
     const spin = env.localWorldSize <= cores;
-    const exchange = new Exchange({ ...host, staging: this.#staging, name: o.name, ranks: o.ranks, spin, pending: o.pending });
+    const exchange = new Exchange({
+      ...host,
+      staging: this.#staging,
+      name: o.name,
+      ranks: o.ranks,
+      spin,
+      pending: o.pending,
+    });
     this.#exchange = exchange;
     this.#segment = segment;
     this.#rank = o.rank;
