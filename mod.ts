@@ -34,6 +34,8 @@ export {
   type ParallelizeOptions,
   parallelizeOverMesh,
 } from "./src/session.ts";
+export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
+export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
 export type { Executor, StepTiming } from "./src/runtime/executor.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
@@ -194,6 +196,8 @@ export {
   planText,
   type WeightReport,
 } from "./src/plan/explain.ts";
+export { type PlanFile, planFile, type ReshardEntry, type StrategyEntry } from "./src/plan/plan_file.ts";
+export type { NodeSharding, TensorSharding } from "./src/formats/device_annotations.ts";
 export { planOutline } from "./src/plan/outline.ts";
 export type { AlternativeReport, LayerExplanation } from "./src/plan/alternatives.ts";
 export { type Baseline, BASELINES } from "./src/plan/baselines.ts";
@@ -204,6 +208,11 @@ export type { LayerKind } from "./src/plan/layer_kind.ts";
 export { segment } from "./src/program/segment.ts";
 export { printProgram } from "./src/program/text.ts";
 export type { Barrier, Program, Segment, Source, Step, Stored } from "./src/program/program.ts";
+
+// Traces: what ranks did when.
+export type { RankTrace, RunTrace, Span, SpanKind } from "./src/trace/run_trace.ts";
+export { type ChromeEvent, type ChromeTrace, chromeTrace } from "./src/trace/chrome.ts";
+export { planPage } from "./src/plan_page.ts";
 
 // Text generation.
 export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";

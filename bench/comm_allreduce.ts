@@ -2,11 +2,12 @@
  * All-reduce of f32 sums, 8 B to 64 MB: ours on plain arrays and on symmetric memory, Open MPI from C and through our FFI, and gloo
  * through torch; by turns, in one run.
  *
- *     deno run -A bench/comm_allreduce.ts [--ranks 2,4] [--rounds 5] [--largest BYTES] [--python FILE] [--only NAME]...
+ *     deno run -A bench/comm_allreduce.ts [--ranks 2,4] [--rounds 5] [--largest BYTES] [--python FILE] [--bind] [--only NAME]...
  *
  * Prints medians over rounds, in microseconds per all-reduce, as the slowest rank saw it, and the ratio of ours to Open MPI in C.
  * A peer whose tools are missing is left out, with the reason: mpicc and mpirun for Open MPI, libmpi for the FFI, a Python with torch
- * (`--python`) for gloo.
+ * (`--python`) for gloo. `--bind` gives every rank of every peer a core of its own (taskset; mpirun --bind-to core), else nobody is
+ * bound, Open MPI neither; on a busy machine two ranks that land on one core tell nothing.
  */
 // deno-lint-ignore-file no-console
 import { parseArgs } from "node:util";
@@ -118,7 +119,7 @@ const ours: Peer = async (ranks, sizes) => {
     Array.from(
       { length: ranks },
       (_, rank) =>
-        output(Deno.execPath(), ["run", "-A", import.meta.filename!, "--sizes", sizes.join()], {
+        output(...bound(rank, [Deno.execPath(), "run", "-A", import.meta.filename!, "--sizes", sizes.join()]), {
           ...{
             SHARDWISE_RANK: `${rank}`,
             SHARDWISE_WORLD_SIZE: `${ranks}`,
@@ -152,11 +153,14 @@ async function makeGloo(directory: string, python: string): Promise<Peer> {
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 }), { port } = listener.addr as Deno.NetAddr;
     listener.close();
     const outputs = await Promise.all(
-      Array.from({ length: ranks }, (_, rank) =>
-        output(python, [`${directory}/peer.py`, ...counted(sizes)], {
-          ...{ RANK: `${rank}`, WORLD_SIZE: `${ranks}`, MASTER_ADDR: "127.0.0.1", MASTER_PORT: `${port}` },
-          ...{ OMP_NUM_THREADS: "1", GLOO_SOCKET_IFNAME: "lo" },
-        })),
+      Array.from(
+        { length: ranks },
+        (_, rank) =>
+          output(...bound(rank, [python, `${directory}/peer.py`, ...counted(sizes)]), {
+            ...{ RANK: `${rank}`, WORLD_SIZE: `${ranks}`, MASTER_ADDR: "127.0.0.1", MASTER_PORT: `${port}` },
+            ...{ OMP_NUM_THREADS: "1", GLOO_SOCKET_IFNAME: "lo" },
+          }),
+      ),
     );
     return { "gloo, torch": JSON.parse(outputs[0]!) };
   };
@@ -168,7 +172,17 @@ function counted(sizes: readonly number[]): string[] {
 }
 
 function mpirun(ranks: number, command: readonly string[], env: Record<string, string> = {}): Promise<string> {
-  return output("mpirun", ["-n", `${ranks}`, "--oversubscribe", ...command], { ...ALONE, ...env });
+  const binding = values.bind && ranks <= navigator.hardwareConcurrency ? "core" : "none";
+  const args = ["-n", `${ranks}`, "--oversubscribe", "--bind-to", binding, ...command];
+  return output("mpirun", args, { ...ALONE, ...env });
+}
+
+/** A rank's command line, on the core of its own number if that was asked for. */
+function bound(rank: number, command: readonly string[]): [string, string[]] {
+  const [program, ...args] = values.bind
+    ? ["taskset", "-c", `${rank % navigator.hardwareConcurrency}`, ...command]
+    : command;
+  return [program!, args];
 }
 
 /** What a program prints. @throws {Error} With the first line of its complaint, if it fails or is not there. */
@@ -249,6 +263,7 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "5" },
     largest: { type: "string", default: `${SIZES.at(-1)}` },
     python: { type: "string" },
+    bind: { type: "boolean", default: false },
     only: { type: "string", multiple: true, default: [] },
     sizes: { type: "string" }, // of a rank
   },

@@ -5,7 +5,7 @@ import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { DEVICE_OPTIONS, type GenerateJob, type GenerateReport, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
-import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
+import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
 const DEFAULT_NEW_TOKENS = 128;
@@ -50,8 +50,9 @@ export const generate: Command = {
 };
 
 async function generateText(args: ParsedArgs): Promise<number> {
-  const nproc = rankCount(args);
   const folder = ModelFolder.open(args.only("MODEL"));
+  const nproc = rankCount(args, folder.model);
+  checkPlanFile(args, planConfig(args), { ranks: nproc, model: folder.model });
   const { job, echo, limitNote } = generateJob(args, folder);
   if (echo !== undefined) await Deno.stdout.write(new TextEncoder().encode(echo));
   const { code, reports: [report] } = await startJob(job, nproc);

@@ -2,6 +2,8 @@
 import { UsageError } from "../src/core/errors.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
+import { shardedFor } from "../src/sharded_folder.ts";
+import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "../src/runtime/device_choice.ts";
 import type { OutputDifference } from "./compare.ts";
@@ -99,8 +101,26 @@ export interface CalibrateJob {
   readonly threads: number;
 }
 
+/** Records what ranks do. */
+export interface TraceJob {
+  readonly kind: "trace";
+  readonly on: JobDevice;
+  readonly model: string;
+  readonly plan: PlanConfig;
+  /** What to continue, where there are no inputs. */
+  readonly prompt: readonly number[];
+  /** A file of inputs to run on. */
+  readonly inputs?: string | undefined;
+  readonly steps: number;
+}
+
+/** What rank 0 reports of a {@linkcode TraceJob}. */
+export interface TraceReport {
+  readonly trace: RunTrace;
+}
+
 /** What ranks can be asked to do. */
-export type Job = RunJob | VerifyJob | GenerateJob | CalibrateJob;
+export type Job = TraceJob | RunJob | VerifyJob | GenerateJob | CalibrateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
@@ -131,9 +151,14 @@ const MOST_RANKS = 256;
 /** Linux takes at most 128 KiB in one argument; a character may take 4 bytes. */
 const ARGUMENT_CHARACTERS = 30_000;
 
-/** The number of ranks that `--nproc` asks for. @throws {UsageError} */
-export function rankCount(args: ParsedArgs): number {
-  return args.number("nproc", { least: 1, most: MOST_RANKS, whole: true }) ?? 1;
+/** The number of ranks that `--nproc` asks for; else what a model in parts was split for, or 1. @throws {UsageError} */
+export function rankCount(args: ParsedArgs, model?: string): number {
+  const asked = args.number("nproc", { least: 1, most: MOST_RANKS, whole: true });
+  const made = model === undefined ? undefined : shardedFor(model);
+  if (asked !== undefined && made !== undefined && asked !== made) {
+    throw args.error(`${model} was split for ${made} ranks, not ${asked}`, `pass --nproc ${made}, or leave it out`);
+  }
+  return asked ?? made ?? 1;
 }
 
 /** How a job ended. */

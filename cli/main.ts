@@ -6,16 +6,18 @@ import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
 import { calibrate } from "./calibrate.ts";
 import { doctor } from "./doctor.ts";
+import { exportParts } from "./export.ts";
 import { flight } from "./flight.ts";
 import { generate } from "./generate.ts";
 import { plan } from "./plan.ts";
 import { run } from "./run.ts";
+import { trace } from "./trace.ts";
 import { verify } from "./verify.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
 const USER_ERROR = 2;
-const COMMANDS: readonly Command[] = [run, verify, generate, plan, calibrate, flight, doctor];
+const COMMANDS: readonly Command[] = [run, verify, generate, plan, exportParts, trace, calibrate, flight, doctor];
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {

@@ -1,7 +1,8 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
+import { join } from "node:path";
 import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
-import { PLAN_COLUMNS, planJson, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
+import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
 import { didYouMean } from "../src/core/suggest.ts";
@@ -9,10 +10,12 @@ import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mes
 import { printBytes, printSeconds } from "../src/plan/units.ts";
 import type { Measurement } from "../src/runtime/host/calibration.ts";
 import { explainModel } from "../src/session.ts";
+import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
-import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
+import { HTML, writePlanPage } from "./plan_html.ts";
+import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
 
 /** The command. */
@@ -48,6 +51,7 @@ export const plan: Command = {
         "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
     },
     ...PLAN_OPTIONS,
+    html: HTML,
     json: { help: "print all placements, strategies, collectives and costs as JSON" },
   },
   examples: [
@@ -56,18 +60,28 @@ export const plan: Command = {
     "shardwise plan model.onnx --tp 4 --override lm_head=replicated --compare megatron,rowwise",
     "shardwise plan model.onnx --tp 4 --memory-per-rank 6GB --context 8192",
     "shardwise plan smollm2/ --tp 2 --json > plan.json",
+    "shardwise plan smollm2/ --tp 2 --html plan.html",
   ],
   run: printPlan,
 };
 
-function printPlan(args: ParsedArgs): Promise<number> {
+async function printPlan(args: ParsedArgs): Promise<number> {
   const mesh = meshOf(args);
-  const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true });
+  const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const made = shardedFor(model);
+  const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
   const nominal = sizes(args), baselines = rules(args);
-  const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const explained = explainModel(model, { ranks, ...(mesh ? { mesh } : {}), config: { nominal, ...planConfig(args) } });
-  const { plan, report } = explained;
+  const asked = planConfig(args);
+  checkPlanFile(args, asked, { ranks: mesh?.tp ?? ranks, model });
+  // A model in parts has its plan beside it.
+  const config = {
+    nominal,
+    ...passConfig(made === undefined ? asked : { file: join(model, FOLDER_FILES.plan) }, mesh?.tp ?? ranks),
+  };
+  const graph = made === undefined ? model : join(model, FOLDER_FILES.model);
+  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config });
+  const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
   if (args.flag("rewrites") && !args.flag("json")) printResult(rewriteLines(explained.rewrites).join("\n"));
@@ -78,8 +92,9 @@ function printPlan(args: ParsedArgs): Promise<number> {
       ...(explanations.length > 0 ? { explanations } : {}),
       ...(comparison ? { comparison } : {}),
     };
-    printResult(JSON.stringify({ ...planJson(report, plan), ...more }, undefined, 1));
-    return Promise.resolve(0);
+    printResult(JSON.stringify({ ...explained.file(), ...more }, undefined, 1));
+    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
+    return 0;
   }
   const screens = [
     ...explanations.map(explanationScreen),
@@ -91,7 +106,8 @@ function printPlan(args: ParsedArgs): Promise<number> {
     printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
   }
   printResult(`${head}\n${costsLine(explained.measured)}`);
-  return Promise.resolve(0);
+  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
+  return 0;
 }
 
 /** The mesh that is asked for. @throws {UsageError} If it cannot be read, or `--tp` says something else. */

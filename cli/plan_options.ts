@@ -1,6 +1,8 @@
 /** Options by which users have a say in plans: the same for every command that makes one. */
 import type { Config } from "../src/passes/context.ts";
 import { isOverride, type Override } from "../src/plan/overrides.ts";
+import { planSource } from "../src/plan_source.ts";
+import { shardedFor } from "../src/sharded_folder.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 
 /** The options. */
@@ -16,11 +18,32 @@ export const PLAN_OPTIONS: Readonly<Record<string, OptionSpec>> = {
     help: "most memory of a rank for weights, KV cache and activations, as in 6GB or 512MiB",
   },
   "no-fuse": { help: "run the model as it was written: no attention, norm or rotary position becomes one op" },
+  plan: {
+    value: "FILE",
+    help: "follow this plan.json (of `plan --json` or `export`) instead of planning, or let the device\n" +
+      "annotations of this .onnx file bind the search",
+  },
   context: { value: "TOKENS", help: "length of the KV cache that --memory-per-rank counts; default 2048" },
 };
 
 /** What the options ask of the planner. */
-export type PlanConfig = Pick<Config, "overrides" | "memoryPerRank" | "memoryLength" | "fuse">;
+export interface PlanConfig extends Pick<Config, "overrides" | "memoryPerRank" | "memoryLength" | "fuse"> {
+  /** The file that says what the plan is; each rank reads it. */
+  readonly file?: string;
+}
+
+/** What passes are told, for `ranks` ranks. @throws {PlanError} If the plan's file is not for as many. */
+export function passConfig({ file, ...config }: PlanConfig, ranks: number): Config {
+  return file === undefined ? config : { ...config, ...planSource(file, ranks) };
+}
+
+/** All that is wrong with a plan's file by itself is told here, before a rank starts. @throws {UsageError | PlanError} */
+export function checkPlanFile(args: ParsedArgs, { file }: PlanConfig, at: { ranks: number; model: string }): void {
+  const parts = shardedFor(at.model) !== undefined;
+  const idle = parts && Object.keys(PLAN_OPTIONS).find((name) => args.flag(name) || args.texts(name).length > 0);
+  if (idle) throw args.error(`--${idle} has no effect on ${at.model}, which is split already`);
+  if (file !== undefined) planSource(file, at.ranks);
+}
 
 /** Tokens of the cache where nobody says. */
 const CONTEXT = 2048;
@@ -41,7 +64,13 @@ const UNITS: Readonly<Record<string, number>> = {
 export function planConfig(args: ParsedArgs): PlanConfig {
   const overrides = overridesOf(args), memoryPerRank = bytesOf(args, "memory-per-rank");
   const memoryLength = args.number("context", { least: 0, whole: true });
+  const file = args.text("plan");
+  const said = ["override", "memory-per-rank"].find((name) => args.texts(name).length > 0);
+  if (file !== undefined && !file.endsWith(".onnx") && said !== undefined) {
+    throw args.error(`--${said} has no effect on the plan of a file`, "leave one of them out");
+  }
   return {
+    ...(file === undefined ? {} : { file }),
     ...(args.flag("no-fuse") ? { fuse: false } : {}),
     ...(Object.keys(overrides).length > 0 ? { overrides } : {}),
     ...(memoryPerRank === undefined ? {} : { memoryPerRank }),

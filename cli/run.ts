@@ -1,11 +1,12 @@
 /** `shardwise run`: one run of a model, from files to files. */
-import { dirname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
 import { meshSize, parseMesh } from "../src/plan/mesh.ts";
-import { PLAN_OPTIONS, planConfig } from "./plan_options.ts";
+import { shardedFor } from "../src/sharded_folder.ts";
+import { requireFolder } from "./plan_html.ts";
+import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 
 /** The command. */
 export const run: Command = {
@@ -14,7 +15,8 @@ export const run: Command = {
   usage: "MODEL.onnx --inputs FILE --outputs FILE [--nproc N]",
   description:
     "Reads the model's inputs by their ONNX names, runs the model split over N ranks, and writes all its outputs by\n" +
-    "their ONNX names. Files are .safetensors; a folder of .npy files (NAME.npy) does as well, for both.",
+    "their ONNX names. Files are .safetensors; a folder of .npy files (NAME.npy) does as well, for both. MODEL may be a folder\n" +
+    "that `shardwise export` made: then each rank loads its own file, and nothing is planned.",
   options: {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
@@ -32,25 +34,20 @@ export const run: Command = {
 
 async function runModel(args: ParsedArgs): Promise<number> {
   const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
-  const nproc = mesh && args.text("nproc") === undefined ? meshSize(mesh) : rankCount(args);
-  if (mesh && meshSize(mesh) !== nproc) throw args.error(`--mesh ${text} is of ${meshSize(mesh)} ranks, not ${nproc}`);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const nproc = mesh && args.text("nproc") === undefined ? meshSize(mesh) : rankCount(args, model);
+  if (mesh && meshSize(mesh) !== nproc) throw args.error(`--mesh ${text} is of ${meshSize(mesh)} ranks, not ${nproc}`);
+  const plan = planConfig(args);
+  checkPlanFile(args, plan, { ranks: nproc, model });
+  if (mesh && (plan.file !== undefined || shardedFor(model) !== undefined)) {
+    throw args.error("--mesh plans anew, so it cannot be had with a plan's file or a model in parts");
+  }
   const inputs = args.required("inputs"), outputs = args.required("outputs");
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
-  requireFolderOf(outputs, args);
+  requireFolder(outputs, "outputs", args);
   return (await startJob(
-    { kind: "run", on: jobDevice(args), model, inputs, outputs, plan: planConfig(args), ...(mesh ? { mesh } : {}) },
+    { kind: "run", on: jobDevice(args), model, inputs, outputs, plan, ...(mesh ? { mesh } : {}) },
     nproc,
   )).code;
-}
-
-function requireFolderOf(path: string, args: ParsedArgs): void {
-  const folder = dirname(path);
-  try {
-    if (Deno.statSync(folder).isDirectory) return;
-  } catch {
-    // Told below.
-  }
-  throw args.error(`there is no folder ${folder} for --outputs ${path}`, `mkdir -p ${folder}`);
 }

@@ -4,7 +4,7 @@ import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
 import { DEVICE_OPTIONS, type JobDevice, jobDevice, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
-import { PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
+import { passConfig, PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
@@ -45,6 +45,7 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
     );
   }
   const on = jobDevice(args), plan = planConfig(args), results: VerifyResult[] = [];
+  for (const size of sizes) passConfig(plan, size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
     results.push(...await verifyAt(cases, { size, on, plan }));

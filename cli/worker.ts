@@ -11,6 +11,7 @@ import { type Job, type RankContext, unpackJob } from "./job.ts";
 import { calibrateOnRank } from "./ranks/calibrate.ts";
 import { generateOnRank } from "./ranks/generate.ts";
 import { runOnRank } from "./ranks/run.ts";
+import { traceOnRank } from "./ranks/trace.ts";
 import { verifyOnRank } from "./ranks/verify.ts";
 
 async function carryOut(job: Job, context: RankContext): Promise<void> {
@@ -21,6 +22,8 @@ async function carryOut(job: Job, context: RankContext): Promise<void> {
       return await verifyOnRank(job, context);
     case "generate":
       return await generateOnRank(job, context);
+    case "trace":
+      return await traceOnRank(job, context);
     case "calibrate":
       return await calibrateOnRank(job, context);
   }

@@ -12,8 +12,10 @@ import { init } from "../src/runtime/comm/init.ts";
 await using comm = await init();
 const grid = Math.round(Math.sqrt(comm.size)), n = Number(Deno.args[0] ?? 128);
 if (grid * grid !== comm.size) throw new Error(`Cannot make a square grid of ${comm.size} ranks: start 1, 4, 9 or 16`);
-const row = Math.floor(comm.rank / grid), column = comm.rank % grid;
-const along = await comm.split(row, column, { name: "row" }), down = await comm.split(column, row, { name: "column" });
+const mesh = await comm.mesh({ row: grid, column: grid });
+const { row, column } = mesh.coordinates as { row: number; column: number };
+// Ranks of one grid row differ on the axis `column`, and those of one grid column on the axis `row`.
+const along = mesh.axis("column"), down = mesh.axis("row");
 
 // Elements that depend on their place in the whole matrix, so that the result can be checked.
 const block = (f: (i: number, j: number) => number) =>
@@ -25,8 +27,8 @@ const a = block((i, j) => ((i * 3 + j) % 7) - 3),
 for (let k = 0; k < grid; k++) {
   const left = column === k ? a.slice() : new Float32Array(n * n),
     right = row === k ? b.slice() : new Float32Array(n * n);
-  await along!.broadcast(left, k);
-  await down!.broadcast(right, k);
+  await along.broadcast(left, k);
+  await down.broadcast(right, k);
   for (let i = 0; i < n; i++) {
     for (let l = 0; l < n; l++) {
       const factor = left[i * n + l]!;
@@ -44,6 +46,5 @@ const trace = new Float64Array(1);
 if (row === column) { for (let d = 0; d < n; d++) trace[0]! += c[d * n + d]!; }
 await comm.allReduce(trace);
 if (comm.rank === 0) console.log(`C is ${size} x ${size} on a ${grid} x ${grid} grid; its trace is ${trace[0]}`);
-await along!.close();
-await down!.close();
+await mesh.close();
 await comm.close();

@@ -1,18 +1,22 @@
 /**
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
+import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
 import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
-import { readOnnx } from "./formats/onnx_file.ts";
+import type { OpenSource } from "./formats/mapped_file.ts";
+import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
+import { opDef } from "./ops/table.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
+import { planFromFile } from "./plan/check_plan.ts";
 import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
 import { type Batch, batchDims } from "./plan/batch.ts";
@@ -20,14 +24,15 @@ import type { Nominal } from "./plan/cost.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
+import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
 import { type ExecutionOptions, openExecutor } from "./runtime/open_executor.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
-import { opDef } from "./ops/table.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
+import { openRankPart, type RankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions extends ExecutionOptions {
@@ -37,7 +42,8 @@ export interface ParallelizeOptions extends ExecutionOptions {
 
 /**
  * Reads the ONNX model at `path`, splits it over the ranks of `comm`, and compiles this rank's part. All ranks call it
- * together. Weights are never read whole: every rank maps the file and reads its slices.
+ * together. Weights are never read whole: every rank maps the file and reads its slices. Of a folder that `shardModel`
+ * made, each rank opens its own part, and nothing is planned.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  * @throws {PlanError} If the overrides of `config` cannot be met.
@@ -51,26 +57,55 @@ export interface ParallelizeOptions extends ExecutionOptions {
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
   const { comm, onProgress } = options;
   onProgress?.("reading");
-  const config = await agreeOnCosts(comm, options.config ?? {});
+  const at = { rank: comm.rank, ranks: comm.size };
+  const open = shardedFor(path) === undefined
+    ? planned(path, { ...at, config: await agreeOnCosts(comm, options.config ?? {}), onProgress })
+    : (source: OpenSource) => openRankPart(path, { ...at, open: source });
   using sources = mappedSources();
-  using file = readOnnx(path, { open: sources.open });
-  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
-  const clean = cleanPipeline().run(importOnnx(file), ctx);
-  onProgress?.("planning");
-  const sharded = shardPipeline().run(clean, ctx);
-  const local = loadPipeline().run(sharded, ctx);
+  using part = open(sources.open);
+  const { sharded, local, plan } = part;
   const { executor, notice } = await openExecutor({
     sharded,
     local,
     plain: async (use) => {
       // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
       using again = mappedSources();
-      using copy = readOnnx(path, { open: again.open });
-      const graph = shardPipeline().run(cleanPipeline().run(importOnnx(copy), ctx), ctx);
-      return await use(localize(graph, comm.rank, comm.size, { plain: true }));
+      using copy = open(again.open);
+      return await use(copy.plain());
     },
   }, options);
-  return new ParallelModel({ sharded, local, plan: ctx.requirePlan(), executor, group: comm, notice });
+  return new ParallelModel({ sharded, local, plan, executor, group: comm, notice });
+}
+
+/** Opens a rank's part of the model at `path`, planned and cut here and now; the second time by the plan of the first. */
+function planned(
+  path: string,
+  { rank, ranks, config, onProgress }: {
+    readonly rank: number;
+    readonly ranks: number;
+    readonly config: Config;
+    readonly onProgress: OnProgress | undefined;
+  },
+): (open: OpenSource) => RankPart & Disposable {
+  const ctx = new ParallelExecutionCtx({ ranks, rank, config });
+  return (open) => {
+    const file = readOnnx(path, { open });
+    try {
+      const clean = cleanPipeline().run(importOnnx(file), ctx);
+      onProgress?.("planning");
+      const sharded = shardPipeline().run(clean, ctx);
+      return {
+        sharded,
+        local: loadPipeline().run(sharded, ctx),
+        plain: () => localize(sharded, rank, ranks, { plain: true }),
+        plan: ctx.requirePlan(),
+        [Symbol.dispose]: () => file[Symbol.dispose](),
+      };
+    } catch (error) {
+      file[Symbol.dispose]();
+      throw error;
+    }
+  };
 }
 
 /** How a model is put on a mesh. */
@@ -141,6 +176,8 @@ export interface ExplainedModel {
   readonly plan: Plan;
   /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
   readonly report: PlanReport;
+  /** Both as data for JSON, with what tells the model from others. */
+  readonly file: () => PlanFile;
   /** What became of the patterns that rules of rewriting know. */
   readonly rewrites: readonly RewriteNote[];
   /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
@@ -168,17 +205,37 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
+  return explainFile(file, { ranks, config });
+}
+
+/** Like {@linkcode explainModel} for an opened file; gives its clean graph too, and the configuration with measured costs. */
+export function explainFile(
+  file: OnnxFile,
+  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
+): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const graph = cleanPipeline().run(importOnnx(file), ctx);
   checkNominal(graph, config.nominal ?? {});
-  const options = planOptions(ctx.config, ranks);
-  const solved = solvePlan(graph, options);
+  const common = { graph, config: ctx.config, rewrites: ctx.rewrites, measured };
+  if (config.plan) {
+    // A plan's file brings its explanation along, and no search in which alternatives could be priced.
+    const plan = planFromFile(config.plan, { graph, ranks, opDef }), report = config.plan;
+    const refuse = (): never => {
+      throw new PlanError(`Cannot price alternatives to the plan of a file: nothing was searched`, {
+        hint: "leave the plan's file out",
+      });
+    };
+    return { ...common, plan, report, file: () => planFile(graph, plan, report), explain: refuse, compare: refuse };
+  }
+  const options = planOptions(ctx.config, ranks, graph);
+  const solved = solvePlan(graph, options), { plan } = solved;
+  const report = explainSolved(graph, solved);
   return {
-    plan: solved.plan,
-    report: explainSolved(graph, solved),
-    rewrites: ctx.rewrites,
-    measured,
+    ...common,
+    plan,
+    report,
+    file: () => planFile(graph, plan, report),
     explain: (pattern) => explainLayers(graph, solved, pattern),
     compare: (baselines) => comparePlans(graph, solved, baselines, options),
   };

@@ -4,6 +4,7 @@
  * Writes `rank<N>.json` ({@linkcode RankMeasured}) and `rank<N>.logits` into the task's folder.
  */
 import { init } from "../../src/runtime/comm/init.ts";
+import type { Config } from "../../src/passes/context.ts";
 import { CausalFeeds } from "../../src/generate/feeds.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
@@ -16,6 +17,8 @@ export interface RankTask {
   readonly workload: Workload;
   readonly folder: string;
   readonly threads: number;
+  /** What the planner is told; by default nothing. */
+  readonly config?: Config;
 }
 
 /** What a rank found. */
@@ -33,7 +36,7 @@ if (import.meta.main) {
   const began = performance.now();
   await using comm = await init();
   const joinMs = performance.now() - began;
-  await using model = await parallelizeModel(task.model, { comm, threads: task.threads });
+  await using model = await parallelizeModel(task.model, { comm, threads: task.threads, config: task.config ?? {} });
   const load = { loadMs: performance.now() - began, loaded: ownMemory() };
   const waits: number[] = [];
   const runner = makeRunner(model, longestSequence(task.workload), waits);

@@ -15,7 +15,7 @@ interface Printer {
 
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
-  await using model = await loadModel(job.model, { comm, on: job.on, config: job.plan });
+  await using model = await loadModel(job.model, { comm, on: job.on, plan: job.plan });
   const printer = makePrinter(job, comm.rank);
   const show = comm.rank === 0 ? writer(Deno.stdout) : undefined;
   const began = performance.now();

@@ -4,6 +4,7 @@ import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
 import type { JobDevice } from "../job.ts";
+import { passConfig, type PlanConfig } from "../plan_options.ts";
 import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
 
@@ -11,17 +12,20 @@ import { progressLine } from "./progress.ts";
 export interface LoadOptions {
   readonly comm: Communicator;
   readonly on: JobDevice;
-  readonly config: Config;
+  readonly plan: PlanConfig;
 }
 
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, { comm, on, config }: LoadOptions): Promise<ParallelModel> {
-  const model = await withProgress(path, { comm, on, config });
+export async function loadModel(path: string, { comm, on, plan }: LoadOptions): Promise<ParallelModel> {
+  const model = await withProgress(path, { comm, on, config: passConfig(plan, comm.size) });
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }
 
-async function withProgress(path: string, { comm, on, config }: LoadOptions): Promise<ParallelModel> {
+async function withProgress(
+  path: string,
+  { comm, on, config }: Omit<LoadOptions, "plan"> & { readonly config: Config },
+): Promise<ParallelModel> {
   using line = progressLine(comm);
   return await parallelizeModel(path, { comm, ...on, config, onProgress: line.onProgress });
 }

@@ -38,7 +38,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel;
   try {
-    model = await loadModel(path, { comm, on, config: plan });
+    model = await loadModel(path, { comm, on, plan });
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

@@ -40,6 +40,8 @@ export interface ExportOptions {
   readonly irVersion?: number;
   /** Also writes the types of values between the nodes, where they are known. Readers infer them otherwise. */
   readonly valueInfo?: boolean;
+  /** Further entries of a node's `metadata_props`. */
+  readonly nodeMetadata?: (node: Call) => Readonly<Record<string, string>>;
   /** Entries of the model's `metadata_props`. */
   readonly metadata?: Readonly<Record<string, string>>;
 }
@@ -176,6 +178,9 @@ function writeNode(writer: BinaryWriter, node: Call, exporter: Exporter): void {
   }
   if (node.domain !== "") writer.uint32(tag(7, BYTES)).string(node.domain); // domain
   if (node.scope) writeEntry(writer, 9, "namespace", node.scope); // metadata_props
+  for (const [key, value] of Object.entries(exporter.options.nodeMetadata?.(node) ?? {})) {
+    writeEntry(writer, 9, key, value);
+  }
 }
 
 /** `AttributeProto.type` by kind. */

@@ -21,7 +21,7 @@ const CONTEXT_LENGTHS = ["max_position_embeddings", "n_positions", "n_ctx", "max
 
 /** The files of one model. Nothing is read before it is asked for. */
 export class ModelFolder {
-  /** Path of the graph. */
+  /** Path of the graph; of a model in parts, of the folder. */
   readonly model: string;
   /** The folder of tokenizer and configurations. */
   readonly folder: string;
@@ -32,7 +32,7 @@ export class ModelFolder {
   }
 
   /**
-   * The model at `path`: a folder, or an `.onnx` file.
+   * The model at `path`: a folder, an `.onnx` file, or the folder of a model that was split into parts.
    *
    * @throws {FormatError} If there is nothing, or a folder without a graph or with several that might be meant.
    */
@@ -45,6 +45,7 @@ export class ModelFolder {
         basename(folder) === "onnx" && !exists(join(folder, "config.json")) ? dirname(folder) : folder,
       );
     }
+    if (exists(join(path, "plan.json")) && exists(join(path, "rank0.onnx"))) return new ModelFolder(path, path);
     const known = GRAPHS.find((name) => exists(join(path, name)));
     if (known !== undefined) return new ModelFolder(join(path, known), path);
     const graphs = ["", "onnx"].flatMap((sub) => onnxFiles(join(path, sub)).map((name) => join(sub, name)));

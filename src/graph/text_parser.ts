@@ -4,8 +4,9 @@ import { isDType } from "../core/dtype.ts";
 import { GraphError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "./builder.ts";
 import type { Attribute, Call, Carried, Collective, Graph, Output, Stage, TensorData, Value } from "./graph.ts";
-import { balanced, type Layout, layout } from "./layout.ts";
+import { balanced, type Layout } from "./layout.ts";
 import { type Placement, type Reduction, REPLICATE } from "./placement.ts";
+import { parseLayout } from "./placement_parser.ts";
 import { COLLECTIVES } from "./text.ts";
 import type { KnownInts, TensorType } from "./types.ts";
 
@@ -286,17 +287,8 @@ class Parser {
     return { dim: text.dim, layout: balanced(size, this.#ranks) };
   }
 
-  /** `[outer*]size:0-2+4-6|2-4`. */
   #layout(key: string): Layout {
-    const m = /^(?:(.*)\*)?(\d+):([\d|+-]*)$/.exec(key);
-    if (!m) return this.#fail(`a layout, not "${key}"`);
-    const parts = m[3]!.split("|").map((part) =>
-      part === "" ? [] : part.split("+").map((range) => {
-        const [a, b] = range.split("-").map(Number);
-        return [a!, b!] as const;
-      })
-    );
-    return layout(Number(m[2]), parts, m[1] === undefined ? 1 : parseDim(m[1]));
+    return parseLayout(key) ?? this.#fail(`a layout, not "${key}"`);
   }
 
   /** The text between parentheses that match. */

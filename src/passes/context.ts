@@ -1,10 +1,12 @@
 /** What passes share: the job's ranks, what the user asked for, and what earlier passes found. */
 import { PlanError } from "../core/errors.ts";
+import type { NodeSharding } from "../formats/device_annotations.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { Baseline } from "../plan/baselines.ts";
 import type { CostModel, Nominal } from "../plan/cost.ts";
 import type { Overrides } from "../plan/overrides.ts";
 import type { Plan } from "../plan/plan.ts";
+import type { PlanFile } from "../plan/plan_file.ts";
 import type { RewriteNote } from "./rewrites/rewrite.ts";
 
 /** What a user may ask of the passes. Everything has a default. */
@@ -19,6 +21,10 @@ export interface Config {
   readonly calibrated?: boolean;
   /** Sizes of symbols at which costs are compared. */
   readonly nominal?: Nominal;
+  /** The plan to carry out, from a file, instead of a search; it has to be one of this model, for as many ranks. */
+  readonly plan?: PlanFile;
+  /** ONNX's multi-device annotations, which bind the search. */
+  readonly annotations?: readonly NodeSharding[];
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
   /** Whether patterns that exporters write out become fused ops (src/passes/rewrites); true by default. */

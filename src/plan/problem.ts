@@ -5,7 +5,7 @@
  */
 import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
-import { type Graph, valueOf } from "../graph/graph.ts";
+import { type Call, type Graph, valueOf } from "../graph/graph.ts";
 import type { Placement } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { type Baseline, baselineStrategies } from "./baselines.ts";
@@ -33,6 +33,12 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** Leaves a call some of its strategies, of the useful ones if it can, at least one; throws where it cannot. */
+  readonly restrict?: (
+    node: Call,
+    useful: readonly Candidate[],
+    all: readonly Candidate[],
+  ) => readonly Candidate[];
   /** What each rank may hold. */
   readonly memory?: MemoryCap;
   /** Restrict layers to what a simple rule makes of them, to compare with. */
@@ -63,7 +69,9 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
   const planned = plannedCalls(graph, options.opDef);
   const layouts = candidateLayouts(graph, planned, ranks);
   const strategies = strategiesOfAll(planned, layouts);
-  const pruned = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const { restrict } = options;
+  const useful = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const pruned = restrict ? useful.map((list, i) => restrict(planned[i]!.node, list, strategies[i]!)) : useful;
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
   const all: Alternatives = { planned, strategies, pruned, weights, layouts, ranks };
   const allowed = options.baseline

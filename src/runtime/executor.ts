@@ -1,6 +1,7 @@
 /** What runs a rank's part of a model, whatever it runs on: a CPU's sessions, or a GPU's kernels. */
 import type { HostTensor } from "../core/host_tensor.ts";
 import type { Program } from "../program/program.ts";
+import type { Recorder } from "../trace/recorder.ts";
 import type { ModelState } from "./model_state.ts";
 
 /** Time of one step, in milliseconds. */
@@ -15,6 +16,8 @@ export interface StepTiming {
 export interface Executor extends AsyncDisposable {
   /** What the rank does in a step. */
   readonly program: Program;
+  /** Takes down what steps do, while there is one. */
+  recorder: Recorder | undefined;
   /** How the last step spent its time. */
   readonly timing: StepTiming;
   /** One run on this rank's local tensors by input name, states among them; gives all results, valid until the next call. */

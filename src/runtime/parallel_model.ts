@@ -6,10 +6,13 @@ import { type Placement, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Program } from "../program/program.ts";
+import type { ClockGroup } from "../trace/clock.ts";
+import type { RunTrace } from "../trace/run_trace.ts";
 import { checkInputs } from "./check_inputs.ts";
 import type { Executor, StepTiming } from "./executor.ts";
 import type { ModelState } from "./model_state.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
+import { traceRun } from "./trace_run.ts";
 
 /** An input or output of a model: its ONNX name and the type of the whole tensor. */
 export interface TensorInfo {
@@ -38,7 +41,7 @@ export interface ParallelModelParts {
    *
    * @internal
    */
-  readonly group: GatherGroup;
+  readonly group: GatherGroup & ClockGroup;
   /** Why the engine is not the best one; said aloud by whoever shows it. */
   readonly notice: string | undefined;
 }
@@ -69,7 +72,7 @@ export class ParallelModel implements AsyncDisposable {
   /** Why the engine is not the best one; undefined where it is. */
   readonly notice: string | undefined;
   readonly #executor: Executor;
-  readonly #group: GatherGroup;
+  readonly #group: GatherGroup & ClockGroup;
   readonly #placements: ReadonlyMap<string, Placement>;
   /** Types of the inputs that a caller of `step` gives. */
   readonly #stepInputs: ReadonlyMap<string, TensorType>;
@@ -168,6 +171,14 @@ export class ParallelModel implements AsyncDisposable {
   async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
     checkInputs(inputs, this.#stepInputs);
     return Object.fromEntries(await this.#executor.step(inputs, state));
+  }
+
+  /**
+   * Runs `body` and gives a trace of the steps that it made: what each rank did when, on one clock. `chromeTrace` makes a file of
+   * it that Perfetto opens. All ranks call it together. Steps outside of it cost nothing.
+   */
+  async trace(body: () => Promise<unknown>): Promise<RunTrace> {
+    return await traceRun(this.#executor, this.#group, body);
   }
 
   /** Releases the sessions. Does not wait for other ranks. */

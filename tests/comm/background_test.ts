@@ -17,3 +17,9 @@ Deno.test("a rank that dies is named to a collective in the background", async (
   assert.equal(survivor!.code, 0);
   assert.deepEqual(leftovers(job.runId), []);
 });
+
+Deno.test("a collective in the background that one rank cancels ends at the others too", async () => {
+  for (const { stdout } of await runRanks(2, PROGRAM, { args: ["cancels"], timeoutMs: 60_000 })) {
+    assert.equal(stdout, "cancelled\n");
+  }
+});

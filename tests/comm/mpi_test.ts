@@ -4,6 +4,7 @@ import { type MpiName, type MpiResult, mpirun, mpirunOrSkip } from "../support/m
 
 const CONFORMANCE = new URL("./conformance/program.ts", import.meta.url);
 const CASES = new URL("./programs/mpi_cases.ts", import.meta.url);
+const MODEL = new URL("./programs/mpi_model.ts", import.meta.url);
 const FAULTS = new URL("./programs/mpi_faults.ts", import.meta.url);
 
 interface Run {
@@ -65,7 +66,7 @@ for (const mpi of ["Open MPI", "MPICH"] as const) {
     const { code, lines, stderr } = await mpirun(command, 2, CASES);
     assert.equal(code, 0, stderr.slice(-3000));
     assert.equal(lines.length, 2);
-    assert.equal((JSON.parse(lines[0]!) as string[]).length, 10);
+    assert.equal((JSON.parse(lines[0]!) as string[]).length, 11);
   });
 }
 
@@ -76,6 +77,26 @@ Deno.test("a program that ends without closing its communicator has succeeded, a
   assert.equal(left!.code, 0, left!.stderr.slice(-3000));
   assert.equal(threw!.code, 1);
   assert.match(threw!.stderr, /a rank that fails/);
+});
+
+Deno.test("a model runs on the ranks of one host by shm+mpi, and says over mpi and over hosts why it does not", async () => {
+  const command = await mpirunOrSkip("Open MPI");
+  if (command === undefined) return;
+  const run = async (env: Record<string, string>) => {
+    const { code, lines, stderr } = await mpirun(command, 2, MODEL, { env });
+    assert.equal(code, 0, stderr.slice(-3000));
+    return lines.map((l) => JSON.parse(l) as { elements?: number; off?: number; name?: string; message?: string });
+  };
+  for (const { elements, off } of await run({ SHARDWISE_BACKEND: "shm+mpi" })) {
+    assert.equal(elements, 128);
+    assert.ok(off! < 1e-5, `${off}`); // sums of 64 products of numbers around 1, in another order
+  }
+  for (const [SHARDWISE_BACKEND, SHARDWISE_PRETEND_HOSTS] of [["mpi", "a,a"], ["shm+mpi", "a,b"]] as const) {
+    for (const { name, message } of await run({ SHARDWISE_BACKEND, SHARDWISE_PRETEND_HOSTS })) {
+      assert.equal(name, "CommunicatorError");
+      assert.match(message!, /Cannot run a model on 2 ranks that (shm\+)?mpi joins: .* in shared memory/);
+    }
+  }
 });
 
 interface Told {
@@ -96,7 +117,9 @@ function told({ lines, stderr }: MpiResult, ranks: number): Told[] {
 Deno.test("ranks that wait too long are told who is missing, and the missing one that they gave up", async () => {
   const command = await mpirunOrSkip("Open MPI");
   if (command === undefined) return;
-  const [a, late, c] = told(await mpirun(command, 3, FAULTS, { args: ["late"] }), 3);
+  const folder = await Deno.makeTempDir({ prefix: "shardwise-test-" });
+  const env = { SHARDWISE_FLIGHT_DIR: folder };
+  const [a, late, c] = told(await mpirun(command, 3, FAULTS, { args: ["late"], env }), 3);
   for (const { name, message, missing } of [a!, c!]) {
     assert.equal(name, "CollectiveTimeout", message);
     assert.deepEqual(missing, [1]);
@@ -106,7 +129,32 @@ Deno.test("ranks that wait too long are told who is missing, and the missing one
     );
   }
   assert.equal(late!.name, "CollectiveAborted", late!.message);
-  assert.match(late!.message, /rank [02] of group "world" gave up; rank 1 in allReduce .* cannot go on/);
+  assert.match(late!.message, /rank [02] of group "world" gave up; rank 1 in .* cannot go on/);
+  // Each has written what it did last.
+  for (const rank of [0, 2]) {
+    const dump = JSON.parse(await Deno.readTextFile(`${folder}/flight-0-${rank}.json`));
+    assert.match(dump.reason, /^CollectiveTimeout: /);
+    const world = dump.groups.find((g: { name: string }) => g.name === "world");
+    const { seq, verb, op, count, state } = world.entries.at(-1);
+    assert.deepEqual({ seq, verb, op, count, state }, {
+      seq: 1,
+      verb: "allReduce",
+      op: "sum",
+      count: 3,
+      state: "started",
+    });
+  }
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("a rank that is killed takes the job with it", async () => {
+  for (const mpi of ["Open MPI", "MPICH"] as const) {
+    const command = await mpirunOrSkip(mpi);
+    if (command === undefined) continue;
+    const { code, lines } = await mpirun(command, 2, FAULTS, { args: ["kill"] });
+    assert.notEqual(code, 0);
+    assert.deepEqual(lines.filter((l) => l.includes('"none"')), []);
+  }
 });
 
 Deno.test("where SHARDWISE_COMM_CHECK is 1, different collectives are told to all ranks with all sides", async () => {

@@ -18,7 +18,7 @@ export function mergeEqual(graph: Graph<"global">): Graph<"global"> {
     ...graph.nodes.flatMap((node) => isCall(node) ? node.captures ?? [] : []),
   ]);
   const known = new Map<string, Call>(), aliases = new Map<string, string>();
-  const constants = new Map<string, string>();
+  const constants = new Map<string, string>(), values = new Map(graph.values);
   const nodes = graph.nodes.flatMap((node): Node[] => {
     if (node.kind === "get_attr") {
       // Small constants are equal by content; weights are never read here.
@@ -41,10 +41,13 @@ export function mergeEqual(graph: Graph<"global">): Graph<"global"> {
       return [here];
     }
     if (node.outputs.some((name) => results.has(name))) return [here];
-    node.outputs.forEach((name, i) => aliases.set(name, first.outputs[i]!));
+    node.outputs.forEach((name, i) => {
+      aliases.set(name, first.outputs[i]!);
+      values.delete(name);
+    });
     return [];
   });
-  return aliases.size === 0 ? graph : eliminateDeadCode({ ...graph, nodes });
+  return aliases.size === 0 ? graph : eliminateDeadCode({ ...graph, nodes, values });
 }
 
 /** An identity of what a call computes; none where an attribute is no plain data. */

@@ -223,58 +223,10 @@ export function* scan(x: Meeting, o: { send: View; recv: View; exclusive: boolea
   } while (start < n);
 }
 
-/** The bytes of all ranks, of any length each; only `root` gets them, or all where it is undefined. */
-export function* gatherBytes(x: Meeting, payload: Uint8Array, root?: number): Steps<Uint8Array[]> {
-  const counts = yield* exchangeLengths(x, payload.length);
-  const wanted = root === undefined || root === x.rank;
-  const recv = wanted ? new Uint8Array(sum(counts)) : undefined;
-  yield* gather(x, {
-    send: bytesView(payload),
-    recv: recv && bytesView(recv),
-    counts,
-    ...(root === undefined ? {} : { root }),
-  });
-  return recv === undefined ? [] : blocksOf(counts, 1).map((b) => recv.subarray(b.start, b.end));
-}
-
-/** The bytes of `root`, at all ranks. */
-export function* broadcastBytes(x: Meeting, payload: Uint8Array, root: number): Steps<Uint8Array> {
-  const counts = yield* exchangeLengths(x, payload.length);
-  const bytes = x.rank === root ? payload : new Uint8Array(counts[root]!);
-  yield* broadcast(x, bytesView(bytes), root);
-  return bytes;
-}
-
-/** `payloads[r]` of `root` at rank `r`. */
-export function* scatterBytes(
-  x: Meeting,
-  payloads: readonly Uint8Array[] | undefined,
-  root: number,
-): Steps<Uint8Array> {
-  const lengths = new Float64Array(x.size);
-  payloads?.forEach((p, r) => lengths[r] = p.length);
-  yield* broadcast(x, bytesView(new Uint8Array(lengths.buffer)), root);
-  const send = payloads && new Uint8Array(sum([...lengths]));
-  if (send !== undefined) blocksOf([...lengths], 1).forEach((b, r) => send.set(payloads![r]!, b.start));
-  const recv = new Uint8Array(lengths[x.rank]!);
-  yield* scatter(x, { send: send && bytesView(send), recv: bytesView(recv), counts: [...lengths], root });
-  return recv;
-}
-
 /** The part of `bytes` that `rank` reduces: equal shares, aligned, the last ones shorter. */
 function shareOf(bytes: number, rank: number, size: number): { readonly start: number; readonly end: number } {
   const share = Math.ceil(bytes / size / ARENA_ALIGNMENT) * ARENA_ALIGNMENT;
   return { start: Math.min(bytes, rank * share), end: Math.min(bytes, (rank + 1) * share) };
-}
-
-function* exchangeLengths(x: Meeting, length: number): Steps<number[]> {
-  const at = (bytes: Uint8Array) => new Float64Array(bytes.buffer, bytes.byteOffset, 1);
-  at(x.mine)[0] = length;
-  x.arrive();
-  while (!x.passed()) yield;
-  const lengths = Array.from({ length: x.size }, (_, r) => at(x.slot(r))[0]!);
-  x.flip();
-  return lengths;
 }
 
 interface Range {
@@ -313,12 +265,4 @@ function cut(block: Range, piece: { start: number; length: number }): Range {
 /** `set`, but nothing may be put anywhere: ranks whose block has ended take part in the last pieces without any bytes. */
 function put(target: Uint8Array, source: Uint8Array, at: number): void {
   if (source.length > 0) target.set(source, at);
-}
-
-function bytesView(bytes: Uint8Array): View {
-  return { bytes, dtype: "u8", itemBytes: 1, count: bytes.length, symmetric: undefined };
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }

@@ -13,21 +13,16 @@ import { MeetingCommunicator } from "./verbs.ts";
 /** One rank alone. */
 export class LocalCommunicator extends MeetingCommunicator {
   readonly backend = "local";
-  readonly name: string;
-  readonly ranks: readonly number[];
-  readonly localRank: number;
-  readonly cores = navigator.hardwareConcurrency; // minds affinity and control groups
   readonly arena: SymmetricArena = new LocalArena();
 
   #meeting: LocalMeeting;
 
   constructor(options: { readonly name?: string; readonly rank?: number; readonly localRank?: number } = {}) {
     const meeting = new LocalMeeting();
-    super(meeting, Infinity);
+    const { name = "world", rank = 0, localRank = 0 } = options;
+    const cores = navigator.hardwareConcurrency; // minds affinity and control groups
+    super(meeting, { name, ranks: [rank], localRank, cores, timeoutMs: Infinity });
     this.#meeting = meeting;
-    this.name = options.name ?? "world";
-    this.ranks = [options.rank ?? 0];
-    this.localRank = options.localRank ?? 0;
   }
 
   split(color: number | null, _key = 0, options: GroupOptions = {}): Promise<LocalCommunicator | null> {

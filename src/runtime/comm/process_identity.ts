@@ -20,6 +20,27 @@ export function isAlive(process: ProcessIdentity): boolean {
   return processStartTime(process.pid) === process.startTime;
 }
 
+/** The cores that the process of `pid` may use, by affinity; none where that cannot be seen. */
+export function allowedCores(pid: number): ReadonlySet<number> {
+  let status: string;
+  try {
+    status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  } catch {
+    return new Set(); // it has ended; whoever waits for it will say so
+  }
+  return parseCores(/^Cpus_allowed_list:\s*(\S+)/m.exec(status)?.[1] ?? "");
+}
+
+/** The numbers of a list such as `0-3,8`. */
+export function parseCores(list: string): ReadonlySet<number> {
+  const cores = new Set<number>();
+  for (const part of list.split(",").filter((p) => p !== "")) {
+    const [first, last = first] = part.split("-").map(Number) as [number, number?];
+    for (let core = first; core <= last; core++) cores.add(core);
+  }
+  return cores;
+}
+
 /** The start time of the process that has `pid` now; undefined if there is none or only its zombie. */
 function processStartTime(pid: number): number | undefined {
   let stat: string;

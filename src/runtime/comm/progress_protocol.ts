@@ -32,8 +32,11 @@ export interface ProgressJob {
 /** What the thread is told. */
 export type ProgressMessage = ProgressStart | ProgressJob | { readonly kind: "leave" };
 
-/** Words of the shared memory: jobs done, and bytes of the error's text, 0 while there is none. */
-export const DONE = 0, ERROR_BYTES = 1, PROGRESS_WORDS = 2;
+/**
+ * Words of the shared memory: jobs done; bytes of the error's text, 0 while there is none; whether the communicator gave up,
+ * which a thread that is blocked can hear of by no message.
+ */
+export const DONE = 0, ERROR_BYTES = 1, GIVEN_UP = 2, PROGRESS_WORDS = 3;
 /** Bytes of the shared memory. */
 export const SHARED_BYTES = PROGRESS_WORDS * 4 + 16384;
 

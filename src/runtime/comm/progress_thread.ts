@@ -11,6 +11,7 @@ import { CommunicatorError } from "./errors.ts";
 import {
   DONE,
   ERROR_BYTES,
+  GIVEN_UP,
   PROGRESS_WORDS,
   type ProgressMessage,
   type ProgressStart,
@@ -34,6 +35,7 @@ export class ProgressThread implements Runner {
   #taken = 0;
   #failure: CommunicatorError | undefined;
   #onFailure: (error: CommunicatorError) => void;
+  #stopped = false;
   #left = Promise.withResolvers<void>();
 
   /** Starts it; `onFailure` is told of the first error. */
@@ -72,16 +74,22 @@ export class ProgressThread implements Runner {
   /** Waits until nothing is under way, and leaves the threads' group. */
   async close(): Promise<void> {
     await Promise.allSettled(this.#jobs.map((job) => job.work));
+    this.stop(new CommunicatorError("The communicator was closed"));
     this.#worker.ref();
-    this.#post({ kind: "leave" });
-    if (this.#failure === undefined) await this.#left.promise;
-    this.stop();
+    await this.#left.promise;
   }
 
-  /** Ends the thread at once; what is under way fails. */
-  stop(): void {
-    if (this.#jobs.length > 0) this.#fail(new CommunicatorError("The communicator was closed"));
-    void this.#worker.terminate();
+  /** Ends the thread; what is under way fails with `error`, and stops the other ranks' threads. */
+  stop(error: CommunicatorError): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    if (this.#jobs.length > 0) {
+      Atomics.store(this.#words, GIVEN_UP, 1);
+      this.#fail(error);
+    }
+    this.#failure ??= error;
+    this.#post({ kind: "leave" });
+    this.#worker.unref();
   }
 
   /** Settles what the thread has done. */

@@ -9,6 +9,7 @@ import {
   DONE,
   ERROR_BYTES,
   errorText,
+  GIVEN_UP,
   PROGRESS_WORDS,
   type ProgressJob,
   type ProgressMessage,
@@ -17,6 +18,9 @@ import {
 import { Reducers } from "./reduce_wasm.ts";
 import { ShmCommunicator } from "./shm_communicator.ts";
 import { parentPort } from "node:worker_threads";
+
+/** How long the thread is deaf for its communicator, in milliseconds. */
+const SLICE_MS = 50;
 
 let words: Int32Array, text: Uint8Array;
 let group: ShmCommunicator | undefined;
@@ -78,5 +82,13 @@ async function join(o: ProgressStart): Promise<ShmCommunicator> {
 function reduce({ send, recv, bytes, dtype, op, timeoutMs }: ProgressJob): void {
   const at = (address: bigint) =>
     new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(Deno.UnsafePointer.create(address)!, bytes));
-  group!.allReduce({ data: at(send), dtype }, op, { recv: { data: at(recv), dtype }, timeoutMs }).waitSync();
+  const work = group!.allReduce({ data: at(send), dtype }, op, { recv: { data: at(recv), dtype }, timeoutMs });
+  for (;;) {
+    try {
+      return work.waitSync({ timeoutMs: SLICE_MS });
+    } catch (error) {
+      if (!(error instanceof DOMException)) throw error; // it is only this slice that is over
+      if (Atomics.load(words, GIVEN_UP) !== 0) group!.abort("it was closed or cancelled with collectives under way");
+    }
+  }
 }

@@ -19,6 +19,7 @@ import {
 import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from "./collective_steps.ts";
 import type { Steps } from "./collectives.ts";
 import type {
+  AllReduceOptions,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -29,7 +30,7 @@ import type {
   RecvOptions,
   Verb,
 } from "./communicator.ts";
-import { encodeOperation } from "./control_block.ts";
+import { encodeOperation, type OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Received } from "./mailbox.ts";
 import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
@@ -37,6 +38,11 @@ import { objectMessages, pack, unpack } from "./objects.ts";
 import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
 import type { AnyWork, Waiting, Work, WorkQueue } from "./work.ts";
 import { workOfAll } from "./work_group.ts";
+
+/** The operation of a barrier. */
+export const BARRIER: OperationCode = encodeOperation({
+  ...{ verb: "barrier", dtype: undefined, reduceOp: undefined, root: -1, count: -1 },
+});
 
 /** Who a communicator is, and what does its work. */
 export interface QueuedOptions<X extends Waiting> {
@@ -99,6 +105,14 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   ): Work<Received>;
   /** Takes a receive back that no message has met; whether it did. */
   protected abstract takeBack(work: unknown, reason: unknown): boolean;
+  /** All-reduces on another thread; undefined where the engine has none, or it is not worth it. */
+  protected inBackground(_send: View, _recv: View, _o: { op: ReduceOpName; timeoutMs: number }): Work | undefined {
+    return undefined;
+  }
+  /** Waits for what is under way on another thread, and ends that. */
+  protected endBackground(): Promise<void> {
+    return Promise.resolve();
+  }
   /** Gives back what the engine holds; called once. `agreed`: all ranks are leaving. */
   protected abstract release(agreed: boolean): void;
 
@@ -125,7 +139,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   barrier(options: OpOptions = {}): Work {
-    return this.#issue({ verb: "barrier" }, options, () => this.steps.barrier());
+    return this.#issueCode(BARRIER, options, () => this.steps.barrier());
   }
 
   barrierSync(options: OpOptions = {}): void {
@@ -138,9 +152,14 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     return this.#issue({ verb: "broadcast", view, root }, options, () => this.steps.broadcast(view, root));
   }
 
-  allReduce(buf: Buf, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
+  allReduce(buf: Buf, op: ReduceOp = "sum", options: AllReduceOptions = {}): Work {
     const own = viewOf(buf, "the input"), recv = receiver(own, options.recv);
     const { send, by } = reduction(own, op);
+    if (options.background === true) {
+      this.requireOpen();
+      const work = this.inBackground(send, recv, { op: by, timeoutMs: options.timeoutMs ?? this.timeoutMs });
+      if (work !== undefined) return this.#issued(work, options);
+    }
     return this.#issue(
       { verb: "allReduce", view: send, op },
       options,
@@ -268,6 +287,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     if (!this.#open) return;
     let agreed = false;
     try {
+      await this.endBackground();
       await this.#issue({ verb: "close" }, options, () => this.steps.barrier());
       agreed = true;
     } finally {
@@ -324,6 +344,11 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
       root: call.root ?? -1,
       count: call.count ?? call.view?.count ?? -1,
     });
+    return this.#issueCode(code, options, start);
+  }
+
+  #issueCode<T>(code: OperationCode, options: OpOptions, start: () => Steps<T>): Work<T> {
+    this.requireOpen();
     return this.#issued(this.queue.issue(code, options.timeoutMs ?? this.timeoutMs, start), options);
   }
 

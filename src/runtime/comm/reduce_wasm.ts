@@ -100,6 +100,26 @@ export class Reducers {
     this.#memory = memory;
   }
 
+  /** The same into scratch, where `buffer` is the memory's; undefined where JavaScript would have to do it. */
+  intoScratch(
+    dtype: "f32" | "f64" | "i32",
+    op: "sum" | "max" | "min",
+    buffer: ArrayBufferLike,
+  ): ScratchReducer | undefined {
+    const memory = this.#memory;
+    if (memory === undefined || memory.buffer !== buffer) return undefined;
+    const run = instantiate(memory, kernelOf(dtype, op)),
+      table = new Uint32Array(memory.buffer, TABLE, MAX_WASM_SOURCES);
+    return {
+      scratch: { buffer: memory.buffer as ArrayBuffer, byteOffset: SCRATCH, byteLength: SCRATCH_BYTES },
+      reduce: (addresses, bytes) => {
+        const count = addresses.length;
+        for (let s = 0; s < count; s++) table[s] = addresses[s]!;
+        run(SCRATCH, TABLE, TABLE + 4 * count, (bytes + 63) & ~63, 1 / count);
+      },
+    };
+  }
+
   /** The loop for `op` on `dtype`. @throws {InputError} Unless that is defined. */
   get(dtype: CommDType, op: ReduceOpName): Reducer {
     const ofDtype = this.#made[dtype] ??= {};
@@ -111,6 +131,14 @@ export class Reducers {
     }
     return reducer;
   }
+}
+
+/** Reduces into scratch: for callers that know where their sources are, and want neither views nor checks. */
+export interface ScratchReducer {
+  /** Where the result is: at most this many bytes. */
+  readonly scratch: { readonly buffer: ArrayBuffer; readonly byteOffset: number; readonly byteLength: number };
+  /** Reduces `bytes` from each of `addresses`, in the memory, in that order; reads up to 63 bytes more. */
+  readonly reduce: (addresses: readonly number[], bytes: number) => void;
 }
 
 /** The function for `op` on `dtype` over `memory`; bytes outside it are reduced by JavaScript, or go by way of scratch. */

@@ -2,13 +2,16 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
-import type { ReduceOp, View } from "./buffers.ts";
-import type { CommunicatorError } from "./errors.ts";
+import type { ReduceOpName, View } from "./buffers.ts";
+import { CommunicatorError } from "./errors.ts";
 import type { FlightRecorder } from "./flight_recorder.ts";
+import { SMALL_BYTES } from "./collectives.ts";
 import type { GroupOptions } from "./communicator.ts";
+import type { ControlBlock } from "./control_block.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
 import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import { allowedCores } from "./process_identity.ts";
 import { ProgressThread } from "./progress_thread.ts";
 import type { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
@@ -26,6 +29,8 @@ export interface ShmHost {
   /** Ranks of the job on this host, and the cores that they share. */
   readonly localWorldSize: number;
   readonly cores: number;
+  /** Cores of all ranks together, where each may use some only; default `cores`. */
+  readonly coresOfAll?: number;
   /** Remembers what all groups did last. */
   readonly flight: FlightRecorder;
   /** Where files are that ranks meet in; default /dev/shm. */
@@ -48,10 +53,6 @@ export interface ShmGroup {
 /** Ranks of one host. */
 export class ShmCommunicator extends MeetingCommunicator {
   readonly backend = "shm";
-  readonly name: string;
-  readonly ranks: readonly number[];
-  readonly localRank: number;
-  readonly cores: number;
   readonly arena: Arena;
   #host: ShmHost;
   #segment: JoinedSegment;
@@ -69,14 +70,10 @@ export class ShmCommunicator extends MeetingCommunicator {
       new Arena({ ...host, control, rank: group.rank, label: group.name, chunks, check: () => exchange.checkAll() });
     const staging = arena(STAGING_CHUNKS);
     // The exchange begins before the communicator that it serves.
-    const pending = { queued: () => this.queued, messages: () => this.messages };
-    const spin = host.localWorldSize <= host.cores;
+    const pending = { queued: () => this.queue.queued, messages: () => this.messages };
+    const spin = host.localWorldSize <= (host.coresOfAll ?? host.cores);
     const exchange = new Exchange({ ...host, ...group, control, staging, spin, pending });
-    super(exchange, group.timeoutMs);
-    this.name = group.name;
-    this.ranks = group.ranks;
-    this.localRank = host.localRank;
-    this.cores = host.cores;
+    super(exchange, { ...group, ...host });
     this.arena = arena(ARENA_CHUNKS);
     this.#host = host;
     this.#segment = segment;
@@ -95,7 +92,7 @@ export class ShmCommunicator extends MeetingCommunicator {
       timeoutMs: group.joinTimeoutMs ?? group.timeoutMs,
       ...group.lost === undefined ? {} : { lost: group.lost },
     });
-    return new ShmCommunicator(host, group, segment);
+    return new ShmCommunicator({ ...host, coresOfAll: coresOfAll(host, segment.control) }, group, segment);
   }
 
   async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<ShmCommunicator | null> {
@@ -126,8 +123,19 @@ export class ShmCommunicator extends MeetingCommunicator {
     return { wake: () => exchange.barrier.wake(), check: (...args) => exchange.checkPeers(...args) };
   }
 
-  protected override inBackground(send: View, recv: View, o: { op: ReduceOp; timeoutMs: number }): Work | undefined {
-    if (this.size === 1) return undefined;
+  override abort(reason: string): void {
+    super.abort(reason);
+    this.#progress?.stop(
+      new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`),
+    );
+  }
+
+  protected override inBackground(
+    send: View,
+    recv: View,
+    o: { op: ReduceOpName; timeoutMs: number },
+  ): Work | undefined {
+    if (this.size === 1 || send.bytes.length <= SMALL_BYTES) return undefined;
     const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
     this.#progress ??= new ProgressThread(
       {
@@ -144,7 +152,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   }
 
   protected override release(): void {
-    this.#progress?.stop();
+    this.#progress?.stop(new CommunicatorError(`Group "${this.name}" was closed`));
     this.#segment.control.leave(this.rank);
     this.#exchange.barrier.ring();
     this.#exchange[Symbol.dispose]();
@@ -163,6 +171,16 @@ export class ShmCommunicator extends MeetingCommunicator {
       lost: () => this.#exchange.lostAmong(members),
     });
   }
+}
+
+/** Ranks that are bound to a core each see one core, and yet each has its own: what counts is how many they have together. */
+function coresOfAll(host: ShmHost, control: ControlBlock): number {
+  const known = host.coresOfAll ?? host.cores;
+  // Fewer than the affinity allows is a quota, which all share.
+  if (known >= host.localWorldSize || host.cores < allowedCores(Deno.pid).size) return known;
+  let all: ReadonlySet<number> = new Set();
+  for (let rank = 0; rank < control.size; rank++) all = all.union(allowedCores(control.identity(rank)!.pid));
+  return Math.max(known, all.size);
 }
 
 function hashText(text: string): string {

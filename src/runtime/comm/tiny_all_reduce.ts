@@ -1,17 +1,22 @@
 /**
  * All-reduce of a few numbers: a step's loss, a flag, a norm. Here the machinery around the reduction costs more than the
  * barrier, so there is none: no work, no generator, no views; typed arrays over staging that are made once, and a loop. For
- * a few kilobytes the loop is the usual one, without the rest.
+ * a few kilobytes the loop is WebAssembly, with views and codes kept by count. Other dtypes and operations go the usual way,
+ * without works and generators.
  */
 import type { CommDType, ReduceOp, ReduceOpName, View } from "./buffers.ts";
+import { SMALL_BYTES } from "./collectives.ts";
 import { encodeOperation, type OperationCode } from "./control_block.ts";
 import type { Meeting } from "./meeting.ts";
 import type { Reducer } from "./reduce_js.ts";
+import type { ScratchReducer } from "./reduce_wasm.ts";
 
-/** Most elements that go this way. */
+/** Up to this many elements a loop over them is faster than a call of WebAssembly. */
 const MAX_COUNT = 32;
+const OP_KEYS: Readonly<Record<TinyOp, number>> = { sum: 0, max: 1, min: 2 };
 
 type Numbers = Float32Array | Float64Array | Int32Array;
+type NumbersConstructor = new (buffer: ArrayBuffer, offset: number, length: number) => Numbers;
 type TinyDType = Extract<CommDType, "f32" | "f64" | "i32">;
 type TinyOp = Extract<ReduceOpName, "sum" | "max" | "min">;
 
@@ -25,10 +30,27 @@ const COMBINE: Readonly<Record<TinyDType, Readonly<Record<TinyOp, (a: number, b:
 
 interface Lane {
   readonly dtype: TinyDType;
+  readonly itemBytes: number;
   /** Staging of all ranks, for each parity. */
   readonly slots: readonly [Numbers[], Numbers[]];
   readonly codes: ReadonlyMap<string, OperationCode>[];
+  /** What larger ones need, by count and operation. */
+  readonly larger: Map<number, Larger>;
 }
+
+/** All-reduces of one count and operation, with everything made that can be made before. */
+interface Larger {
+  readonly op: TinyOp;
+  readonly code: OperationCode;
+  readonly reducer: ScratchReducer;
+  /** This rank's part of staging, and all ranks' addresses, for each parity. */
+  readonly mine: readonly [Numbers, Numbers];
+  readonly addresses: readonly [number[], number[]];
+  readonly result: Numbers;
+}
+
+/** Most entries of `Lane.larger`; whoever has more sizes than that pays for making them again. */
+const MAX_LARGER = 64;
 
 /** The short way of one group. */
 export class TinyAllReduce {
@@ -41,12 +63,14 @@ export class TinyAllReduce {
   }
 
   /** Reduces `data` in place, blocking; false, and nothing done, if it is not for this way. @throws {CommunicatorError} */
-  run(data: unknown, op: ReduceOp, timeoutMs: number): boolean {
+  run(buffer: unknown, op: ReduceOp, timeoutMs: number): boolean {
     if (op !== "sum" && op !== "max" && op !== "min") return false;
-    if (!(data instanceof Float32Array || data instanceof Float64Array || data instanceof Int32Array)) return false;
+    const data = numbersOf(buffer);
+    if (data === undefined) return false;
     const n = data.length;
-    if (n > MAX_COUNT) return false;
+    if (n > MAX_COUNT && data.byteLength > SMALL_BYTES) return false;
     const lane = this.#lanes.get(data.constructor) ?? this.#makeLane(data);
+    if (n > MAX_COUNT) return this.#runLarger(lane, data, op, timeoutMs);
     const x = this.#x, slots = lane.slots[x.parity], mine = slots[x.rank]!, combine = COMBINE[lane.dtype][op];
     x.begin(lane.codes[n]!.get(op)!, timeoutMs);
     for (let i = 0; i < n; i++) mine[i] = data[i]!;
@@ -60,6 +84,44 @@ export class TinyAllReduce {
     x.flip();
     x.end();
     return true;
+  }
+
+  #runLarger(lane: Lane, data: Numbers, op: TinyOp, timeoutMs: number): boolean {
+    const key = data.length * 4 + OP_KEYS[op];
+    const larger = lane.larger.get(key) ?? this.#makeLarger(lane, data, op, key);
+    if (larger === undefined) return false;
+    const x = this.#x, parity = x.parity;
+    x.begin(larger.code, timeoutMs);
+    larger.mine[parity].set(data);
+    x.arrive();
+    x.waitSync();
+    larger.reducer.reduce(larger.addresses[parity], data.length * lane.itemBytes);
+    data.set(larger.result);
+    x.flip();
+    x.end();
+    return true;
+  }
+
+  #makeLarger(lane: Lane, data: Numbers, op: TinyOp, key: number): Larger | undefined {
+    const [even, odd] = this.#sources!, { dtype, larger } = lane, count = data.length;
+    const reducer = [...larger.values()].find((l) => l.op === op)?.reducer ??
+      this.#x.reducers.intoScratch(dtype, op, even[0]!.buffer);
+    if (reducer === undefined) return undefined;
+    const array = data.constructor as NumbersConstructor;
+    const view = (bytes: { readonly buffer: ArrayBufferLike; readonly byteOffset: number }) =>
+      new array(bytes.buffer as ArrayBuffer, bytes.byteOffset, count);
+    const addresses = (slots: readonly Uint8Array[]) => slots.map((slot) => slot.byteOffset);
+    const made: Larger = {
+      op,
+      code: encodeOperation({ verb: "allReduce", dtype, reduceOp: op, root: -1, count }),
+      reducer,
+      mine: [view(even[this.#x.rank]!), view(odd[this.#x.rank]!)],
+      addresses: [addresses(even), addresses(odd)],
+      result: view(reducer.scratch),
+    };
+    if (larger.size >= MAX_LARGER) larger.clear();
+    larger.set(key, made);
+    return made;
   }
 
   /**
@@ -92,11 +154,8 @@ export class TinyAllReduce {
   }
 
   #makeLane(data: Numbers): Lane {
-    const [dtype, array] = data instanceof Float32Array
-      ? ["f32", Float32Array] as const
-      : data instanceof Float64Array
-      ? ["f64", Float64Array] as const
-      : ["i32", Int32Array] as const;
+    const array = data.constructor as NumbersConstructor;
+    const dtype = data instanceof Float32Array ? "f32" : data instanceof Float64Array ? "f64" : "i32";
     const view = (bytes: Uint8Array) => new array(bytes.buffer as ArrayBuffer, bytes.byteOffset, MAX_COUNT);
     const [even, odd] = this.#sources ??= this.#makeSources();
     const codes = Array.from({ length: MAX_COUNT + 1 }, (_, count) =>
@@ -104,8 +163,18 @@ export class TinyAllReduce {
         reduceOp,
         encodeOperation({ verb: "allReduce", dtype, reduceOp, root: -1, count }),
       ])));
-    const lane: Lane = { dtype, slots: [even.map(view), odd.map(view)], codes };
+    const slots: Lane["slots"] = [even.map(view), odd.map(view)];
+    const lane: Lane = { dtype, itemBytes: data.BYTES_PER_ELEMENT, slots, codes, larger: new Map() };
     this.#lanes.set(data.constructor, lane);
     return lane;
   }
+}
+
+/** The numbers of `buffer`, if they are of a dtype that goes this way. */
+function numbersOf(buffer: unknown): Numbers | undefined {
+  if (buffer instanceof Float32Array || buffer instanceof Float64Array || buffer instanceof Int32Array) return buffer;
+  const { data, dtype } = buffer as { readonly data?: unknown; readonly dtype?: unknown };
+  if (data instanceof Float32Array && dtype === "f32") return data;
+  if (data instanceof Float64Array && dtype === "f64") return data;
+  return data instanceof Int32Array && dtype === "i32" ? data : undefined;
 }

@@ -17,6 +17,7 @@ import { statesInPlace } from "../../program/in_place.ts";
 import { planBuffers } from "../../program/memory_plan.ts";
 import { type Program, segmentsOf, type Source, type Stored } from "../../program/program.ts";
 import { replaceSizes } from "../../program/reshape_targets.ts";
+import type { Recorder } from "../../trace/recorder.ts";
 import type { SymmetricArena } from "../comm/arena.ts";
 import type { StepTiming } from "../executor.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
@@ -100,6 +101,8 @@ export class CpuExecutor implements AsyncDisposable {
   readonly statesInPlace: ReadonlyMap<string, number>;
   /** Symbols of the values that live in private buffers, and of sizes that are fed. */
   readonly #symbols: ReadonlyMap<string, ReadonlySet<string>>;
+  /** Takes down what steps do, while there is one. */
+  recorder: Recorder | undefined;
   #bindings: Bindings = new Map();
   #tick = 0;
   #timing: StepTiming = { total: 0, waiting: 0 };
@@ -177,12 +180,15 @@ export class CpuExecutor implements AsyncDisposable {
       if (!given.has(name)) given.set(name, this.#engine.tensor(t.dtype, t.data, t.shape));
     }
     const produced = new Map<string, EngineTensor>();
-    let index = 0;
+    const { recorder } = this;
+    let index = 0, part = 0;
     for (const step of this.program.steps) {
+      const began = recorder ? recorder.now() : 0;
       if (step.kind === "barrier") {
         const before = performance.now();
         this.#group.barrierSync();
         waiting += performance.now() - before;
+        recorder?.part(part++, began);
         this.#tick++;
         continue;
       }
@@ -201,11 +207,13 @@ export class CpuExecutor implements AsyncDisposable {
       const results = running instanceof Promise ? await running : running;
       for (const { name } of wiring.outputs) if (fetch[name] === null) produced.set(name, results[name]!);
       if (share?.dynamic) share.publish(results, bank);
+      recorder?.part(part++, began);
     }
     const outputs = new Map(
       this.program.outputs.map(({ name, value }) => [name, this.#read(value, produced)] as const),
     );
     this.#timing = { total: performance.now() - started, waiting };
+    recorder?.step(started);
     return outputs;
   }
 

@@ -3,6 +3,7 @@ import { byteLength } from "../../core/dtype.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import type { Graph } from "../../graph/graph.ts";
 import type { Program } from "../../program/program.ts";
+import type { Recorder } from "../../trace/recorder.ts";
 import type { Executor, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
 import { SizeLimits } from "../size_limits.ts";
@@ -41,6 +42,14 @@ export class CpuModelExecutor implements Executor {
 
   get program(): Program {
     return this.#fused.program;
+  }
+
+  get recorder(): Recorder | undefined {
+    return this.#fused.recorder;
+  }
+
+  set recorder(recorder: Recorder | undefined) {
+    this.#fused.recorder = recorder;
   }
 
   get timing(): StepTiming {

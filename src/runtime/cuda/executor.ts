@@ -9,6 +9,7 @@ import { type Graph, outputOf, valueOf } from "../../graph/graph.ts";
 import type { TensorType } from "../../graph/types.ts";
 import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
+import type { Recorder } from "../../trace/recorder.ts";
 import { bindSymbols } from "../cpu/shapes.ts";
 import type { Executor, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
@@ -62,6 +63,7 @@ export class GpuExecutor implements Executor {
   /** Memory of all states; that of a state which nobody holds any more is given back when its collection is noticed. */
   readonly #cells = new Set<Iterable<StateCell>>();
   readonly #dropped = new FinalizationRegistry<Iterable<StateCell>>((cells) => this.#release(cells));
+  recorder: Recorder | undefined;
   #program: Program | undefined;
   #timing: StepTiming = { total: 0, waiting: 0 };
 
@@ -146,6 +148,7 @@ export class GpuExecutor implements Executor {
       ),
     );
     for (const [name, shape] of nextShapes) state!.advance(name, shape);
+    this.recorder?.step(started);
     this.#timing = { total: performance.now() - started, waiting };
     return results;
   }

@@ -1,8 +1,8 @@
 // deno-lint-ignore-file no-console -- a rank reports to its test by its output
 // All-reduces in the background: right, in order, beside others, while JavaScript computes; waited for blocking and not. An
-// argument makes the last rank die instead.
+// argument makes the last rank die, or rank 0 cancel one.
 import assert from "node:assert/strict";
-import { PeerLost } from "../../../src/runtime/comm/errors.ts";
+import { CommunicatorError, PeerLost } from "../../../src/runtime/comm/errors.ts";
 import { init } from "../../../src/runtime/comm/init.ts";
 
 const comm = await init({ timeoutMs: 60_000 });
@@ -40,7 +40,22 @@ const scaled = fresh();
 await comm.allReduce(scaled, { preMulSum: 2 }, { background: true });
 assert.equal(scaled[n - 1], 2 * total);
 
-if (Deno.args[0] !== "dies") {
+if (Deno.args[0] === "cancels") {
+  if (rank > 0) await new Promise((resolve) => setTimeout(resolve, 300)); // rank 0 has given up by then
+  const given = AbortSignal.timeout(100);
+  await assert.rejects(
+    async () => await comm.allReduce(fresh(), "sum", { background: true, ...rank === 0 ? { signal: given } : {} }),
+    (error) => {
+      assert.ok(error instanceof CommunicatorError);
+      assert.match(error.message, rank === 0 ? /cancelled: TimeoutError/ : /rank 0 .*aborted the group/);
+      return true;
+    },
+  );
+  console.log("cancelled");
+  // Not gone before rank 1 has heard: else it would, rightly, say that rank 0 ended.
+  if (rank === 0) await new Promise((resolve) => setTimeout(resolve, 2000));
+  await comm[Symbol.asyncDispose]();
+} else if (Deno.args[0] !== "dies") {
   const last = fresh(), work = comm.allReduce(last, "sum", { background: true });
   await comm.close(); // waits for it
   await work;

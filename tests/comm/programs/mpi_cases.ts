@@ -99,10 +99,13 @@ assert.deepEqual(ranks, Array.from({ length: size }, (_, r) => size - 1 - r));
 assert.deepEqual(ones!.ranks, Array.from({ length: size }, (_, r) => r).filter((r) => r % 2 === rank % 2));
 const pair = rank < 2 && size > 1 ? await comm.subgroup([1, 0]) : undefined;
 if (pair !== undefined) assert.deepEqual(await pair.objects.allGather(rank), [1, 0]);
-const many = Deno.env.has("PMI_SIZE") ? 2100 : 100; // MPICH has room for 2048 at once
-for (let i = 0; i < many; i++) {
+for (let i = 0; i < 30; i++) {
   const child = await comm.split(0);
   await child!.close();
+}
+for (let i = 0; i < 2100; i++) { // MPICH has room for 2048 at once
+  const alone = await comm.subgroup([rank]);
+  await alone[Symbol.asyncDispose]();
 }
 await Promise.all([ones!.close(), twos!.close(), pair?.close()]);
 const mesh = await comm.mesh({ dp: -1, tp: size % 2 === 0 ? 2 : 1 });
@@ -117,6 +120,10 @@ await comm.allReduce(own);
 assert.deepEqual([...own.data], [1, 2, 3, 4].map((v) => v * size));
 if (size > 1) assert.throws(() => own.peer(next), /Cannot read the memory of rank \d: mpi joins the ranks/);
 done.push("memory");
+
+// MPI is joined once.
+await assert.rejects(init({ backend: "mpi" }), /MPI is initialised in this process/);
+done.push("once");
 
 console.log(JSON.stringify(done));
 if (leave === "throw" && rank === 0) throw new Error("a rank that fails");

@@ -27,6 +27,10 @@ const FAULTS: Readonly<Record<string, (comm: Communicator) => Promise<unknown>>>
     await comm.barrier();
   },
   message: async (comm) => await comm.recv(new Float32Array(3), (comm.rank + 1) % comm.size, { timeoutMs: 500 }),
+  kill: async (comm) => {
+    if (comm.rank === 1) Deno.kill(Deno.pid, "SIGKILL");
+    await comm.barrier();
+  },
   join: async () => {},
 };
 

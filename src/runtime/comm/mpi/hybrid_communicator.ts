@@ -1,11 +1,11 @@
 /** The communicator of several hosts: shared memory within each, MPI between them. */
-import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "../arena.ts";
+import type { SymmetricArena } from "../arena.ts";
 import { allocateTensor, type CommDType, type SymmetricTensor, type View } from "../buffers.ts";
 import type { Communicator, GroupOptions, OpOptions } from "../communicator.ts";
-import { CommunicatorError } from "../errors.ts";
 import type { Received } from "../mailbox.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
+import { HostArena } from "./host_arena.ts";
 import { HybridSteps, type Levels } from "./hybrid_steps.ts";
 import { HybridWaiting } from "./hybrid_waiting.ts";
 import type { MpiCommunicator, MpiJob } from "./mpi_communicator.ts";
@@ -129,48 +129,5 @@ export class HybridCommunicator extends QueuedCommunicator<HybridWaiting> {
 
   #child(all: MpiCommunicator, options: GroupOptions): Promise<HybridCommunicator> {
     return HybridCommunicator.over(this.#job, all, { timeoutMs: options.timeoutMs ?? this.timeoutMs, world: false });
-  }
-}
-
-/** The shared memory of one host, of which peers are ranks of the whole group. */
-class HostArena implements SymmetricArena {
-  #inner: SymmetricArena;
-  #here: readonly number[];
-
-  constructor(inner: SymmetricArena, here: readonly number[]) {
-    this.#inner = inner;
-    this.#here = here;
-  }
-
-  get partBytes(): number {
-    return this.#inner.partBytes;
-  }
-
-  alloc(bytes: number): SymmetricBuffer {
-    const { local, memory, byteLength, peer } = this.#inner.alloc(bytes);
-    return {
-      byteLength,
-      local,
-      memory,
-      peer: (rank) => {
-        const place = this.#here.indexOf(rank);
-        if (place >= 0) return peer(place);
-        throw new CommunicatorError(`Cannot read the memory of rank ${rank}: it is on another host`, {
-          hint: `send it; the ranks of this host are ${this.#here.join(", ")}`,
-        });
-      },
-    };
-  }
-
-  mark(): ArenaMark {
-    return this.#inner.mark();
-  }
-
-  reset(mark: ArenaMark): void {
-    this.#inner.reset(mark);
-  }
-
-  [Symbol.dispose](): void {
-    this.#inner[Symbol.dispose]();
   }
 }

@@ -7,6 +7,7 @@ import type { CollectiveSteps, Counts, SendRecv } from "../collective_steps.ts";
 import type { Steps } from "../collectives.ts";
 import type { Communicator } from "../communicator.ts";
 import type { AnyWork } from "../work.ts";
+import { HostBuffer } from "./host_arena.ts";
 import type { HybridWaiting } from "./hybrid_waiting.ts";
 import { type Wire, wireOf } from "./wire.ts";
 
@@ -183,6 +184,8 @@ function reduced(
   return { buf: { data: memory, dtype }, op: wire?.op ?? op };
 }
 
+/** The view as a communicator beneath takes it; symmetric memory only where all its ranks are on this host. */
 function bufOf(view: View): Buf {
-  return { data: view.bytes, dtype: view.dtype };
+  const { bytes: data, dtype, symmetric } = view;
+  return symmetric instanceof HostBuffer ? { data, dtype, symmetric: symmetric.inner } : { data, dtype };
 }

@@ -295,9 +295,9 @@ function prepare(wire: Wire, send: View, recv: View): Uint8Array {
   return recv.bytes;
 }
 
-/** Parts of at most `MOST` elements; one at least, so that ranks always meet. */
-function* pieces(bytes: Uint8Array, itemBytes: number): Generator<Uint8Array> {
-  const most = MOST * itemBytes;
+/** Parts of at most `elements` elements; one at least, so that ranks always meet. */
+export function* pieces(bytes: Uint8Array, itemBytes: number, elements = MOST): Generator<Uint8Array> {
+  const most = elements * itemBytes;
   if (bytes.length <= most) return yield bytes;
   for (let start = 0; start < bytes.length; start += most) yield bytes.subarray(start, start + most);
 }

@@ -10,6 +10,7 @@ import type { CommDType, ReduceOp } from "../buffers.ts";
 import { requireReducible } from "../operations.ts";
 import type { NcclGroup } from "./nccl_group.ts";
 import { deviceOp, deviceType } from "./nccl_wire.ts";
+import { turn } from "./turn.ts";
 
 /** Elements on the GPU, one after the other. */
 export interface DeviceBuffer {
@@ -150,7 +151,7 @@ export class DeviceCollectives {
       o.signal?.throwIfAborted();
       if (looks % LOOKS_PER_CHECK === 0) this.#check(started, o.timeoutMs);
       if (performance.now() - started < SPIN_MS) continue;
-      if (performance.now() - started < 3) await new Promise((go) => setImmediate(go));
+      if (performance.now() - started < 3) await turn();
       else {
         await new Promise((go) => setTimeout(go, 1));
         this.#check(started, o.timeoutMs);

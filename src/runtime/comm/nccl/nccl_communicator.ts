@@ -50,7 +50,9 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   #subgroups = new Map<string, number>();
 
   private constructor(job: NcclJob, o: NcclMembership, group: NcclGroup) {
-    const queue = new WorkQueue(group), steps = new NcclSteps(group), { env, cores } = job.process;
+    const queue: WorkQueue<NcclGroup> = new WorkQueue(group),
+      steps = new NcclSteps(group),
+      { env, cores } = job.process;
     super({ ...o, localRank: env.localRank, cores, waiting: group, queue, steps });
     this.arena = new PrivateArena(o.rank, "nccl");
     this.device = new DeviceCollectives(group, o.timeoutMs);
@@ -76,14 +78,17 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     const size = o.ranks.length, cards = size === 1 ? [own] : await job.meet(own, { ...o, timeoutMs: o.joinTimeoutMs });
     requireFit(cards, o.ranks);
     // The watch begins before the communicator that it serves.
-    let comm: NcclCommunicator | undefined;
-    const pending = { queued: () => comm?.queue.queued ?? [], messages: () => [] };
+    let made: NcclCommunicator | undefined;
+    const pending = {
+      queued: () => made?.queue.queued ?? [],
+      messages: () => made === undefined ? [] : made.#messages.describe(),
+    };
     const watched = { ...o, process, pending, timeoutMs: o.joinTimeoutMs };
     const oneHost = cards.every((card) => card.host === own.host);
     const watch = oneHost || job.store === undefined ? await watchHost(watched) : new StoreWatch(watched, job.store);
-    const joined = await initialize(process, Uint8Array.fromBase64(cards[0]!.id!), o, watch);
-    const group = new NcclGroup({ ...o, process, comm: joined, watch });
-    return comm = new NcclCommunicator(job, o, group);
+    const comm = await initialize(process, Uint8Array.fromBase64(cards[0]!.id!), o, watch);
+    const group = new NcclGroup({ ...o, process, comm, watch });
+    return made = new NcclCommunicator(job, o, group);
   }
 
   /** The GPU of this rank, for whoever computes on it too. */

@@ -7,6 +7,7 @@ import type { OperationCode } from "../control_block.ts";
 import { CommunicatorError } from "../errors.ts";
 import type { Waiting } from "../work.ts";
 import type { NcclProcess } from "./nccl_process.ts";
+import { turn } from "./turn.ts";
 import type { Watch } from "./watch.ts";
 
 /** Which group this is. */
@@ -161,8 +162,7 @@ export class NcclGroup implements Waiting, Disposable {
 
   async sleep(ready: () => boolean): Promise<void> {
     if (ready()) this.#idleSince = performance.now();
-    else if (this.#meeting) await this.watch.sleep(ready);
-    else if (performance.now() - this.#idleSince < EAGER_MS) await new Promise((go) => setImmediate(go));
+    else if (performance.now() - this.#idleSince < EAGER_MS) await turn();
     else await new Promise((go) => setTimeout(go, 1));
   }
 

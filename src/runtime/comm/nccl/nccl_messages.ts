@@ -82,6 +82,14 @@ export class NcclMessages implements Side, Disposable {
     return true;
   }
 
+  /** What is under way, in words. */
+  describe(): string[] {
+    const open = [...this.#batch?.messages.map((m) => m.message) ?? [], ...this.#waiting];
+    return open.map(({ kind, peer, view }) =>
+      `${kind} ${view.dtype}[${view.count}] ${kind === "send" ? "to" : "from"} rank ${peer}`
+    );
+  }
+
   pump(): boolean {
     let moved = this.#meetSelf();
     if (this.#batch === undefined && this.#waiting.some((m) => m.peer !== this.#g.rank)) moved = this.#begin() || moved;

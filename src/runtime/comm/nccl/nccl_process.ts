@@ -27,11 +27,10 @@ export class NcclProcess {
   readonly facts: DeviceFacts;
   readonly libc: Libc;
   readonly window: AddressWindow;
-  /** What shared memory beside NCCL reduces with; no tensor goes that way. */
   readonly reducers: Reducers;
+  readonly env: LaunchEnv;
   /** Remembers what all groups did last. */
   readonly flight: FlightRecorder;
-  readonly env: LaunchEnv;
   readonly cores: number = navigator.hardwareConcurrency; // minds affinity and control groups
 
   /**
@@ -39,7 +38,7 @@ export class NcclProcess {
    *
    * @throws {UnavailableError} If a library is missing, or there are more ranks on this host than GPUs.
    */
-  constructor(env: LaunchEnv, flight: FlightRecorder, device?: NcclDevice) {
+  constructor({ env, flight }: { readonly env: LaunchEnv; readonly flight: FlightRecorder }, device?: NcclDevice) {
     const libraries = this.libraries = device?.libraries ?? new CudaLibraries();
     this.env = env;
     this.flight = flight;

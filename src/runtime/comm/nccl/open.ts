@@ -20,7 +20,7 @@ export interface NcclOptions extends EngineOptions {
  * @throws {RendezvousError} If ranks are missing, or NCCL cannot join them.
  */
 export async function openNccl(options: NcclOptions): Promise<NcclCommunicator> {
-  const { env } = options, process = new NcclProcess(env, options.flight, options.device);
+  const { env } = options, process = new NcclProcess(options, options.device);
   const store = env.worldSize > 1 ? await connect(env, options.joinTimeoutMs) : undefined;
   const host = Deno.env.get("SHARDWISE_PRETEND_HOSTS")?.split(",")[env.rank] ?? Deno.hostname();
   const meet = env.worldSize > 1 ? chooseMeet(process, store) : () => Promise.reject(new Error("nobody to meet"));

@@ -60,16 +60,8 @@ export function meetByStore(store: Store, attempt: number): Meet {
 export function meetByMemory(process: NcclProcess): Meet {
   const { libc, window, reducers, flight, env, cores } = process;
   return async (own, o) => {
-    const host = {
-      libc,
-      window,
-      reducers,
-      flight,
-      runId: env.runId,
-      localRank: env.localRank,
-      localWorldSize: env.localWorldSize,
-      cores,
-    };
+    const { runId, localRank, localWorldSize } = env;
+    const host = { libc, window, reducers, flight, runId, localRank, localWorldSize, cores };
     await using side = await ShmCommunicator.join(host, {
       name: `nccl-meet-${o.name}`,
       rank: o.rank,

@@ -9,6 +9,8 @@ export class Staging implements Disposable {
   #driver: CudaDriver;
   #pinned: PinnedMemory | undefined;
   #device: DeviceMemory | undefined;
+  /** Buffers that were too small: to free memory waits for the GPU, and so for peers that may wait for this rank. */
+  #outgrown: Disposable[] = [];
 
   constructor(driver: CudaDriver) {
     this.#driver = driver;
@@ -27,7 +29,7 @@ export class Staging implements Disposable {
   /** Makes room for `bytes`; nothing may be under way. @throws {CudaError} If there is none. */
   reserve(bytes: number): this {
     if (this.#pinned !== undefined && this.#pinned.byteLength >= bytes) return this;
-    this[Symbol.dispose]();
+    if (this.#pinned !== undefined) this.#outgrown.push(this.#pinned, this.#device!);
     const size = Math.max(LEAST, 2 ** Math.ceil(Math.log2(bytes)));
     this.#pinned = new PinnedMemory(this.#driver, size);
     this.#device = new DeviceMemory(this.#driver, size);
@@ -52,6 +54,8 @@ export class Staging implements Disposable {
   [Symbol.dispose](): void {
     this.#pinned?.[Symbol.dispose]();
     this.#device?.[Symbol.dispose]();
+    for (const buffer of this.#outgrown) buffer[Symbol.dispose]();
     this.#pinned = this.#device = undefined;
+    this.#outgrown = [];
   }
 }

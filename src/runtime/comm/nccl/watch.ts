@@ -7,7 +7,7 @@ import { Arena, STAGING_CHUNKS } from "../arena.ts";
 import { decodeOperation, describeRecord, type OperationCode } from "../control_block.ts";
 import { CollectiveTimeout, CommunicatorError, PeerLost } from "../errors.ts";
 import { Exchange } from "../exchange.ts";
-import type { FlightSource } from "../flight_recorder.ts";
+import type { FlightRing, FlightSource } from "../flight_recorder.ts";
 import { type JoinedSegment, joinSegment } from "../join.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 
@@ -16,7 +16,7 @@ export interface Watch extends Disposable {
   /** Whether members are seen before they come to a collective. */
   readonly meets: boolean;
   begin(op: OperationCode, timeoutMs: number, calledAt?: number): void;
-  /** The collective is over. */
+  /** The operation is done. */
   end(at?: number): void;
   /** Says that this rank has come. */
   arrive(): void;
@@ -26,9 +26,7 @@ export interface Watch extends Disposable {
   checkComing(): void;
   /** Whether waiting for `ranks` of the group since `started` makes sense. @throws {CommunicatorError} If not. */
   checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void;
-  /** Waits a little for somebody to come, leaving the event loop free. */
-  sleep(ready: () => boolean): Promise<void>;
-  /** The same, blocking. */
+  /** Waits a little for somebody to come, blocking. */
   nap(ready: () => boolean): void;
   /** Looks a short while for all to come. */
   spin(): boolean;
@@ -68,18 +66,11 @@ class HostWatch implements Watch {
 
   constructor(o: WatchOptions, segment: JoinedSegment) {
     const { libc, window, reducers, flight, env, cores } = o.process, { control } = segment;
-    const host = { libc, window, reducers, flight, control, rank: o.rank };
+    const host = { libc, window, control, rank: o.rank };
     // Nothing travels through it: it is what an exchange stands on.
     this.#staging = new Arena({ ...host, label: o.name, chunks: STAGING_CHUNKS, check: () => exchange.check() });
     const spin = env.localWorldSize <= cores;
-    const exchange = new Exchange({
-      ...host,
-      staging: this.#staging,
-      name: o.name,
-      ranks: o.ranks,
-      spin,
-      pending: o.pending,
-    });
+    const exchange = new Exchange({ ...host, ...o, reducers, flight, staging: this.#staging, spin });
     this.#exchange = exchange;
     this.#segment = segment;
     this.#rank = o.rank;
@@ -107,9 +98,6 @@ class HostWatch implements Watch {
   checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void {
     if (ranks.length > 0) this.#exchange.checkPeers(ranks, started, timeoutMs);
   }
-  sleep(ready: () => boolean): Promise<void> {
-    return this.#exchange.sleep(ready);
-  }
   nap(ready: () => boolean): void {
     this.#exchange.nap(ready);
   }
@@ -123,6 +111,7 @@ class HostWatch implements Watch {
   [Symbol.dispose](): void {
     this.#segment.control.leave(this.#rank);
     this.#exchange.barrier.ring();
+    this.#exchange[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#segment[Symbol.dispose]();
   }
@@ -136,9 +125,11 @@ export class StoreWatch implements Watch {
   #op: OperationCode | undefined;
   #failure: CommunicatorError | undefined;
   #stop: () => void;
+  #ring: FlightRing;
 
   constructor(o: WatchOptions, store: Pick<StoreClient, "onAbort" | "onLeft">) {
     this.#o = o;
+    this.#ring = o.process.flight.open({ name: o.name, ranks: o.ranks, ...o.pending });
     let open = true;
     store.onAbort((reason) => {
       if (open) this.#failure ??= this.#ended(culpritOf(reason), "ended");
@@ -156,12 +147,15 @@ export class StoreWatch implements Watch {
     return describeRecord(this.#op && { ...decodeOperation(this.#op), seq: this.#seq });
   }
 
-  begin(op: OperationCode): void {
+  begin(op: OperationCode, _timeoutMs: number, calledAt = 0): void {
     if (this.#failure !== undefined) throw this.#failure;
     this.#seq++;
     this.#op = op;
+    this.#ring.begin(this.#seq, op, calledAt);
   }
-  end(): void {}
+  end(at = 0): void {
+    this.#ring.end(at);
+  }
   arrive(): void {}
   passed(): boolean {
     return true;
@@ -181,19 +175,18 @@ export class StoreWatch implements Watch {
     );
     throw this.#failure;
   }
-  sleep(): Promise<void> {
-    return Promise.resolve();
-  }
   nap(): void {}
   spin(): boolean {
     return true;
   }
   abort(error: CommunicatorError): void {
     this.#failure ??= error;
+    this.#o.process.flight.dump(this.#failure);
   }
 
   [Symbol.dispose](): void {
     this.#stop();
+    this.#o.process.flight.close(this.#ring);
   }
 
   get #job(): number {

@@ -1,0 +1,257 @@
+/** Splitting a model into files, one part a rank; sharded_folder.ts says what they are and reads them. */
+import { basename, dirname, join } from "node:path";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { byteLength } from "./core/dtype.ts";
+import { FormatError } from "./core/errors.ts";
+import { writeShardings } from "./formats/device_annotations.ts";
+import type { ExternalReference } from "./formats/export_onnx.ts";
+import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
+import {
+  ModelProtoSchema,
+  StringStringEntryProtoSchema,
+  TensorProto_DataLocation,
+  TensorProtoSchema,
+} from "./formats/onnx_schema.ts";
+import { exportRankModel } from "./formats/rank_model.ts";
+import type { Graph, TensorData } from "./graph/graph.ts";
+import { printGraph } from "./graph/text.ts";
+import { shardingsOf } from "./passes/annotations.ts";
+import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { localize } from "./passes/localize.ts";
+import { shardPipeline } from "./passes/pipelines.ts";
+import type { Plan } from "./plan/plan.ts";
+import { type PlanFile, planFile } from "./plan/plan_file.ts";
+import { mappedSources } from "./runtime/mapped_source.ts";
+import { explainFile } from "./session.ts";
+import { SizeLimits } from "./runtime/size_limits.ts";
+import { FOLDER_FILES, RANK_METADATA, rankFiles } from "./sharded_folder.ts";
+
+/** How a model is exported. */
+export interface ShardModelOptions {
+  /** Ranks to make files for. */
+  readonly ranks: number;
+  /** What the passes may be told. */
+  readonly config?: Config;
+}
+
+/** What was written. */
+export interface ShardedFolder {
+  /** The plan's file. */
+  readonly plan: PlanFile;
+  /** Names of the files, with their bytes. */
+  readonly files: readonly { readonly name: string; readonly bytes: number }[];
+}
+
+/** Constants of fewer bytes stay in the models. */
+const INLINE_BELOW = 1024;
+/** What belongs to a model beside its graph, and is copied along. */
+const COMPANIONS =
+  /^(tokenizer.*\.json|(.*_)?config\.json|special_tokens_map\.json|chat_template\.jinja|vocab\.(json|txt)|merges\.txt|.*\.model)$/;
+
+/**
+ * Splits the ONNX model at `path` over `ranks` and writes all parts to the folder `to`, which is made if need be.
+ *
+ * @throws {FormatError} If the model cannot be read. @throws {PlanError} If `config` asks for the impossible.
+ */
+export function shardModel(path: string, to: string, { ranks, config = {} }: ShardModelOptions): ShardedFolder {
+  using sources = mappedSources();
+  using file = readOnnx(path, { open: sources.open });
+  const { graph, plan, report } = explainFile(file, { ranks, config });
+  Deno.mkdirSync(to, { recursive: true });
+  refuseOverwriting(path, to);
+  const stored = planFile(graph, plan, report);
+  const { fingerprint } = stored.model;
+  const files = [write(to, FOLDER_FILES.plan, new TextEncoder().encode(JSON.stringify(stored, undefined, 1) + "\n"))];
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  ctx.plan = plan;
+  const sharded = shardPipeline().run(graph, ctx);
+  files.push(write(to, FOLDER_FILES.graph, new TextEncoder().encode(printGraph(sharded))));
+  const data = writeWeights(file, join(to, FOLDER_FILES.data));
+  for (let rank = 0; rank < ranks; rank++) {
+    files.push(...writeRank(sharded, { to, rank, ranks, fingerprint, data }));
+  }
+  // Last, as it changes the model that the weights were read from.
+  files.push(
+    write(to, FOLDER_FILES.model, annotatedModel(file, { graph, plan, data })),
+    ...sized(to, FOLDER_FILES.data),
+  );
+  for (const name of companions(path, to)) files.push(...sized(to, name));
+  return { plan: stored, files };
+}
+
+/** The weights of the whole model in one file: where each piece of a source file has gone. */
+class PlacedData {
+  readonly #pieces = new Map<string, { from: number; length: number; to: number }[]>();
+
+  add(file: string, from: number, length: number, to: number): void {
+    const list = this.#pieces.get(file);
+    if (list) list.push({ from, length, to });
+    else this.#pieces.set(file, [{ from, length, to }]);
+  }
+
+  /** Where the bytes of `data` lie in the new file, if they do. */
+  find({ location }: Pick<TensorData, "location">): ExternalReference | undefined {
+    if (!location) return undefined;
+    const { offset, length } = location;
+    const piece = this.#pieces.get(location.file)?.find((p) =>
+      p.from <= offset && offset + length <= p.from + p.length
+    );
+    return piece && { location: FOLDER_FILES.data, offset: piece.to + offset - piece.from, length };
+  }
+}
+
+function writeWeights(file: OnnxFile, path: string): PlacedData {
+  const placed = new PlacedData();
+  using out = new DataWriter(path);
+  for (const { location, bytes: read } of file.initializers.values()) {
+    if (location.kind !== "file" || location.length < INLINE_BELOW || placed.find({ location: at(location) })) continue;
+    placed.add(location.path, location.offset, location.length, out.append([read()]));
+  }
+  return placed;
+}
+
+function at({ path, offset, length }: { path: string; offset: number; length: number }) {
+  return { file: path, offset, length };
+}
+
+/** A rank's models, and the file of its own slices. */
+function writeRank(
+  sharded: Graph<"sharded">,
+  into: { to: string; rank: number; ranks: number; fingerprint: string; data: PlacedData },
+): ShardedFolder["files"] {
+  const { to, rank, ranks, fingerprint, data: whole } = into;
+  const names = rankFiles(rank);
+  const shared = new Set(sharded.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
+  /** Where the slices of the sharded graph's constants are, by name: both models read the same. */
+  const slices = new Map<string, ExternalReference>();
+  const written: { name: string; bytes: number }[] = [];
+  const models = [[names.model, localize(sharded, rank, ranks)] as const];
+  // Above the limits of fused ops, plain ones take their place.
+  if (SizeLimits.of(sharded)) models.push([names.plain, localize(sharded, rank, ranks, { plain: true })]);
+  {
+    using out = new DataWriter(join(to, names.weights));
+    for (const [name, local] of models) {
+      const references = new Map<TensorData, ExternalReference>();
+      for (const node of local.nodes) {
+        if (node.kind !== "get_attr") continue;
+        const { data, outputs: [value] } = node;
+        const length = byteLength(data.dtype, data.shape.reduce((a, b) => a * b, 1));
+        if (length < INLINE_BELOW || references.has(data)) continue;
+        let reference = whole.find(data) ?? slices.get(value);
+        if (!reference) {
+          const offset = out.append(data.chunks?.() ?? [data.bytes()]);
+          reference = { location: names.weights, offset, length };
+          if (shared.has(value)) slices.set(value, reference);
+        }
+        references.set(data, reference);
+      }
+      const metadata = {
+        [RANK_METADATA.rank]: `${rank} of ${ranks}`,
+        [RANK_METADATA.fingerprint]: fingerprint,
+      };
+      written.push(
+        write(to, name, exportRankModel(local, { external: (_, data) => references.get(data), metadata })),
+      );
+    }
+  }
+  return [...written, ...sized(to, names.weights)];
+}
+
+/** The whole model with annotations, its weights in the data file. */
+function annotatedModel(
+  file: OnnxFile,
+  { graph, plan, data }: { graph: Graph<"global">; plan: Plan; data: PlacedData },
+): Uint8Array {
+  const { model } = file;
+  model.graph!.initializer = model.graph!.initializer.map((proto) => {
+    const { location } = file.tensor(proto);
+    const placed = location.kind === "file" ? data.find({ location: at(location) }) : undefined;
+    if (!placed) return proto;
+    const entry = (key: string, value: unknown) => create(StringStringEntryProtoSchema, { key, value: String(value) });
+    return create(TensorProtoSchema, {
+      name: proto.name,
+      dims: proto.dims,
+      dataType: proto.dataType,
+      dataLocation: TensorProto_DataLocation.EXTERNAL,
+      externalData: [
+        entry("location", placed.location),
+        entry("offset", placed.offset),
+        entry("length", placed.length),
+      ],
+    });
+  });
+  writeShardings(model, { name: `tp${plan.ranks}`, devices: plan.ranks }, shardingsOf(graph, plan));
+  return toBinary(ModelProtoSchema, model);
+}
+
+/** A file that grows by aligned pieces; it is there only if anything was written. */
+class DataWriter implements Disposable {
+  readonly #path: string;
+  #file: Deno.FsFile | undefined;
+  #at = 0;
+
+  constructor(path: string) {
+    this.#path = path;
+    if (isFile(path)) Deno.removeSync(path);
+  }
+
+  /** Appends `pieces` in order; gives the offset of the first byte. */
+  append(pieces: Iterable<Uint8Array>): number {
+    this.#file ??= Deno.openSync(this.#path, { write: true, create: true, truncate: true });
+    const offset = Math.ceil(this.#at / 64) * 64;
+    this.#file.seekSync(offset, Deno.SeekMode.Start);
+    this.#at = offset;
+    for (const piece of pieces) {
+      for (let done = 0; done < piece.length;) done += this.#file.writeSync(piece.subarray(done));
+      this.#at += piece.length;
+    }
+    return offset;
+  }
+
+  [Symbol.dispose](): void {
+    this.#file?.close();
+    this.#file = undefined;
+  }
+}
+
+function write(folder: string, name: string, bytes: Uint8Array): { name: string; bytes: number } {
+  Deno.writeFileSync(join(folder, name), bytes);
+  return { name, bytes: bytes.length };
+}
+
+function sized(folder: string, name: string): { name: string; bytes: number }[] {
+  return isFile(join(folder, name)) ? [{ name, bytes: Deno.statSync(join(folder, name)).size }] : [];
+}
+
+/** Copies tokenizer, configuration and chat template; gives their names. */
+function companions(model: string, to: string): string[] {
+  const folder = dirname(model);
+  // Of `onnx/model.onnx` they lie one folder up.
+  const folders = basename(folder) === "onnx" ? [dirname(folder), folder] : [folder];
+  const names = new Map(
+    folders.flatMap((from) =>
+      Array.from(Deno.readDirSync(from)).filter((e) =>
+        !e.isDirectory && COMPANIONS.test(e.name) && e.name !== FOLDER_FILES.plan
+      )
+        .map((e) => [e.name, join(from, e.name)] as const)
+    ),
+  );
+  for (const [name, from] of names) Deno.copyFileSync(from, join(to, name));
+  return [...names.keys()].sort();
+}
+
+/** @throws {FormatError} If the parts would lie where the model itself does. */
+function refuseOverwriting(model: string, to: string): void {
+  if (Deno.realPathSync(dirname(model)) !== Deno.realPathSync(to)) return;
+  throw new FormatError(`Cannot export ${model} to ${to}: the model itself lies there`, {
+    hint: "name another folder with --out",
+  });
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+}
