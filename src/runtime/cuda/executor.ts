@@ -5,7 +5,8 @@ import { InputError } from "../../core/errors.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
-import { type Graph, outputOf, valueOf } from "../../graph/graph.ts";
+import { inlineData } from "../../graph/builder.ts";
+import { type Attribute, type Graph, isCall, outputOf, valueOf } from "../../graph/graph.ts";
 import type { TensorType } from "../../graph/types.ts";
 import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
@@ -69,7 +70,7 @@ export class GpuExecutor implements Executor {
 
   /** Uploads the weights. @throws {CudaError} If the GPU has too little memory. */
   constructor(graph: Graph<"local">, options: GpuOptions) {
-    this.#graph = graph;
+    this.#graph = withOwnAttributes(graph);
     this.#options = options;
     this.#held = options.held ?? ((dtype) => dtype);
     this.#inputs = new Map(
@@ -237,4 +238,20 @@ export class GpuExecutor implements Executor {
     this[Symbol.dispose]();
     return Promise.resolve();
   }
+}
+
+/** The graph with tensor attributes of its own: a step reads them when the model's file is closed already. */
+function withOwnAttributes(graph: Graph<"local">): Graph<"local"> {
+  const own = (attribute: Attribute): Attribute =>
+    attribute.kind === "tensor"
+      ? {
+        kind: "tensor",
+        value: inlineData(attribute.value.dtype, attribute.value.shape, attribute.value.bytes().slice()),
+      }
+      : attribute;
+  const nodes = graph.nodes.map((node) => {
+    if (!isCall(node) || !Object.values(node.attributes).some((a) => a.kind === "tensor")) return node;
+    return { ...node, attributes: Object.fromEntries(Object.entries(node.attributes).map(([k, a]) => [k, own(a)])) };
+  });
+  return { ...graph, nodes };
 }
