@@ -54,15 +54,16 @@ export class KernelCache implements Disposable {
     const { major, minor } = nvrtc.version;
     const key = createHash("sha256").update(`${nvrtc.path} ${major}.${minor} ${option}\n${source}`).digest("hex");
     const path = folder === undefined ? undefined : join(folder, `${key}.cubin`);
-    if (path !== undefined) {
-      try {
-        return Deno.readFileSync(path);
-      } catch (error) {
-        if (!(error instanceof Deno.errors.NotFound)) throw error;
-      }
-    }
-    const { image } = nvrtc.compile({ source, name: "shardwise.cu", options: [option, "--std=c++17"] });
-    if (path !== undefined) keep(path, image);
+    const compile = () => nvrtc.compile({ source, name: "shardwise.cu", options: [option, "--std=c++17"] }).image;
+    if (path === undefined) return compile();
+    const kept = read(path);
+    if (kept) return kept;
+    // Ranks start together and need the same kernels: one compiles, the others wait for its file.
+    using turn = takeTurn(path);
+    const made = turn.waited ? read(path) : undefined;
+    if (made) return made;
+    const image = compile();
+    keep(path, image);
     return image;
   }
 
@@ -70,6 +71,54 @@ export class KernelCache implements Disposable {
     for (const module of this.#modules.splice(0)) module[Symbol.dispose]();
     this.#functions.clear();
   }
+}
+
+function read(path: string): Uint8Array<ArrayBuffer> | undefined {
+  try {
+    return Deno.readFileSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Between two looks at a file that another process makes, and how long it may take, in milliseconds. */
+const LOOK_MS = 20, PATIENCE_MS = 120_000;
+
+/** Waits while another process of this host makes `path`; where none does, others wait for this one until it is disposed. */
+function takeTurn(path: string): Disposable & { readonly waited: boolean } {
+  const lock = `${path}.lock`, pause = new Int32Array(new SharedArrayBuffer(4));
+  const none = { waited: true, [Symbol.dispose]() {} };
+  for (const until = performance.now() + PATIENCE_MS; performance.now() < until;) {
+    try {
+      Deno.mkdirSync(dirname(path), { recursive: true });
+      Deno.writeTextFileSync(lock, `${Deno.pid}`, { createNew: true });
+      return { waited: false, [Symbol.dispose]: () => Deno.removeSync(lock) };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AlreadyExists)) return none; // a cache that cannot be written is none
+    }
+    if (!isRunning(lock)) return none;
+    Atomics.wait(pause, 0, 0, LOOK_MS);
+    if (read(path)) return none;
+  }
+  return none;
+}
+
+/** Whether the process that wrote `lock` still runs; one that was killed leaves a lock that means nothing. */
+function isRunning(lock: string): boolean {
+  try {
+    const pid = Deno.readTextFileSync(lock);
+    if (pid === "") return true; // it is being written
+    if (Deno.statSync(`/proc/${pid}`)) return true;
+  } catch {
+    // It is gone, or its process is.
+  }
+  try {
+    Deno.removeSync(lock);
+  } catch {
+    // Another one has.
+  }
+  return false;
 }
 
 /** Writes a file that other processes see whole or not at all; a cache that cannot be written is none. */

@@ -58,7 +58,8 @@ function uploadTensor(device: GpuDevice, memory: DeviceMemory, data: TensorData,
 
 function tooLarge(device: GpuDevice, total: number, cause: CudaError): UnavailableError {
   const { free, total: all } = device.context.memory(), { name } = device.context.facts;
-  const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+  const gib = (bytes: number) =>
+    bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(2)} GiB`;
   return new UnavailableError(
     `Cannot hold this rank's weights of ${gib(total)} on GPU ${device.context.ordinal} (${name}): ${gib(free)} of ${
       gib(all)
