@@ -18,7 +18,7 @@ import type { Exchange } from "./collectives.ts";
 import type { AddressOf, GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
-import { type Command, type DeviceProgram, lowerGraph, type Place } from "./lower.ts";
+import { type Command, type DeviceProgram, Lowerer, type Place } from "./lower.ts";
 import { uploadWeights } from "./weights.ts";
 
 /** How ranks exchange device memory, in the order of the device's stream. */
@@ -58,6 +58,7 @@ export class GpuExecutor implements Executor {
   /** The carried input that each value becomes. */
   readonly #states: ReadonlyMap<string, string>;
   readonly #weights: ReadonlyMap<string, DeviceMemory>;
+  readonly #lowerer: Lowerer;
   readonly #programs = new Map<string, DeviceProgram>();
   readonly #memory = new Map<"arena" | "sizes", DeviceMemory>();
   readonly #inputMemory = new Map<string, DeviceMemory>();
@@ -80,6 +81,7 @@ export class GpuExecutor implements Executor {
     );
     const { names, inputs } = outputOf(graph);
     this.#outputTypes = new Map(names.map((name, i) => [name, valueOf(graph, inputs[i]!).type]));
+    this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.#held });
     this.#carried = carriedTensors(graph);
     this.#states = new Map(graph.carried.map((c) => [inputs[c.output]!, c.input]));
     this.#weights = uploadWeights(graph, { device: options.device, held: this.#held, onProgress: options.onProgress });
@@ -190,10 +192,8 @@ export class GpuExecutor implements Executor {
     const key = `${withStates} ${[...bindings].map(([name, size]) => `${name}=${size}`).join()}`;
     let program = this.#programs.get(key);
     if (!program) {
-      const { rank, ranks, device } = this.#options;
-      const states = withStates ? this.#states : undefined;
-      program = lowerGraph(this.#graph, { bindings, rank, ranks, held: this.#held, ...(states ? { states } : {}) });
-      device.kernels.load(program.commands.flatMap((c) => (c.kind === "kernel" ? [c.launch] : [])));
+      program = this.#lowerer.lower(bindings, withStates ? this.#states : undefined);
+      this.#options.device.kernels.load(program.commands.flatMap((c) => (c.kind === "kernel" ? [c.launch] : [])));
       if (this.#programs.size >= KEPT) this.#programs.delete(this.#programs.keys().next().value!);
     } else this.#programs.delete(key);
     this.#programs.set(key, program);

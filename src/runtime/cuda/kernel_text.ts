@@ -3,8 +3,8 @@
  *
  * A kernel takes one struct of 8-byte fields: addresses, sizes, strides, offsets and numbers. That needs no table of argument types.
  */
-import { createHash } from "node:crypto";
 import type { Access, MapStep, Operand, Params, RowsStep } from "../../ops/kernels/kernel.ts";
+import { KernelTexts } from "./kernel_texts.ts";
 import { cType } from "./prelude.ts";
 
 /** A field of a kernel's argument. */
@@ -52,12 +52,6 @@ class Arguments {
   }
 }
 
-/** Whether `expression` uses a name. */
-function mentions(expressions: readonly string[], name: string): boolean {
-  const pattern = new RegExp(`\\b${name}\\b`);
-  return expressions.some((e) => pattern.test(e));
-}
-
 /** Dims of a step and the strides of its accesses; dims that all of them walk through as one are one. */
 interface Dims {
   readonly sizes: readonly number[];
@@ -101,8 +95,8 @@ function offset(name: string, args: Arguments, at: { prefix: string; strides: re
   return terms.length > 0 ? terms.join(" + ") : "0";
 }
 
-function declareParams(args: Arguments, params: Params, expressions: readonly string[]): string {
-  return Object.entries(params).filter(([name]) => mentions(expressions, name)).map(([name, value]) => {
+function declareParams(args: Arguments, params: Params, mentioned: (name: string) => boolean): string {
+  return Object.entries(params).filter(([name]) => mentioned(name)).map(([name, value]) => {
     if (typeof value === "number") return `const long long ${name} = ${args.int(name, value)};`;
     args.float(name, value.float);
     return `const float ${name} = (float)p.${name};`;
@@ -112,26 +106,28 @@ function declareParams(args: Arguments, params: Params, expressions: readonly st
 function finish(
   body: string,
   args: Arguments,
-  size: { readonly blocks: number; readonly threads: number; readonly wide: boolean },
+  to: { readonly blocks: number; readonly threads: number; readonly wide: boolean; readonly texts: KernelTexts },
 ): Launch {
-  const index = size.wide ? "unsigned long long" : "unsigned int";
-  const hash = createHash("sha256").update(`${index}${args.struct}${body}`).digest("hex").slice(0, 20);
-  const name = `sw_${hash}`;
-  const text = `struct P_${hash} { ${args.struct} };\n` +
-    `extern "C" __global__ void __launch_bounds__(${THREADS}) ${name}(const P_${hash} p) {\n` +
-    `  typedef ${index} I;\n${body}}\n`;
-  return { name, text, fields: args.fields, blocks: size.blocks, threads: size.threads };
+  const index = to.wide ? "unsigned long long" : "unsigned int", { struct } = args;
+  const { name, text } = to.texts.named(`${index}${struct}${body}`, (hash) => ({
+    name: `sw_${hash}`,
+    text: `struct P_${hash} { ${struct} };\n` +
+      `extern "C" __global__ void __launch_bounds__(${THREADS}) sw_${hash}(const P_${hash} p) {\n` +
+      `  typedef ${index} I;\n${body}}\n`,
+  }));
+  return { name, text, fields: args.fields, blocks: to.blocks, threads: to.threads };
 }
 
-const isWide = (accesses: readonly Access[], elements: number) => elements >= 2 ** 31 || accesses.length < 0;
+const isWide = (elements: number) => elements >= 2 ** 31;
 
 /** The kernel of a map; undefined where there is nothing to compute. */
-export function mapLaunch(step: MapStep): Launch | undefined {
+export function mapLaunch(step: MapStep, texts: KernelTexts = new KernelTexts()): Launch | undefined {
   const elements = step.shape.reduce((a, b) => a * b, 1);
   if (elements === 0) return undefined;
   const args = new Arguments();
   const expressions = [step.expression, step.target ?? "", step.when ?? ""];
-  const usesIndex = expressions.some((e) => /\bi\d/.test(e));
+  const mentioned = (name: string) => texts.mentions(expressions, name);
+  const usesIndex = mentioned("i#");
   const all = [...step.reads, step.write];
   const dims = { sizes: step.shape, strides: all.map((a) => a.strides) };
   const { sizes, strides } = usesIndex ? dims : collapse(dims);
@@ -139,7 +135,7 @@ export function mapLaunch(step: MapStep): Launch | undefined {
   const count = args.int("elements", elements);
   const lines = [indices("i", args, sizes, "e")];
   step.reads.forEach((read, r) => {
-    const [x, pointer, at] = [`x${r}`, `p${r}`, `o${r}`].map((n) => mentions(expressions, n));
+    const [x, pointer, at] = [`x${r}`, `p${r}`, `o${r}`].map(mentioned);
     if (!x && !pointer && !at) return;
     args.address(`p${r}`, read.operand, true);
     lines.push(`const auto* p${r} = p.p${r};`);
@@ -147,31 +143,32 @@ export function mapLaunch(step: MapStep): Launch | undefined {
     lines.push(`const long long o${r} = ${base} + ${offset(`${r}`, args, { prefix: "i", strides: strides[r]! })};`);
     if (x) lines.push(`const auto x${r} = ld(p${r}[o${r}]);`);
   });
-  const params = declareParams(args, step.params ?? {}, expressions);
+  const params = declareParams(args, step.params ?? {}, mentioned);
   const base = args.int("b", step.write.offset);
   lines.push(`const long long o = ${base} + ${offset("y", args, { prefix: "i", strides: strides.at(-1)! })};`);
   lines.push(`${step.when ? `if (${step.when}) ` : ""}st(p.y + (${step.target ?? "o"}), ${step.expression});`);
   const body = `  ${params}\n  for (I e = blockIdx.x * (I)blockDim.x + threadIdx.x; e < (I)${count}; ` +
     `e += (I)gridDim.x * blockDim.x) {\n    ${lines.join("\n    ")}\n  }\n`;
   const blocks = Math.min(MAX_BLOCKS, Math.ceil(elements / THREADS));
-  return finish(body, args, { blocks, threads: THREADS, wide: isWide(all, elements) });
+  return finish(body, args, { blocks, threads: THREADS, wide: isWide(elements), texts });
 }
 
 /** The kernel of rows; undefined where there is nothing to compute. */
-export function rowsLaunch(step: RowsStep): Launch | undefined {
+export function rowsLaunch(step: RowsStep, texts: KernelTexts = new KernelTexts()): Launch | undefined {
   const rows = step.outer.reduce((a, b) => a * b, 1), length = step.inner.reduce((a, b) => a * b, 1);
   if (rows === 0) return undefined;
   const args = new Arguments();
   const values = step.reductions.map((r) => r.value), results = step.writes.map((w) => w.expression);
   const expressions = [...values, ...results];
-  const uses = (prefix: string) => expressions.some((e) => new RegExp(`\\b${prefix}\\d`).test(e));
+  const mentioned = (name: string) => texts.mentions(expressions, name);
   const all = [...step.reads, ...step.writes.map((w) => w.access)];
   const split = step.outer.length;
   const outerDims = { sizes: step.outer, strides: all.map((a) => a.strides.slice(0, split)) };
   const innerDims = { sizes: step.inner, strides: all.map((a) => a.strides.slice(split)) };
-  const outer = uses("i") ? outerDims : collapse(outerDims), inner = uses("r") ? innerDims : collapse(innerDims);
+  const outer = mentioned("i#") ? outerDims : collapse(outerDims),
+    inner = mentioned("r#") ? innerDims : collapse(innerDims);
   const rowCount = args.int("rows", rows), rowLength = args.int("length", length);
-  const params = declareParams(args, step.params ?? {}, expressions);
+  const params = declareParams(args, step.params ?? {}, mentioned);
   const lines = [indices("i", args, outer.sizes, "row")];
   step.reads.forEach((read, r) => {
     args.address(`p${r}`, read.operand, true);
@@ -188,7 +185,7 @@ export function rowsLaunch(step: RowsStep): Launch | undefined {
   /** Loads what an expression names, at the row's element, or at its first. */
   const loads = (expression: string, each: boolean): string =>
     inside.map(({ at, load }, r) => {
-      const [x, o] = [mentions([expression], `x${r}`), mentions([expression], `o${r}`)];
+      const [x, o] = [`x${r}`, `o${r}`].map((n) => texts.mentions([expression], n));
       if (!x && !o) return "";
       return `${each ? at : `const long long o${r} = a${r};`} ${x ? load : ""}`;
     }).join(" ");
@@ -223,5 +220,6 @@ export function rowsLaunch(step: RowsStep): Launch | undefined {
     lines.join("\n    ")
   }\n  }\n`;
   const threads = Math.min(THREADS, Math.max(32, Math.ceil(length / 32) * 32));
-  return finish(body, args, { blocks: Math.min(MAX_BLOCKS, rows), threads, wide: isWide(all, Math.max(rows, length)) });
+  const blocks = Math.min(MAX_BLOCKS, rows);
+  return finish(body, args, { blocks, threads, wide: isWide(Math.max(rows, length)), texts });
 }
