@@ -6,7 +6,7 @@ import type { DType } from "../../core/dtype.ts";
 import { type Bindings, evalDim, symbolsOf } from "../../core/dim.ts";
 import { GraphError } from "../../core/errors.ts";
 import { type Call, type Collective, type Graph, isCall, type Node, valueOf } from "../../graph/graph.ts";
-import type { AliasStep, GemmStep, KernelContext, KernelTensor } from "../../ops/kernels/kernel.ts";
+import type { AliasStep, GemmStep, KernelContext, KernelTensor, Lowered } from "../../ops/kernels/kernel.ts";
 import { loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { type Launch, mapLaunch, rowsLaunch } from "./kernel_text.ts";
@@ -42,6 +42,10 @@ export class Preparer {
   readonly #tensors = new Map<string, KernelTensor>();
   readonly #ints = new Map<string, readonly number[] | undefined>();
   readonly #prepared = new Map<Node, Prepared>();
+  /** What calls of these sizes launch, by all that a lowering sees of them. */
+  readonly #forms = new Map<string, Prepared>();
+  /** The part of a call's form that does not change; null for calls that have none. */
+  readonly #attributes = new Map<Call, string | null>();
   #bindings: Bindings = new Map();
 
   constructor(graph: Graph<"local">, target: PrepareTarget) {
@@ -56,6 +60,7 @@ export class Preparer {
     this.#bindings = bindings;
     const changed = new Set([...bindings.keys()].filter((name) => before.get(name) !== bindings.get(name)));
     if (changed.size === 0) return;
+    this.#forms.clear();
     const depends = (name: string) => !this.#symbolsOf(name).isDisjointFrom(changed);
     for (const name of this.#tensors.keys()) if (depends(name)) this.#tensors.delete(name);
     for (const name of this.#ints.keys()) if (depends(name)) this.#ints.delete(name);
@@ -125,7 +130,17 @@ export class Preparer {
       outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
       ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
     };
-    const { steps, scratch = [] } = lowering(context);
+    // Layers are alike: what one of them needs, all need.
+    const form = this.#formOf(node, context);
+    let prepared = form === undefined ? undefined : this.#forms.get(form);
+    if (!prepared) {
+      prepared = this.#lowered(lowering(context));
+      if (form !== undefined) this.#forms.set(form, prepared);
+    }
+    return prepared;
+  }
+
+  #lowered({ steps, scratch = [] }: Lowered): Prepared {
     const works = steps.flatMap((step): Work[] => {
       if (step.kind === "alias") return [];
       if (step.kind === "gemm") return [{ kind: "gemm", step }];
@@ -133,6 +148,19 @@ export class Preparer {
       return launch ? [{ kind: "kernel", launch }] : [];
     });
     return { works, aliases: steps.filter((s) => s.kind === "alias"), scratch };
+  }
+
+  /** All that a lowering sees of a call, as text; undefined where that is too much. */
+  #formOf(node: Call, { inputs, outputs, ints, opset }: KernelContext): string | undefined {
+    let own = this.#attributes.get(node);
+    if (own === undefined) {
+      const attributes = Object.entries(node.attributes);
+      const plain = attributes.every(([, a]) => a.kind !== "tensor" && a.kind !== "graph");
+      this.#attributes.set(node, own = plain ? JSON.stringify([node.domain, node.op, opset, attributes]) : null);
+    }
+    if (own === null) return undefined;
+    const tensors = (list: KernelContext["inputs"]) => list.map((t) => (t ? `${t.dtype}[${t.shape}]` : "-")).join(" ");
+    return `${own} ${tensors(inputs)} > ${tensors(outputs)} ${ints.map((i) => i?.join() ?? "-").join(";")}`;
   }
 
   #collective(node: Collective): Prepared {
