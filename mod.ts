@@ -26,10 +26,12 @@
 
 // The short way: a file in, a model that runs out.
 export {
+  type DecoderFiles,
   type ExplainedModel,
   explainModel,
   type ExplainOptions,
   type OverMeshOptions,
+  parallelizeDecoder,
   parallelizeModel,
   type ParallelizeOptions,
   parallelizeOverMesh,
@@ -215,9 +217,22 @@ export { type ChromeEvent, type ChromeTrace, chromeTrace } from "./src/trace/chr
 export { planPage } from "./src/plan_page.ts";
 
 // Text generation.
-export { type CausalModel, generate, type GenerateOptions } from "./src/generate/generate.ts";
+export type { CausalModel, DecoderStep } from "./src/generate/causal_model.ts";
+export { generate, generateBatch, type GenerateBatchOptions, type GenerateOptions } from "./src/generate/generate.ts";
 export type { FeedInput } from "./src/generate/feeds.ts";
 export { Sampler, type SamplingOptions } from "./src/generate/sampler.ts";
+export { type BeamResult, beamSearch, type BeamSearchOptions } from "./src/generate/beam_search.ts";
+export { encode, type Encoder, type EncoderPrompt } from "./src/generate/encoder_decoder.ts";
+export { ModelFolder } from "./src/generate/model_folder.ts";
+export type { Tokenizer } from "./src/generate/tokenizer.ts";
+export type { ChatMessage } from "./src/generate/chat_template.ts";
+export {
+  type FolderBatchOptions,
+  type FolderBeamOptions,
+  type FolderGenerateOptions,
+  LoadedFolder,
+  loadModelFolder,
+} from "./src/folder_session.ts";
 
 // Progress.
 export type { OnProgress } from "./src/core/progress.ts";

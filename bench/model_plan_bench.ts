@@ -1,70 +1,122 @@
 /**
- * What planning costs on models as exporters write them: `deno run -A bench/model_plan_bench.ts [--rounds 5] [--markdown]`.
+ * What planning costs on models as exporters write them: `deno run -A bench/model_plan_bench.ts [--rounds 5] [--markdown] [--layers 2,12,32,80]
+ * [--ranks 2,4,8] [--architectures llama,gpt2,llama-70b]`.
  *
- * Every compilation runs in a process of its own, as it does on a rank: code that has not been compiled yet is slower. Weights are
- * never read by planning, so none are made. `bench/plan_bench.ts` times the search alone, warm, on graphs of its own.
+ * Every time is taken in a process of its own, as on a rank: code that has not been compiled yet is slower. `report` is what
+ * `shardwise plan` does: reading the file, and the plan with its prices. The other columns are the stages of a rank that runs the model.
+ * Weights are never read by planning: the files of theirs are holes. `bench/plan_bench.ts` times the search alone, warm.
  */
 import { parseArgs } from "node:util";
+import { importOnnx } from "../src/formats/import_onnx.ts";
+import { exportOnnx } from "../src/formats/export_onnx.ts";
+import { readOnnx } from "../src/formats/onnx_file.ts";
 import { ParallelExecutionCtx } from "../src/passes/context.ts";
 import { ParallelAxisSolverPass } from "../src/passes/parallel_axis_solver_pass.ts";
 import { ParallelLayerAnnotatePass } from "../src/passes/parallel_layer_annotate_pass.ts";
 import { ParallelLayerReplacePass } from "../src/passes/parallel_layer_replace_pass.ts";
 import { cleanPipeline } from "../src/passes/pipelines.ts";
-import { ARCHITECTURES } from "./models/architectures.ts";
+import { explainModel } from "../src/session.ts";
+import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
 import { scaledGraph } from "./models/model_cache.ts";
 import { describeMachine, spreadOver } from "./models/statistics.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
-/** One compilation. */
+/** One planning. */
 interface Job {
-  readonly architecture: keyof typeof ARCHITECTURES;
-  readonly layers: number;
+  readonly model: string;
   readonly ranks: number;
+  readonly what: "report" | "stages";
 }
 
-/** Its times, in ms. */
-interface Stages {
-  readonly clean: number;
-  readonly plan: number;
-  readonly replace: number;
-  /** Nodes that were planned. */
+/** Its times, in ms, and the memory of its process, in bytes. */
+interface Found {
+  readonly times: Readonly<Record<string, number>>;
+  readonly memory: number;
   readonly nodes: number;
 }
+
+/** The sizes of a model of 70 billion parameters; three query heads a key/value head, as the small model has. */
+const LARGE = { layers: 80, hidden: 8064, heads: 63, kvHeads: 21, ffn: 28_672, vocabulary: 128_256 };
+const STAGES = ["read", "clean", "plan", "replace"];
 
 const { values: options } = parseArgs({
   options: {
     rounds: { type: "string", default: "5" },
+    layers: { type: "string", default: "2,12,32,80" },
+    ranks: { type: "string", default: "2,4,8" },
+    architectures: { type: "string", default: "llama,gpt2,llama-70b" },
     markdown: { type: "boolean", default: false },
     job: { type: "string" },
   },
 });
-if (options.job !== undefined) print(JSON.stringify(compile(JSON.parse(options.job))));
+if (options.job !== undefined) print(JSON.stringify(measure(JSON.parse(options.job))));
 else await compare(Number(options.rounds));
 
 async function compare(rounds: number): Promise<void> {
-  const names = Object.keys(ARCHITECTURES) as Job["architecture"][];
-  const jobs: Job[] = names.flatMap((architecture) =>
-    [12, 32].flatMap((layers) => [2, 8].map((ranks) => ({ architecture, layers, ranks })))
-  );
-  const found = jobs.map((): Stages[] => []);
-  for (let round = 0; round < rounds; round++) {
-    for (const [i, job] of jobs.entries()) found[i]!.push(await runJob(job));
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-plan-bench-" });
+  try {
+    const list = (text: string) => text.split(",");
+    const models = list(options.architectures).flatMap((name) => {
+      const layers = name === "llama-70b" ? [LARGE.layers] : list(options.layers).map(Number);
+      return layers.map((n) => ({ title: `${name}, ${n} layers`, path: writeModel(folder, name, n) }));
+    });
+    const cases = models.flatMap((m) => list(options.ranks).map((ranks) => ({ ...m, ranks: Number(ranks) })));
+    const found = cases.map(() => ({ report: [] as Found[], stages: [] as Found[] }));
+    for (let round = 0; round < rounds; round++) {
+      for (const [i, { path, ranks }] of cases.entries()) {
+        for (const what of ["report", "stages"] as const) {
+          found[i]![what].push(await runJob({ model: path, ranks, what }));
+        }
+      }
+    }
+    const rows = cases.map(({ title, ranks }, i) => {
+      const { report, stages } = found[i]!;
+      const spread = (all: readonly Found[], key: string) => {
+        const { median, least, largest } = spreadOver(all.map((f) => f.times[key]!));
+        return `${milliseconds(median)} (${milliseconds(least)}–${milliseconds(largest)})`;
+      };
+      const memory = Math.max(...report.map((f) => f.memory));
+      return [
+        `${title}, ${ranks} ranks`,
+        `${stages[0]!.nodes}`,
+        spread(report, "report"),
+        `${(memory / 1e6).toFixed(0)}`,
+        ...STAGES.map((stage) => spread(stages, stage)),
+      ];
+    });
+    const head = ["ms", "nodes", "report", "its MB", ...STAGES];
+    print(printTable({ head, rows }, options.markdown));
+    print(`\n${describeMachine()}; ${new Date().toISOString().slice(0, 10)}.`);
+    print(
+      `${rounds} interleaved rounds, each time in a new process, medians (least–largest); MB: the largest resident set.`,
+    );
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
   }
-  const rows = jobs.map(({ architecture, layers, ranks }, i) => {
-    const cell = (stage: keyof Stages) => {
-      const { median, least, largest } = spreadOver(found[i]!.map((f) => f[stage]));
-      return `${milliseconds(median)} (${milliseconds(least)}–${milliseconds(largest)})`;
-    };
-    const name = `${architecture}, ${layers} layers, ${ranks} ranks`;
-    return [name, `${found[i]![0]!.nodes}`, cell("clean"), cell("plan"), cell("replace")];
-  });
-  const head = ["ms", "nodes planned", "clean", "plan", "annotate and replace"];
-  print(printTable({ head, rows }, options.markdown));
-  print(`\n${describeMachine()}; ${new Date().toISOString().slice(0, 10)}.`);
-  print(`${rounds} interleaved rounds, each time in a new process, medians (least–largest).`);
 }
 
-async function runJob(job: Job): Promise<Stages> {
+/** A model of which the weights' file is a hole. */
+function writeModel(folder: string, name: string, layers: number): string {
+  const large = name === "llama-70b";
+  const known: Architecture = ARCHITECTURES[large ? "llama" : name as keyof typeof ARCHITECTURES];
+  const graph = scaledGraph(known, large ? LARGE : { ...known.to, layers });
+  const path = `${folder}/${name}-${layers}.onnx`;
+  let end = 0;
+  const bytes = exportOnnx(graph, {
+    external: (_, data) => {
+      const length = 4 * data.shape.reduce((a, b) => a * b, 1), offset = end;
+      if (length < 1024) return undefined;
+      end += length;
+      return { location: `${name}-${layers}.onnx_data`, offset, length };
+    },
+  });
+  Deno.writeFileSync(path, bytes);
+  using file = Deno.openSync(`${path}_data`, { write: true, create: true });
+  file.truncateSync(end);
+  return path;
+}
+
+async function runJob(job: Job): Promise<Found> {
   const { code, stdout } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", new URL(import.meta.url).pathname, "--job", JSON.stringify(job)],
     stdin: "null",
@@ -72,21 +124,34 @@ async function runJob(job: Job): Promise<Stages> {
     stderr: "inherit",
   }).output();
   if (code !== 0) throw new Error(`Planning ${JSON.stringify(job)} ended with code ${code}`);
-  return JSON.parse(new TextDecoder().decode(stdout)) as Stages;
+  return JSON.parse(new TextDecoder().decode(stdout)) as Found;
 }
 
-function compile({ architecture, layers, ranks }: Job): Stages {
-  const known = ARCHITECTURES[architecture];
-  const graph = scaledGraph(known, { ...known.to, layers });
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0 });
-  const began = performance.now();
-  const clean = cleanPipeline().run(graph, ctx);
-  const cleaned = performance.now();
-  const solved = new ParallelAxisSolverPass().apply(clean, ctx);
-  const planned = performance.now();
-  new ParallelLayerReplacePass().apply(new ParallelLayerAnnotatePass().apply(solved, ctx), ctx);
-  const replaced = performance.now();
-  return { clean: cleaned - began, plan: planned - cleaned, replace: replaced - planned, nodes: clean.nodes.length };
+function measure({ model, ranks, what }: Job): Found {
+  const times: Record<string, number> = {};
+  let last = performance.now(), nodes = 0;
+  const lap = (name: string) => {
+    const now = performance.now();
+    times[name] = now - last;
+    last = now;
+  };
+  if (what === "report") {
+    explainModel(model, { ranks, config: { calibrated: false } });
+    lap("report");
+  } else {
+    using file = readOnnx(model);
+    const graph = importOnnx(file);
+    lap("read");
+    const ctx = new ParallelExecutionCtx({ ranks, rank: 0 });
+    const clean = cleanPipeline().run(graph, ctx);
+    lap("clean");
+    const solved = new ParallelAxisSolverPass().apply(clean, ctx);
+    lap("plan");
+    new ParallelLayerReplacePass().apply(new ParallelLayerAnnotatePass().apply(solved, ctx), ctx);
+    lap("replace");
+    nodes = clean.nodes.length;
+  }
+  return { times, memory: Deno.memoryUsage().rss, nodes };
 }
 
 function print(text: string): void {

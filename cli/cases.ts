@@ -60,10 +60,23 @@ function readFolder(folder: string): FolderCases {
   cases.sort((a, b) => a.model < b.model ? -1 : a.model > b.model ? 1 : 0);
   const greedy = join(folder, "generate.json");
   if (!exists(greedy)) return { cases, skipped: [] };
-  const { prompt, greedy: expected, decoder_start_token_id } = readJson(greedy) as Record<string, unknown>;
+  const { prompt, greedy: expected, decoder_start_token_id: start, inputs } = readJson(greedy) as Record<
+    string,
+    unknown
+  >;
   const name = `${label} greedy`;
-  if (decoder_start_token_id !== undefined) {
-    return { cases, skipped: [{ name, reason: "generation of encoder-decoders is not there yet" }] };
+  if (start !== undefined) {
+    const encoded = typeof inputs === "string" ? join(folder, inputs) : prompt;
+    if (!isIds([start]) || !isIds(expected) || !(typeof encoded === "string" || isIds(encoded))) {
+      throw new FormatError(
+        `Cannot read ${greedy}: "prompt" and "greedy" must be lists of token ids, "decoder_start_token_id" an id`,
+      );
+    }
+    const { encoder } = ModelFolder.open(folder);
+    if (encoder === undefined) return { cases, skipped: [{ name, reason: "there is no encoder_model.onnx" }] };
+    const decoderPrompt = [start as number];
+    cases.push({ kind: "seq2seq", name, model: folder, prompt: encoded, decoderPrompt, expected });
+    return { cases, skipped: [] };
   }
   if (!isIds(prompt) || !isIds(expected)) {
     throw new FormatError(`Cannot read ${greedy}: "prompt" and "greedy" must be lists of token ids`);

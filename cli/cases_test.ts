@@ -39,6 +39,7 @@ Deno.test("readCases() finds folders in folders, and says what it skips", () => 
   const path = folder({
     "x/cases.json": [],
     "x/generate.json": { prompt: [1], decoder_start_token_id: 0, greedy: [1] },
+    "x/decoder_model_merged.onnx": undefined,
     "y/z/cases.json": [CASE],
     "y/z/m.onnx": undefined,
     "y/z/i.safetensors": undefined,
@@ -47,7 +48,30 @@ Deno.test("readCases() finds folders in folders, and says what it skips", () => 
   const { cases, skipped } = readCases(path);
   assert.deepEqual(cases.map((c) => c.name), ["z one"]);
   assert.deepEqual(skipped.map((s) => s.name), ["x greedy"]);
-  assert.match(skipped[0]!.reason, /encoder-decoders/);
+  assert.match(skipped[0]!.reason, /encoder_model/);
+  Deno.removeSync(path, { recursive: true });
+});
+
+Deno.test("readCases() finds the greedy case of an encoder-decoder, from ids or from a file", () => {
+  const generate = { prompt: [3], decoder_start_token_id: 0, greedy: [1] };
+  const path = folder({
+    "a/cases.json": [],
+    "a/generate.json": generate,
+    "a/encoder_model.onnx": undefined,
+    "a/decoder_model_merged.onnx": undefined,
+    "b/cases.json": [],
+    "b/generate.json": { ...generate, prompt: null, inputs: "i.safetensors" },
+    "b/encoder_model.onnx": undefined,
+    "b/decoder_model.onnx": undefined,
+    "b/decoder_with_past_model.onnx": undefined,
+  });
+  const { cases, skipped } = readCases(path);
+  assert.deepEqual(skipped, []);
+  const common = { kind: "seq2seq", decoderPrompt: [0], expected: [1] };
+  assert.deepEqual(cases, [
+    { ...common, name: "a greedy", model: join(path, "a"), prompt: [3] },
+    { ...common, name: "b greedy", model: join(path, "b"), prompt: join(path, "b/i.safetensors") },
+  ]);
   Deno.removeSync(path, { recursive: true });
 });
 

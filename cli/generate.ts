@@ -1,5 +1,6 @@
 /** `shardwise generate`: continues a prompt, token by token, with the KV cache split over the ranks. */
 import { join } from "node:path";
+import { fileSize } from "../src/formats/mapped_file.ts";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
@@ -14,25 +15,39 @@ const DEFAULT_NEW_TOKENS = 128;
 export const generate: Command = {
   name: "generate",
   summary: "continue a prompt or answer a question, streaming",
-  usage: "MODEL (--chat TEXT | --prompt TEXT | --prompt-ids IDS) [--nproc N] [OPTIONS]",
+  usage: "MODEL (--chat TEXT | --prompt TEXT | --prompt-ids IDS | --inputs FILE) [--nproc N] [OPTIONS]",
   description:
     "MODEL is a model folder as the Hugging Face hub has them (the graph, tokenizer.json, chat template, config.json,\n" +
-    "generation_config.json), or an .onnx file. The text streams to stdout as it comes; the time to the first token and\n" +
-    "tokens/s follow on stderr. A chat or text ends at the model's end-of-text token; --prompt-ids does not, unless --eos\n" +
-    "says so. Without --temperature the likeliest token is taken at each step. The same seed gives the same text at any N\n" +
-    "(as long as rounding does not decide).",
+    "generation_config.json), or an .onnx file. A folder with encoder_model.onnx and a decoder (merged, or in two files) is an\n" +
+    "encoder-decoder: the prompt goes to the encoder. One text streams to stdout as it comes; several are printed when they\n" +
+    "are complete, a line of ids or a paragraph each. The time to the first token and tokens/s follow on stderr. A chat or\n" +
+    "text ends at the model's end-of-text token; --prompt-ids does not, unless --eos says so. Without --temperature the\n" +
+    "likeliest token is taken at each step. The same seed gives the same text at any N (as long as rounding does not decide).",
   options: {
     nproc: NPROC,
     chat: { value: "TEXT", help: "a question, put into the model's chat template" },
     system: { value: "TEXT", help: "the system message before --chat; default: what the template says" },
-    prompt: { value: "TEXT", help: "text to continue" },
-    "prompt-ids": { value: "1,2,3", help: "token ids to continue; prints ids, unless --tokenizer is given" },
+    prompt: { value: "TEXT", many: true, help: "text to continue; repeated, the texts grow side by side" },
+    "prompt-ids": {
+      value: "1,2;3",
+      help: "token ids to continue, several prompts by ;; prints ids, unless --tokenizer is given",
+    },
+    inputs: { value: "FILE", help: "the encoder's inputs (.safetensors, .npz): audio features, say" },
+    "decoder-ids": { value: "IDS", help: "ids that an encoder-decoder's text begins with; default: the model's own" },
     "max-new-tokens": { short: "m", value: "K", help: `stop after K tokens; default ${DEFAULT_NEW_TOKENS}` },
     tokenizer: { value: "FILE", help: "tokenizer.json; default: the one in MODEL's folder" },
     temperature: { value: "X", help: "sample at this temperature; 0 takes the likeliest token (default)" },
     "top-k": { value: "K", help: "sample among the K likeliest tokens; 0 is all (default)" },
     "top-p": { value: "P", help: "sample among the likeliest tokens that together have probability P; default 1" },
+    "min-p": {
+      value: "P",
+      help: "sample among tokens at least P times as likely as the likeliest; 0 is all (default)",
+    },
     seed: { value: "N", help: "start of the random numbers; default 0" },
+    "repetition-penalty": { value: "X", help: "above 1, make tokens less likely that have occurred; default 1" },
+    "num-beams": { value: "B", help: "beam search: keep the B likeliest beginnings, print the best text; default 1" },
+    "length-penalty": { value: "X", help: "of beams: above 0 favours long texts, below 0 short ones; default 1" },
+    "early-stopping": { value: "WHEN", help: "of beams, when B texts have ended: true, false (default) or never" },
     stop: { value: "TEXT", many: true, help: "end before this text; may be repeated" },
     eos: { value: "IDS", help: "ids that end the text, instead of the model's own" },
     "ignore-eos": { help: "go on at the model's end-of-text token" },
@@ -45,6 +60,7 @@ export const generate: Command = {
     'shardwise generate smollm2/ --nproc 2 --chat "What is the capital of France?"',
     'shardwise generate model.onnx --prompt "Once upon" --tokenizer tokenizer.json --temperature 0.8 --top-p 0.9 --seed 1',
     "shardwise generate model.onnx --nproc 3 --prompt-ids 24,79,85 --max-new-tokens 24",
+    'shardwise generate t5-small/ --nproc 2 --prompt "translate English to German: Good morning." --num-beams 4',
   ],
   run: generateText,
 };
@@ -53,10 +69,10 @@ async function generateText(args: ParsedArgs): Promise<number> {
   const folder = ModelFolder.open(args.only("MODEL"));
   const nproc = rankCount(args, folder.model);
   checkPlanFile(args, planConfig(args), { ranks: nproc, model: folder.model });
-  const { job, echo, limitNote } = generateJob(args, folder);
+  const { job, echo, promptTokens, limitNote } = generateJob(args, folder);
   if (echo !== undefined) await Deno.stdout.write(new TextEncoder().encode(echo));
   const { code, reports: [report] } = await startJob(job, nproc);
-  if (report !== undefined) printNote(speedLine(report as GenerateReport, job.prompt.length, limitNote));
+  if (report !== undefined) printNote(speedLine(report as GenerateReport, promptTokens, limitNote));
   return code;
 }
 
@@ -77,6 +93,8 @@ export interface GenerateCall {
   readonly job: GenerateJob;
   /** What to print before the continuation. */
   readonly echo: string | undefined;
+  /** Tokens of all prompts. */
+  readonly promptTokens: number;
   /** Why there are no more tokens when all that were asked of the ranks were made. */
   readonly limitNote: string | undefined;
 }
@@ -84,30 +102,78 @@ export interface GenerateCall {
 /** The job that the arguments ask for; all that can be wrong with them is told here, before a rank starts. */
 export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall {
   const sampling = samplingOptions(args);
-  const { prompt, echo, tokenizer } = readPrompt(args, folder);
+  const beams = beamOptions(args, sampling);
+  const decoderPrompt = decoderIds(args, folder);
+  const { prompts, echo, tokenizer } = readPrompts(args, folder);
   const print = printing(args, folder, tokenizer);
   const asked = args.number("max-new-tokens", { least: 1, whole: true }) ?? DEFAULT_NEW_TOKENS;
   const context = folder.contextLength;
-  const room = context === undefined ? asked : context - prompt.length;
+  const lengths = typeof prompts === "string" ? [] : prompts.map((p) => p.length);
+  const longest = decoderPrompt?.length ?? Math.max(...lengths);
+  const room = context === undefined ? asked : context - longest;
   if (room < 1) {
-    throw args.error(`the prompt has ${prompt.length} tokens, but the model takes ${context}`, "shorten the prompt");
+    throw args.error(`the prompt has ${longest} tokens, but the model takes ${context}`, "shorten the prompt");
   }
   const limitNote = asked > room ? `stopped at the ${context} tokens that the model takes` : undefined;
+  const wantsEcho = args.flag("echo");
+  if (wantsEcho && prompts.length !== 1) throw args.error("--echo belongs to one prompt of text or ids");
   return {
     job: {
       kind: "generate",
       on: jobDevice(args),
-      model: folder.model,
-      prompt,
+      model: args.only("MODEL"),
+      prompts,
+      decoderPrompt,
       maxNewTokens: Math.min(asked, room),
       sampling,
+      beams,
       plan: planConfig(args),
       endIds: endIds(args, folder),
       print,
     },
+    promptTokens: lengths.reduce((a, b) => a + b, 0),
     limitNote,
-    echo: args.flag("echo") ? (print.kind === "ids" ? prompt.join(" ") + " " : echo) : undefined,
+    echo: wantsEcho ? (print.kind === "ids" ? (prompts[0] as readonly number[]).join(" ") + " " : echo) : undefined,
   };
+}
+
+/** Beam search, if it is asked for. */
+function beamOptions(args: ParsedArgs, sampling: SamplingOptions): GenerateJob["beams"] {
+  const beams = args.number("num-beams", { least: 1, most: 64, whole: true }) ?? 1;
+  const lengthPenalty = args.number("length-penalty");
+  const when = args.text("early-stopping");
+  if (beams === 1) {
+    const idle = ["length-penalty", "early-stopping"].find((name) => args.text(name) !== undefined);
+    if (idle !== undefined) {
+      throw args.error(`--${idle} has no effect without beams`, "add --num-beams 4, or leave it out");
+    }
+    return undefined;
+  }
+  if (sampling.temperature) {
+    throw args.error("--num-beams searches for the likeliest text, --temperature samples", "leave one of them out");
+  }
+  if (when !== undefined && !["true", "false", "never"].includes(when)) {
+    throw args.error(`--early-stopping ${JSON.stringify(when)} is none of true, false and never`);
+  }
+  return { beams, lengthPenalty, earlyStopping: when === "never" ? when : when === "true" };
+}
+
+/** What the decoder starts from; undefined where there is no encoder. */
+function decoderIds(args: ParsedArgs, folder: ModelFolder): readonly number[] | undefined {
+  const given = args.numbers("decoder-ids");
+  if (folder.encoder === undefined) {
+    const idle = ["decoder-ids", "inputs"].find((name) => args.text(name) !== undefined);
+    if (idle !== undefined) {
+      throw args.error(`--${idle} is for models with an encoder, and there is no encoder_model.onnx`);
+    }
+    return undefined;
+  }
+  const ids = given ?? folder.decoderPrompt;
+  if (ids.length > 0) return ids;
+  throw args.error(
+    "nobody says from which token the decoder starts",
+    'pass --decoder-ids, or write "decoder_start_token_id" into generation_config.json',
+  );
 }
 
 function samplingOptions(args: ParsedArgs): SamplingOptions {
@@ -115,10 +181,12 @@ function samplingOptions(args: ParsedArgs): SamplingOptions {
     temperature: args.number("temperature", { least: 0 }),
     topK: args.number("top-k", { least: 0, whole: true }),
     topP: args.number("top-p", { least: 0, most: 1 }),
+    minP: args.number("min-p", { least: 0, most: 1 }),
+    repetitionPenalty: args.number("repetition-penalty", { least: 0 }),
     seed: args.number("seed", { whole: true }),
   };
   if (!sampling.temperature) {
-    const idle = ["top-k", "top-p", "seed"].find((name) => args.text(name) !== undefined);
+    const idle = ["top-k", "top-p", "min-p", "seed"].find((name) => args.text(name) !== undefined);
     if (idle !== undefined) {
       throw args.error(`--${idle} has no effect at temperature 0`, "add --temperature 0.8, or leave it out");
     }
@@ -127,11 +195,12 @@ function samplingOptions(args: ParsedArgs): SamplingOptions {
   return sampling;
 }
 
-function readPrompt(
+/** The prompts as ids (or the file of an encoder's inputs), the text of the first, and the tokenizer that made them. */
+function readPrompts(
   args: ParsedArgs,
   folder: ModelFolder,
-): { prompt: number[]; echo: string; tokenizer: Tokenizer | undefined } {
-  const ways = ["chat", "prompt", "prompt-ids"].filter((name) => args.text(name) !== undefined);
+): { prompts: number[][] | string; echo: string; tokenizer: Tokenizer | undefined } {
+  const ways = ["chat", "prompt", "prompt-ids", "inputs"].filter((name) => args.texts(name).length > 0);
   if (ways.length !== 1) {
     const problem = ways.length === 0
       ? "there is no prompt"
@@ -139,22 +208,36 @@ function readPrompt(
     throw args.error(problem, 'give one of --chat "question", --prompt "text" and --prompt-ids 1,2,3');
   }
   if (args.text("system") !== undefined && ways[0] !== "chat") throw args.error("--system belongs to --chat");
-  const ids = args.numbers("prompt-ids");
-  if (ids !== undefined) return { prompt: ids, echo: "", tokenizer: undefined };
+  const inputs = args.text("inputs");
+  if (inputs !== undefined) {
+    fileSize(inputs); // told here, not by a rank
+    return { prompts: inputs, echo: "", tokenizer: folder.hasTokenizer ? folder.tokenizer() : undefined };
+  }
+  if (ways[0] === "prompt-ids") return { prompts: idLists(args), echo: "", tokenizer: undefined };
   const tokenizer = folder.tokenizer(args.text("tokenizer"));
   const question = args.text("chat"), system = args.text("system");
   if (question === undefined) {
-    const text = args.required("prompt");
-    const prompt = tokenizer.encode(text);
-    if (prompt.length === 0) throw args.error("the prompt is empty", "give at least one character");
-    return { prompt, echo: text, tokenizer };
+    const texts = args.texts("prompt"), prompts = texts.map((text) => tokenizer.encode(text));
+    if (prompts.some((p) => p.length === 0)) throw args.error("the prompt is empty", "give at least one character");
+    return { prompts, echo: texts[0]!, tokenizer };
   }
   const text = folder.chat([
     ...(system === undefined ? [] : [{ role: "system", content: system } as const]),
     { role: "user", content: question },
   ]);
   // The template writes the special tokens itself.
-  return { prompt: tokenizer.encode(text, { addSpecialTokens: false }), echo: text, tokenizer };
+  return { prompts: [tokenizer.encode(text, { addSpecialTokens: false })], echo: text, tokenizer };
+}
+
+/** Prompts of ids, separated by semicolons. */
+function idLists(args: ParsedArgs): number[][] {
+  return args.required("prompt-ids").split(";").map((list) =>
+    list.split(",").map((part) => {
+      const id = part.trim() === "" ? NaN : Number(part);
+      if (Number.isSafeInteger(id) && id >= 0) return id;
+      throw args.error(`--prompt-ids holds ${JSON.stringify(part)}, which is no token id`, "write 1,2,3 or 1,2;3,4");
+    })
+  );
 }
 
 function printing(args: ParsedArgs, folder: ModelFolder, tokenizer: Tokenizer | undefined): GenerateJob["print"] {

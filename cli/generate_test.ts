@@ -13,7 +13,7 @@ function job(...args: string[]) {
 
 Deno.test("generateJob() turns a prompt into ids and prints text", () => {
   const { job: made, echo } = job("--prompt", "In the", "--echo", "--max-new-tokens", "5");
-  assert.deepEqual(made.prompt, [21, 50, 2, 56, 44, 41]);
+  assert.deepEqual(made.prompts, [[21, 50, 2, 56, 44, 41]]);
   assert.equal(made.maxNewTokens, 5);
   assert.deepEqual(made.print, { kind: "text", tokenizer: join(DEMO.folder, "tokenizer.json"), stop: [] });
   assert.equal(echo, "In the");
@@ -21,7 +21,7 @@ Deno.test("generateJob() turns a prompt into ids and prints text", () => {
 
 Deno.test("generateJob() takes ids as they are, ignores the end of the text for them, and prints ids", () => {
   const { job: made } = job("--prompt-ids", "5, 6");
-  assert.deepEqual([made.prompt, made.print, made.endIds], [[5, 6], { kind: "ids" }, []]);
+  assert.deepEqual([made.prompts, made.print, made.endIds], [[[5, 6]], { kind: "ids" }, []]);
   assert.deepEqual(job("--prompt-ids", "5", "--eos", "9").job.endIds, [9]);
 });
 
@@ -43,8 +43,34 @@ Deno.test("generateJob() puts a question into the folder's chat template and end
   Deno.writeTextFileSync(join(folder, "generation_config.json"), JSON.stringify({ eos_token_id: [9, 12] }));
   const args = parseCommand(generate, [folder, "--chat", "Who", "--system", "Be"]);
   const { job: made } = generateJob(args, ModelFolder.open(folder));
-  assert.deepEqual(made.prompt, DEMO.tokenizer().encode("Be:Who:"));
+  assert.deepEqual(made.prompts, [DEMO.tokenizer().encode("Be:Who:")]);
   assert.deepEqual(made.endIds, [9, 12]);
+  Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("generateJob() takes several prompts, and options of beams", () => {
+  const { job: made, promptTokens } = job("--prompt-ids", "5,6;7", "--num-beams", "3", "--early-stopping", "never");
+  assert.deepEqual(made.prompts, [[5, 6], [7]]);
+  assert.equal(promptTokens, 3);
+  assert.deepEqual(made.beams, { beams: 3, lengthPenalty: undefined, earlyStopping: "never" });
+  assert.equal(job("--prompt-ids", "5", "--num-beams", "1").job.beams, undefined);
+  assert.equal(typeof job("--prompt", "a", "--prompt", "In").job.prompts, "object");
+});
+
+Deno.test("generateJob() lets an encoder-decoder's text begin with what the folder or the caller says", () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-seq2seq-" });
+  for (const name of ["encoder_model.onnx", "decoder_model_merged.onnx"]) {
+    Deno.writeTextFileSync(join(folder, name), "");
+  }
+  const ask = (...args: string[]) =>
+    generateJob(parseCommand(generate, [folder, "--prompt-ids", "5", ...args]), ModelFolder.open(folder)).job;
+  assert.throws(() => ask(), /nobody says from which token the decoder starts/);
+  assert.deepEqual(ask("--decoder-ids", "3,4").decoderPrompt, [3, 4]);
+  Deno.writeTextFileSync(
+    join(folder, "config.json"),
+    JSON.stringify({ decoder_start_token_id: 2, forced_bos_token_id: 0 }),
+  );
+  assert.deepEqual(ask().decoderPrompt, [2, 0]);
   Deno.removeSync(folder, { recursive: true });
 });
 
@@ -59,6 +85,17 @@ Deno.test("generateJob() refuses calls that contradict themselves", () => {
     [["--prompt", "a", "--eos", "1", "--ignore-eos"], /exclude each other/],
     [["--prompt", "a", "--tokenizer", "no.json"], /Cannot read no.json: there is no such file/],
     [["--chat", "hi"], /no chat template/],
+    [["--prompt", "a", "--min-p", "0.1"], /--min-p has no effect at temperature 0/],
+    [["--prompt", "a", "--repetition-penalty", "0"], /repetition penalty 0: it must be above 0/],
+    [["--prompt", "a", "--length-penalty", "2"], /--length-penalty has no effect without beams/],
+    [["--prompt", "a", "--num-beams", "2", "--temperature", "1"], /--num-beams searches .* --temperature samples/],
+    [["--prompt", "a", "--num-beams", "2", "--early-stopping", "soon"], /none of true, false and never/],
+    [["--prompt", "a", "--num-beams", "0"], /not a whole number from 1 to 64/],
+    [["--prompt", "a", "--prompt", ""], /the prompt is empty/],
+    [["--prompt", "a", "--prompt", "b", "--echo"], /--echo belongs to one prompt/],
+    [["--prompt-ids", "1,2;x"], /"x", which is no token id/],
+    [["--prompt", "a", "--decoder-ids", "1"], /--decoder-ids is for models with an encoder/],
+    [["--inputs", "a.safetensors"], /--inputs is for models with an encoder/],
     [["--prompt", "a", "--max-new-tokens", "0"], /not a whole number of at least 1/],
   ];
   for (const [args, message] of wrong) assert.throws(() => job(...args), message, args.join(" "));

@@ -1,5 +1,6 @@
 /** What the command line asks its ranks to do, and how it starts them. */
 import { UsageError } from "../src/core/errors.ts";
+import type { BeamSearchOptions } from "../src/generate/beam_search.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
 import { launch } from "../launcher/launch.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
@@ -53,6 +54,16 @@ export type VerifyCase =
     readonly model: string;
     readonly prompt: readonly number[];
     readonly expected: readonly number[];
+  }
+  | {
+    readonly kind: "seq2seq";
+    readonly name: string;
+    /** A folder with encoder and decoder. */
+    readonly model: string;
+    /** Ids for the encoder, or a file with its inputs. */
+    readonly prompt: readonly number[] | string;
+    readonly decoderPrompt: readonly number[];
+    readonly expected: readonly number[];
   };
 
 /** What rank 0 reports of each case of a {@linkcode VerifyJob}. */
@@ -66,14 +77,20 @@ export interface VerifyResult {
   readonly ms: number;
 }
 
-/** Continues a prompt. */
+/** Continues prompts. */
 export interface GenerateJob {
   readonly kind: "generate";
   readonly on: JobDevice;
+  /** The folder, or the graph's file. */
   readonly model: string;
-  readonly prompt: readonly number[];
+  /** Ids, one prompt or several; of an encoder-decoder, the encoder's, or a file with its inputs. */
+  readonly prompts: readonly (readonly number[])[] | string;
+  /** What an encoder-decoder's decoder starts from. */
+  readonly decoderPrompt?: readonly number[] | undefined;
   readonly maxNewTokens: number;
   readonly sampling: SamplingOptions;
+  /** Searches with beams instead of picking token by token. */
+  readonly beams?: Pick<BeamSearchOptions, "beams" | "lengthPenalty" | "earlyStopping"> | undefined;
   readonly plan: PlanConfig;
   readonly endIds: readonly number[];
   /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */

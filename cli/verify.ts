@@ -130,7 +130,7 @@ export function verifyTable(
 }
 
 function outputLines(result: VerifyResult, c: VerifyCase | undefined): { name: string; abs: string; rel: string }[] {
-  if (c?.kind === "greedy") return [{ name: `${c.expected.length} tokens`, abs: "", rel: "" }];
+  if (c?.kind === "greedy" || c?.kind === "seq2seq") return [{ name: `${c.expected.length} tokens`, abs: "", rel: "" }];
   const groups = new Map<string, OutputDifference[]>();
   for (const output of result.outputs) {
     const key = output.name.replace(/\d+/g, "*");

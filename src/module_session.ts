@@ -8,7 +8,7 @@ import type { Module } from "./layers/module.ts";
 import type { StateTensor } from "./layers/parameter.ts";
 import { localize } from "./passes/localize.ts";
 import type { Plan } from "./plan/plan.ts";
-import { type ExecutionOptions, openExecutor } from "./runtime/open_executor.ts";
+import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
 /** How a module is run. */
@@ -48,8 +48,15 @@ export async function compileModule(module: Module, options: CompileModuleOption
   if (state) module.load(state);
   const sharded = module.trace(options.inputs, { ranks: comm.size });
   const local = localize(sharded, comm.rank, comm.size);
-  const { executor, notice } = await openExecutor({ sharded, local }, options);
-  return new ParallelModel({ sharded, local, plan: planOf(sharded, comm.size), executor, group: comm, notice });
+  const { executors: [executor], notice } = await openExecutors([{ sharded, local }], options);
+  return new ParallelModel({
+    sharded,
+    local,
+    plan: planOf(sharded, comm.size),
+    executor: executor!,
+    group: comm,
+    notice,
+  });
 }
 
 /**

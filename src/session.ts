@@ -1,7 +1,6 @@
 /**
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
-import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
 import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
@@ -9,11 +8,13 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import type { OpenSource } from "./formats/mapped_file.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
-import { opDef } from "./ops/table.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { joinSteps, planFirstStep } from "./passes/first_step.ts";
+import { foldedImport, foldedReport } from "./passes/folded_report.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { specializeBranches } from "./passes/specialize_branches.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
 import { planFromFile } from "./plan/check_plan.ts";
@@ -25,14 +26,15 @@ import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
-import { solvePlan } from "./plan/search.ts";
+import { type SolvedPlan, solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
-import { type ExecutionOptions, openExecutor } from "./runtime/open_executor.ts";
+import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
+import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
-import { ParallelModel } from "./runtime/parallel_model.ts";
-import { openRankPart, type RankPart, shardedFor } from "./sharded_folder.ts";
+import { opDef } from "./ops/table.ts";
+import { openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions extends ExecutionOptions {
@@ -55,16 +57,19 @@ export interface ParallelizeOptions extends ExecutionOptions {
  * ```
  */
 export async function parallelizeModel(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm, onProgress } = options;
-  onProgress?.("reading");
-  const at = { rank: comm.rank, ranks: comm.size };
-  const open = shardedFor(path) === undefined
-    ? planned(path, { ...at, config: await agreeOnCosts(comm, options.config ?? {}), onProgress })
-    : (source: OpenSource) => openRankPart(path, { ...at, open: source });
+  options.onProgress?.("reading");
+  if (shardedFor(path) !== undefined) return await compileSharded(path, options);
+  return await compileGraphs((files) => modelGraphs(path, files), options);
+}
+
+/** Compiles this rank's part of a folder that holds the model in parts. */
+async function compileSharded(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
+  const { comm } = options;
+  const open = (source: OpenSource) => openRankPart(path, { rank: comm.rank, ranks: comm.size, open: source });
   using sources = mappedSources();
   using part = open(sources.open);
   const { sharded, local, plan } = part;
-  const { executor, notice } = await openExecutor({
+  const { executors: [executor], notice } = await openExecutors([{
     sharded,
     local,
     plain: async (use) => {
@@ -73,39 +78,136 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
       using copy = open(again.open);
       return await use(copy.plain());
     },
-  }, options);
-  return new ParallelModel({ sharded, local, plan, executor, group: comm, notice });
+  }], options);
+  return new ParallelModel({ sharded, local, plan, executor: executor!, group: comm, notice });
 }
 
-/** Opens a rank's part of the model at `path`, planned and cut here and now; the second time by the plan of the first. */
-function planned(
-  path: string,
-  { rank, ranks, config, onProgress }: {
-    readonly rank: number;
-    readonly ranks: number;
-    readonly config: Config;
-    readonly onProgress: OnProgress | undefined;
-  },
-): (open: OpenSource) => RankPart & Disposable {
-  const ctx = new ParallelExecutionCtx({ ranks, rank, config });
-  return (open) => {
-    const file = readOnnx(path, { open });
-    try {
-      const clean = cleanPipeline().run(importOnnx(file), ctx);
-      onProgress?.("planning");
-      const sharded = shardPipeline().run(clean, ctx);
-      return {
-        sharded,
-        local: loadPipeline().run(sharded, ctx),
-        plain: () => localize(sharded, rank, ranks, { plain: true }),
-        plan: ctx.requirePlan(),
-        [Symbol.dispose]: () => file[Symbol.dispose](),
-      };
-    } catch (error) {
-      file[Symbol.dispose]();
-      throw error;
-    }
+/** The two files of a decoder whose first step is a model of its own. */
+export interface DecoderFiles {
+  /** Without past keys and values: `decoder_model.onnx`. */
+  readonly first: string;
+  /** With them: `decoder_with_past_model.onnx`. */
+  readonly next: string;
+}
+
+/**
+ * Like {@linkcode parallelizeModel}, for a decoder in two files. The model that it gives has a `first` step, which begins
+ * the states of the later ones.
+ *
+ * @throws {FormatError} If a file is missing or broken, or the files do not belong together.
+ */
+export async function parallelizeDecoder(files: DecoderFiles, options: ParallelizeOptions): Promise<ParallelModel> {
+  options.onProgress?.("reading");
+  return await compileGraphs((opened) => decoderGraphs(files, opened), options);
+}
+
+/** The graphs of one model, as they were imported. */
+interface Graphs {
+  readonly main: Graph<"global">;
+  readonly other?: Omit<OtherGraph, "model"> & { readonly graph: Graph<"global"> };
+}
+
+/** Opens files that stay mapped as long as the graphs that were read from them are used. */
+class OpenFiles implements Disposable {
+  readonly #sources = mappedSources();
+  readonly #files = new DisposableStack();
+
+  /** The graph of the file at `path`. */
+  graph(path: string): Graph<"global"> {
+    return importOnnx(this.#files.use(readOnnx(path, { open: this.#sources.open })));
+  }
+
+  [Symbol.dispose](): void {
+    this.#files.dispose();
+    this.#sources[Symbol.dispose]();
+  }
+}
+
+/** The graph of a file, or its branches. */
+function modelGraphs(path: string, files: OpenFiles): Graphs {
+  const graph = files.graph(path);
+  const branches = specializeBranches(graph);
+  if (branches === undefined) return { main: graph };
+  const { steps, input, whenTrue, whenFalse } = branches;
+  const main = steps?.next ?? whenTrue, other = steps?.first ?? whenFalse;
+  const choice = { input, value: other === whenTrue };
+  return { main, other: { graph: other, first: steps !== undefined, choice, inputs: inputsOf(graph) } };
+}
+
+/** The graphs of a decoder in two files. */
+function decoderGraphs(files: DecoderFiles, opened: OpenFiles): Graphs {
+  const { first, next } = joinSteps(opened.graph(files.first), opened.graph(files.next));
+  if (first.carried.length === 0 || first.carried.length < next.carried.length) {
+    throw new FormatError(
+      `Cannot go on from ${files.first} with ${files.next}: the first does not give all states that the second takes`,
+      { hint: "take both files from one export" },
+    );
+  }
+  return { main: next, other: { graph: first, first: true, choice: undefined, inputs: inputsOf(next) } };
+}
+
+function inputsOf(graph: Graph<"global">): TensorInfo[] {
+  return graph.nodes.flatMap((n) =>
+    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
+  );
+}
+
+/** Cleans, plans, shards and compiles the graphs of a model. */
+async function compileGraphs(
+  read: (files: OpenFiles) => Graphs,
+  options: ParallelizeOptions,
+): Promise<ParallelModel> {
+  const { comm, onProgress } = options;
+  const config = await agreeOnCosts(comm, options.config ?? {});
+  using files = new OpenFiles();
+  const graphs = read(files);
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
+  const clean = cleanPipeline().run(graphs.main, ctx);
+  onProgress?.("planning");
+  const sharded = shardPipeline().run(clean, ctx);
+  const local = loadPipeline().run(sharded, ctx);
+  const parts = [{ sharded, local, plan: ctx.requirePlan(), ctx }];
+  const { other } = graphs;
+  if (other) {
+    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, slices: ctx.slices });
+    parts.push(shardOther(other, sharded, ctx2));
+  }
+  const { executors, notice } = await openExecutors(
+    parts.map(({ sharded, local, ctx }, i) => ({
+      sharded,
+      local,
+      plain: async (use) => {
+        // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+        using again = new OpenFiles();
+        const { main, other } = read(again);
+        const graph = shardPipeline().run(cleanPipeline().run(i === 0 ? main : other!.graph, ctx), ctx);
+        return await use(localize(graph, comm.rank, comm.size, { plain: true }));
+      },
+    })),
+    options,
+  );
+  const made = (i: number, otherGraph?: OtherGraph) => {
+    const { ctx: _, ...part } = parts[i]!;
+    return new ParallelModel({ ...part, executor: executors[i]!, group: comm, notice, other: otherGraph });
   };
+  return made(0, other && { ...other, model: made(1) });
+}
+
+/** The other graph of a model, whose main graph is sharded already. */
+function shardOther(
+  other: NonNullable<Graphs["other"]>,
+  main: Graph<"sharded">,
+  ctx: ParallelExecutionCtx,
+): {
+  readonly sharded: Graph<"sharded">;
+  readonly local: Graph<"local">;
+  readonly plan: Plan;
+  readonly ctx: ParallelExecutionCtx;
+} {
+  const clean = cleanPipeline().run(other.graph, ctx);
+  if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks, clean));
+  const sharded = shardPipeline().run(clean, ctx);
+  return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan(), ctx };
 }
 
 /** How a model is put on a mesh. */
@@ -192,7 +294,7 @@ export interface ExplainedModel {
 }
 
 /**
- * How the model at `path` would be split over `ranks`, and why. Starts nothing and reads no weights.
+ * How the model at `path` would be split over `ranks`, and why; of a model with a first step, its later steps. Starts nothing and reads no weights.
  *
  * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
  * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
@@ -215,29 +317,44 @@ export function explainFile(
 ): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
-  const graph = cleanPipeline().run(importOnnx(file), ctx);
-  checkNominal(graph, config.nominal ?? {});
-  const common = { graph, config: ctx.config, rewrites: ctx.rewrites, measured };
+  const whole = importOnnx(file), branches = specializeBranches(whole);
+  // Of a merged decoder, the step that is taken again and again.
+  const imported = branches?.steps?.next ?? branches?.whenTrue ?? whole;
+  checkNominal(imported, config.nominal ?? {});
+  // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
+  let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
+  const graph = () => cleaned ??= cleanPipeline().run(imported, ctx);
+  const rewrites = () => (graph(), ctx.rewrites);
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
-    const plan = planFromFile(config.plan, { graph, ranks, opDef }), report = config.plan;
+    const plan = planFromFile(config.plan, { graph: graph(), ranks, opDef }), report = config.plan;
     const refuse = (): never => {
       throw new PlanError(`Cannot price alternatives to the plan of a file: nothing was searched`, {
         hint: "leave the plan's file out",
       });
     };
-    return { ...common, plan, report, file: () => planFile(graph, plan, report), explain: refuse, compare: refuse };
+    const common = { graph: graph(), config: ctx.config, rewrites: rewrites(), measured };
+    return { ...common, plan, report, file: () => planFile(graph(), plan, report), explain: refuse, compare: refuse };
   }
-  const options = planOptions(ctx.config, ranks, graph);
-  const solved = solvePlan(graph, options), { plan } = solved;
-  const report = explainSolved(graph, solved);
+  const options = () => planOptions(ctx.config, ranks, graph());
+  const solved = () => known ??= solvePlan(graph(), options());
+  const report = foldedImport(imported, ctx) ?? foldedReport(graph(), options()) ?? explainSolved(graph(), solved());
   return {
-    ...common,
-    plan,
+    get graph() {
+      return graph();
+    },
+    config: ctx.config,
+    get rewrites() {
+      return rewrites();
+    },
+    measured,
+    get plan() {
+      return solved().plan;
+    },
     report,
-    file: () => planFile(graph, plan, report),
-    explain: (pattern) => explainLayers(graph, solved, pattern),
-    compare: (baselines) => comparePlans(graph, solved, baselines, options),
+    file: () => planFile(graph(), solved().plan, report),
+    explain: (pattern) => explainLayers(graph(), solved(), pattern),
+    compare: (baselines) => comparePlans(graph(), solved(), baselines, options()),
   };
 }
 

@@ -44,6 +44,8 @@ export interface ShardedFolder {
 
 /** Constants of fewer bytes stay in the models. */
 const INLINE_BELOW = 1024;
+/** Names of ranks' files. */
+const PART = /^rank\d+\.(onnx|plain\.onnx|bin)$/;
 /** What belongs to a model beside its graph, and is copied along. */
 const COMPANIONS =
   /^(tokenizer.*\.json|(.*_)?config\.json|special_tokens_map\.json|chat_template\.jinja|vocab\.(json|txt)|merges\.txt|.*\.model)$/;
@@ -59,6 +61,8 @@ export function shardModel(path: string, to: string, { ranks, config = {} }: Sha
   const { graph, plan, report } = explainFile(file, { ranks, config });
   Deno.mkdirSync(to, { recursive: true });
   refuseOverwriting(path, to);
+  // Parts of an earlier export, for more ranks perhaps.
+  for (const { name } of [...Deno.readDirSync(to)]) if (PART.test(name)) Deno.removeSync(join(to, name));
   const stored = planFile(graph, plan, report);
   const { fingerprint } = stored.model;
   const files = [write(to, FOLDER_FILES.plan, new TextEncoder().encode(JSON.stringify(stored, undefined, 1) + "\n"))];

@@ -1,9 +1,11 @@
 /** What each rank does for `shardwise generate`; rank 0 prints. */
+import type { LoadedFolder } from "../../src/folder_session.ts";
+import { readTensors } from "../../src/formats/tensor_file.ts";
+import type { EncoderPrompt } from "../../src/generate/encoder_decoder.ts";
 import { ModelFolder } from "../../src/generate/model_folder.ts";
-import { generate } from "../../src/generate/generate.ts";
-import { Sampler } from "../../src/generate/sampler.ts";
+import type { Decode } from "../../src/generate/text_stream.ts";
 import { StopStrings, TextStream } from "../../src/generate/text_stream.ts";
-import { loadModel } from "./load_model.ts";
+import { loadFolder } from "./load_model.ts";
 import type { GenerateJob, GenerateReport, RankContext } from "../job.ts";
 
 /** Turns ids into what is printed. */
@@ -15,57 +17,125 @@ interface Printer {
 
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
-  await using model = await loadModel(job.model, { comm, on: job.on, plan: job.plan });
-  const printer = makePrinter(job, comm.rank);
-  const show = comm.rank === 0 ? writer(Deno.stdout) : undefined;
+  await using model = await loadFolder(job.model, { comm, on: job.on, plan: job.plan });
+  const prompts: readonly EncoderPrompt[] = typeof job.prompts === "string"
+    ? [Object.fromEntries(await readTensors(job.prompts))]
+    : job.prompts;
+  const makePrinter = printers(job, comm.rank);
+  const show = comm.rank === 0 ? writer(Deno.stdout) : () => {};
   const began = performance.now();
-  let first = 0, made = 0, ended = false;
-  for await (
-    const id of generate(model, job.prompt, {
-      sampler: new Sampler(job.sampling),
-      maxNewTokens: job.maxNewTokens,
-      endIds: job.endIds,
-    })
-  ) {
-    if (made++ === 0) first = performance.now();
+  const run = job.beams !== undefined ? search : prompts.length === 1 ? stream : batch;
+  const { tokens, first, ended } = await run({ job, model, prompts, makePrinter, show });
+  if (comm.rank !== 0) return;
+  const last = performance.now();
+  const result: GenerateReport = { tokens, firstMs: first - began, restMs: last - first, ended };
+  report(result);
+}
+
+/** What a way of generating works with. */
+interface Run {
+  readonly job: GenerateJob;
+  readonly model: LoadedFolder;
+  readonly prompts: readonly EncoderPrompt[];
+  readonly makePrinter: () => Printer;
+  readonly show: (text: string) => void;
+}
+
+/** How many tokens were made, when the first was there, and whether all texts came to their own end. */
+interface Outcome {
+  readonly tokens: number;
+  readonly first: number;
+  readonly ended: boolean;
+}
+
+/** One text, shown as it comes. */
+async function stream({ job, model, prompts: [prompt], makePrinter, show }: Run): Promise<Outcome> {
+  const printer = makePrinter();
+  let first = 0, tokens = 0, ended = false;
+  for await (const id of model.generate(prompt!, job)) {
+    if (tokens++ === 0) first = performance.now();
     ended = job.endIds.includes(id);
     const { text, stopped } = printer.push(id);
-    show?.(text);
+    show(text);
     if (stopped) {
       ended = true;
       break;
     }
   }
-  if (show === undefined) return;
-  const last = performance.now();
   show(printer.end() + "\n");
-  const result: GenerateReport = { tokens: made, firstMs: first - began, restMs: last - first, ended };
-  report(result);
+  return { tokens, first, ended };
 }
 
-function makePrinter(job: GenerateJob, rank: number): Printer {
-  const { print } = job;
+/** Several texts side by side; each is shown when it and those before it are complete. */
+async function batch({ job, model, prompts, makePrinter, show }: Run): Promise<Outcome> {
+  const texts = prompts.map(() => ({ printer: makePrinter(), text: "", ended: false }));
+  let first = 0, tokens = 0;
+  const ends = (i: number, id: number) => {
+    const own = texts[i]!, { text, stopped } = own.printer.push(id);
+    own.text += text;
+    own.ended = stopped || job.endIds.includes(id);
+    return stopped;
+  };
+  for await (const ids of model.generateBatch(prompts, { ...job, ends })) {
+    if (tokens === 0) first = performance.now();
+    tokens += ids.filter((id) => id !== undefined).length;
+  }
+  show(joinTexts(job, texts.map(({ text, printer }) => text + printer.end())));
+  return { tokens, first, ended: texts.every((t) => t.ended) };
+}
+
+/** The best text of beam search for each prompt. */
+async function search({ job, model, prompts, makePrinter, show }: Run): Promise<Outcome> {
+  const { repetitionPenalty } = job.sampling;
+  const texts: string[] = [];
+  let first = 0, tokens = 0, ended = true;
+  for (const prompt of prompts) {
+    const [best] = await model.beamSearch(prompt, { ...job, ...job.beams!, repetitionPenalty });
+    if (tokens === 0) first = performance.now();
+    const printer = makePrinter();
+    const parts = best!.ids.map((id) => printer.push(id));
+    texts.push(parts.map((p) => p.text).join("") + printer.end());
+    tokens += best!.ids.length;
+    ended &&= job.endIds.includes(best!.ids.at(-1)!) || parts.some((p) => p.stopped);
+  }
+  show(joinTexts(job, texts));
+  return { tokens, first, ended };
+}
+
+/** Lines of ids; paragraphs of text. */
+function joinTexts({ print }: GenerateJob, texts: readonly string[]): string {
+  return texts.join(print.kind === "ids" ? "\n" : "\n\n") + "\n";
+}
+
+/** Makes a printer for each text. */
+function printers({ print, model }: GenerateJob, rank: number): () => Printer {
   if (print.kind === "ids") {
-    let before = "";
-    return {
-      push(id) {
-        const text = `${before}${id}`;
-        before = " ";
-        return { text, stopped: false };
-      },
-      end: () => "",
+    return () => {
+      let before = "";
+      return {
+        push(id) {
+          const text = `${before}${id}`;
+          before = " ";
+          return { text, stopped: false };
+        },
+        end: () => "",
+      };
     };
   }
   // Stop strings end the loop, so every rank must see them; without any, only rank 0 pays for a tokenizer.
-  if (rank !== 0 && print.stop.length === 0) return { push: () => ({ text: "", stopped: false }), end: () => "" };
-  const stream = new TextStream(ModelFolder.open(job.model).tokenizer(print.tokenizer).decode);
-  const stop = new StopStrings(print.stop);
-  return {
-    push(id) {
-      const text = stop.push(stream.push(id));
-      return { text, stopped: stop.stopped };
-    },
-    end: () => stop.push(stream.end()) + stop.end(),
+  if (rank !== 0 && print.stop.length === 0) {
+    return () => ({ push: () => ({ text: "", stopped: false }), end: () => "" });
+  }
+  const decode: Decode = ModelFolder.open(model).tokenizer(print.tokenizer).decode;
+  return () => {
+    const stream = new TextStream(decode), stop = new StopStrings(print.stop);
+    return {
+      push(id) {
+        const text = stop.push(stream.push(id));
+        return { text, stopped: stop.stopped };
+      },
+      end: () => stop.push(stream.end()) + stop.end(),
+    };
   };
 }
 

@@ -2,6 +2,7 @@
 import type { Config } from "../../src/passes/context.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
+import { type LoadedFolder, loadModelFolder } from "../../src/folder_session.ts";
 import { parallelizeModel } from "../../src/session.ts";
 import type { JobDevice } from "../job.ts";
 import { passConfig, type PlanConfig } from "../plan_options.ts";
@@ -20,6 +21,15 @@ export async function loadModel(path: string, { comm, on, plan }: LoadOptions): 
   const model = await withProgress(path, { comm, on, config: passConfig(plan, comm.size) });
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
+}
+
+/** The same for a model folder. */
+export async function loadFolder(path: string, { comm, on, plan }: LoadOptions): Promise<LoadedFolder> {
+  using line = progressLine(comm);
+  const config = passConfig(plan, comm.size);
+  const folder = await loadModelFolder(path, { comm, ...on, config, onProgress: line.onProgress });
+  if (folder.decoder.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${folder.decoder.notice}`);
+  return folder;
 }
 
 async function withProgress(

@@ -5,7 +5,8 @@ import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
-import { loadModel } from "./load_model.ts";
+import { LoadedFolder } from "../../src/folder_session.ts";
+import { loadFolder, loadModel } from "./load_model.ts";
 import { compareTensors } from "../compare.ts";
 import type { PlanConfig } from "../plan_options.ts";
 import type { JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
@@ -36,9 +37,10 @@ async function verifyModel(
     report({ name: c.name, ranks: comm.size, pass: false, outputs: [], problem: describeError(error), ms });
   };
   const began = performance.now();
-  let model: ParallelModel;
+  let model: ParallelModel | LoadedFolder;
   try {
-    model = await loadModel(path, { comm, on, plan });
+    const options = { comm, on, plan };
+    model = cases[0]!.kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;
@@ -47,7 +49,11 @@ async function verifyModel(
   for (const c of cases) {
     const start = performance.now();
     try {
-      const found = c.kind === "outputs" ? await verifyOutputs(c, model, comm.rank) : await verifyGreedy(c, model);
+      const found = model instanceof LoadedFolder
+        ? await verifySeq2seq(c, model)
+        : c.kind === "outputs"
+        ? await verifyOutputs(c, model, comm.rank)
+        : await verifyGreedy(c, model);
       report({ name: c.name, ranks: comm.size, ...found, ms: performance.now() - start });
     } catch (error) {
       failed(c, error, performance.now() - start);
@@ -64,14 +70,22 @@ async function verifyOutputs(c: VerifyCase & { kind: "outputs" }, model: Paralle
   return { pass: outputs.length > 0 && outputs.every(({ pass }) => pass), outputs };
 }
 
-async function verifyGreedy(c: VerifyCase & { kind: "greedy" }, model: ParallelModel): Promise<Found> {
+async function verifyGreedy(c: VerifyCase, model: ParallelModel): Promise<Found> {
+  if (c.kind !== "greedy") throw new Error(`Unreachable case ${c.kind}`);
   const options = { sampler: new Sampler(), maxNewTokens: c.expected.length };
-  const got = await Array.fromAsync(generate(model, c.prompt, options));
-  const wrong = got.findIndex((id, i) => id !== c.expected[i]);
+  return compareIds(await Array.fromAsync(generate(model, c.prompt, options)), c.expected);
+}
+
+async function verifySeq2seq(c: VerifyCase, model: LoadedFolder): Promise<Found> {
+  if (c.kind !== "seq2seq") throw new Error(`Unreachable case ${c.kind}`);
+  const prompt = typeof c.prompt === "string" ? Object.fromEntries(await readTensors(c.prompt)) : c.prompt;
+  const options = { maxNewTokens: c.expected.length, decoderPrompt: c.decoderPrompt, endIds: [] };
+  return compareIds(await Array.fromAsync(model.generate(prompt, options)), c.expected);
+}
+
+function compareIds(got: readonly number[], expected: readonly number[]): Found {
+  const wrong = expected.findIndex((id, i) => id !== got[i]);
   if (wrong < 0) return { pass: true, outputs: [] };
-  return {
-    pass: false,
-    outputs: [],
-    problem: `token ${wrong + 1} of ${c.expected.length} is ${got[wrong]}, expected ${c.expected[wrong]}`,
-  };
+  const problem = `token ${wrong + 1} of ${expected.length} is ${got[wrong]}, expected ${expected[wrong]}`;
+  return { pass: false, outputs: [], problem };
 }

@@ -42,6 +42,14 @@ const TABLE = {
     ],
     result: "i32",
   },
+  fcntl: {
+    parameters: [
+      "i32", // int fd
+      "i32", // int cmd
+      "i32", // int arg; variadic in C, which these architectures pass alike
+    ],
+    result: "i32",
+  },
   flock: {
     parameters: [
       "i32", // int fd
@@ -111,6 +119,7 @@ const TABLE = {
     result: "i32",
   },
   sched_yield: { parameters: [], result: "i32" },
+  sched_getcpu: { parameters: [], result: "i32" }, // the core, or -1
   _exit: { parameters: ["i32"], result: "void" }, // int status
   // One C function, two prototypes: futex has no wrapper in libc. uaddr is a view, so that its address needs no arithmetic.
   futex: {
@@ -152,7 +161,14 @@ export const PR_SET_PDEATHSIG = 1;
 export const ENOENT = 2, EINTR = 4, EEXIST = 17, ENOSPC = 28;
 
 const FUTEX_WAIT = 0, FUTEX_WAKE = 1, FUTEX_SYSCALL = { x86_64: 202, aarch64: 98 } as const;
-const AT_EMPTY_PATH = 0x1000, STATX_BASIC_STATS = 0x7ff, MFD_CLOEXEC = 1, LOCK_EX = 2, LOCK_UN = 8;
+/** No longer shorter or longer: a process that touches what another has cut off would be killed. */
+const F_ADD_SEALS = 1033, SEALS = 1 | 2 | 4; // F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
+const AT_EMPTY_PATH = 0x1000,
+  STATX_BASIC_STATS = 0x7ff,
+  MFD_CLOEXEC = 1,
+  MFD_ALLOW_SEALING = 2,
+  LOCK_EX = 2,
+  LOCK_UN = 8;
 
 // deno-fmt-ignore
 const ERRNO: Readonly<Record<number, string>> = {
@@ -271,10 +287,12 @@ export class Libc implements Disposable {
 
   /** A file that has no name, lives in memory, and is gone with its last descriptor and mapping. @throws {LibcError} */
   memoryFile(name: string, bytes: number): FileDescriptor {
-    const fd = this.symbols.memfd_create(cString(name), MFD_CLOEXEC);
+    const fd = this.symbols.memfd_create(cString(name), MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) throw new LibcError(`create ${bytes} bytes of anonymous shared memory`, this.errno);
     const file = new FileDescriptor(this, fd);
-    if (this.symbols.ftruncate(fd, BigInt(bytes)) === 0) return file;
+    if (this.symbols.ftruncate(fd, BigInt(bytes)) === 0 && this.symbols.fcntl(fd, F_ADD_SEALS, SEALS) === 0) {
+      return file;
+    }
     const error = new LibcError(`create ${bytes} bytes of anonymous shared memory`, this.errno);
     file[Symbol.dispose]();
     throw error;
@@ -351,6 +369,11 @@ export class Libc implements Disposable {
   /** Lets another process run on this core, if one wants to. */
   yieldNow(): void {
     this.symbols.sched_yield();
+  }
+
+  /** The core on which this thread runs at the moment; -1 where the system cannot tell. */
+  currentCore(): number {
+    return this.symbols.sched_getcpu();
   }
 
   /** Sleeps while `word[0] === expected`, at most `timeoutMs`; may return early. Blocks this thread, JavaScript included. */

@@ -14,9 +14,9 @@ const SCHEMES: readonly (readonly [RegExp, string])[] = [
 ];
 
 /** The pairs among the names of a graph's inputs and outputs. */
-export function carriedByName(inputs: readonly string[], outputs: readonly string[]): Carried[] {
+export function carriedByName(inputs: readonly string[], outputs: readonly string[]): Required<Carried>[] {
   const at = new Map(outputs.map((name, i) => [name, i]));
-  return inputs.flatMap((input): Carried[] => {
+  return inputs.flatMap((input): Required<Carried>[] => {
     for (const [pattern, by] of SCHEMES) {
       if (!pattern.test(input)) continue;
       const output = at.get(input.replace(pattern, by));

@@ -117,11 +117,17 @@ class Walker {
     if (field.message) {
       this.message(field.message, stop, place, depth + 1);
     } else if (field.scalar === ScalarType.STRING) {
-      this.#utf8.decode(this.#bytes.subarray(reader.pos, stop));
+      // Nearly all strings are ASCII, which needs no proof, and the decoder is slow to call.
+      if (!this.#isAscii(reader.pos, stop)) this.#utf8.decode(this.#bytes.subarray(reader.pos, stop));
     } else if (packed && expected !== WireType.LengthDelimited) {
       this.#packed(expected, length, stop);
     }
     reader.pos = stop;
+  }
+
+  #isAscii(start: number, end: number): boolean {
+    for (let i = start; i < end; i++) if (this.#bytes[i]! >= 0x80) return false;
+    return true;
   }
 
   #packed(expected: WireType, length: number, stop: number): void {

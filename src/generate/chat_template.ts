@@ -4,7 +4,9 @@ import { FormatError } from "../core/errors.ts";
 
 /** One message of a chat. */
 export interface ChatMessage {
+  /** Who says it. */
   readonly role: "system" | "user" | "assistant";
+  /** What is said. */
   readonly content: string;
 }
 

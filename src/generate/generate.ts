@@ -1,26 +1,8 @@
 /** The loop of text generation: feed, pick, feed what was picked. */
-import type { Dim } from "../core/dim.ts";
-import { InputError } from "../core/errors.ts";
-import { type HostTensor, toNumbers } from "../core/host_tensor.ts";
-import type { Shape } from "../graph/types.ts";
-import { CausalFeeds, type FeedInput } from "./feeds.ts";
-import type { Sampler } from "./sampler.ts";
-
-/** What the loop needs of a model; a parallel model fits. `S` is the state that it carries from step to step. */
-export interface CausalModel<S> {
-  /** All inputs, carried ones included. */
-  readonly inputs: readonly FeedInput[];
-  /** Must include `logits`. */
-  readonly outputs: readonly { readonly name: string; readonly type?: { readonly shape: Shape | undefined } }[];
-  /** The carried inputs (the KV cache) and the outputs that become them; empty for a model without a cache. */
-  readonly carried: readonly { readonly input: string; readonly output: string }[];
-  /** Runs once on all inputs. */
-  readonly run: (inputs: Record<string, HostTensor>) => Promise<Record<string, HostTensor>>;
-  /** An empty state for `batch` sequences. */
-  readonly start: (batch: number) => S;
-  /** Runs on the inputs that are not carried, and moves `state` on. */
-  readonly step: (inputs: Record<string, HostTensor>, state: S) => Promise<Record<string, HostTensor>>;
-}
+import type { HostTensor } from "../core/host_tensor.ts";
+import type { CausalModel } from "./causal_model.ts";
+import { Decoding } from "./decoding.ts";
+import { Sampler, type SamplingOptions } from "./sampler.ts";
 
 /** How to go on, and when to stop. */
 export interface GenerateOptions {
@@ -30,6 +12,8 @@ export interface GenerateOptions {
   readonly maxNewTokens: number;
   /** Ids that end the text; such an id is given, and is the last one. Default none. */
   readonly endIds?: readonly number[] | undefined;
+  /** Tensors that are the same at every step, by name of the input: what an encoder gave. */
+  readonly given?: Readonly<Record<string, HostTensor>> | undefined;
 }
 
 /**
@@ -43,62 +27,56 @@ export interface GenerateOptions {
 export async function* generate<S>(
   model: CausalModel<S>,
   prompt: readonly number[],
-  { sampler, maxNewTokens, endIds = [] }: GenerateOptions,
+  { sampler, maxNewTokens, endIds = [], given }: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
-  if (prompt.length === 0) {
-    throw new InputError("Cannot generate from an empty prompt", { hint: "give at least one token" });
-  }
-  const logits = logitsName(model.outputs.map(({ name }) => name));
-  checkVocabulary(prompt, model.outputs.find(({ name }) => name === logits)?.type?.shape?.at(-1));
-  const carriedInputs = new Set(model.carried.map(({ input }) => input));
-  const own = model.inputs.filter(({ name }) => !carriedInputs.has(name));
-  const feeds = new CausalFeeds(own, prompt.length + maxNewTokens);
-  const cached = model.carried.length > 0;
-  const state = cached ? model.start(1) : undefined;
-  const all = [...prompt];
-  let past = 0;
-  let now: readonly number[] = prompt;
-  for (let made = 0; made < maxNewTokens; made++) {
-    const inputs = feeds.at(past, now);
-    const outputs = state === undefined ? await model.run(inputs) : await model.step(inputs, state);
-    const id = sampler.pick(lastRow(outputs[logits]!));
-    yield id;
-    if (endIds.includes(id)) return;
-    if (cached) {
-      past += now.length;
-      now = [id];
-    } else {
-      all.push(id);
-      now = all;
-    }
+  const decoding = new Decoding(model, [prompt], { maxNewTokens, given });
+  const seen = new Set(prompt);
+  for (let made = 0, last = -1; made < maxNewTokens; made++) {
+    const [logits] = made === 0 ? await decoding.begin() : await decoding.next([last]);
+    last = sampler.pick(logits!, seen);
+    yield last;
+    if (endIds.includes(last)) return;
+    seen.add(last);
   }
 }
 
-/** The logits of the last position: `[1, sequence, vocabulary]` → `[vocabulary]`; a view for float32. */
-export function lastRow(logits: HostTensor): ArrayLike<number> {
-  const { dtype, shape, data } = logits;
-  const vocabulary = shape.at(-1) ?? 0;
-  if (shape.length < 2 || data.length < vocabulary || vocabulary === 0) {
-    throw new InputError(`Cannot pick a token from logits of shape [${shape}]: expected [1, sequence, vocabulary]`);
+/** How several texts go on. */
+export interface GenerateBatchOptions extends Omit<GenerateOptions, "sampler"> {
+  /** How to pick; every text has random numbers of its own, from the same seed. */
+  readonly sampling?: SamplingOptions | undefined;
+  /** Whether the text of a prompt ends with the token that it just got, beside `endIds`: a stop string, say. */
+  readonly ends?: ((prompt: number, id: number) => boolean) | undefined;
+  /** The id that fills shorter prompts and ended texts; the mask hides it. Default 0. */
+  readonly padId?: number | undefined;
+}
+
+/**
+ * The new tokens after each of `prompts`, one step at a time: by prompt, its next token, or undefined when it has ended.
+ * The ids are those that each prompt alone gives. Ends when all have.
+ *
+ * Prompts of different lengths are padded on the left, so the model needs an attention mask.
+ *
+ * @throws {InputError} As {@linkcode generate} does, and if padding is needed but there is no mask.
+ */
+export async function* generateBatch<S>(
+  model: CausalModel<S>,
+  prompts: readonly (readonly number[])[],
+  { sampling, maxNewTokens, endIds = [], given, padId = 0, ends }: GenerateBatchOptions,
+): AsyncGenerator<(number | undefined)[], void, void> {
+  const decoding = new Decoding(model, prompts, { maxNewTokens, given, padId });
+  const samplers = prompts.map(() => new Sampler(sampling));
+  const seen = prompts.map((prompt) => new Set(prompt));
+  const ended = prompts.map(() => false);
+  let ids: readonly (number | undefined)[] = [];
+  for (let made = 0; made < maxNewTokens && ended.includes(false); made++) {
+    const logits = made === 0 ? await decoding.begin() : await decoding.next(ids.map((id) => id ?? padId));
+    const picked = logits.map((row, i) => ended[i] ? undefined : samplers[i]!.pick(row, seen[i]));
+    ids = picked;
+    picked.forEach((id, i) => {
+      if (id === undefined) return;
+      seen[i]!.add(id);
+      if (endIds.includes(id) || ends?.(i, id)) ended[i] = true;
+    });
+    yield picked;
   }
-  return toNumbers({ dtype, shape: [vocabulary], data: data.subarray(data.length - vocabulary) });
-}
-
-/** An id beyond the vocabulary would not fail in a split embedding: no rank has its row, and their sum is zero. */
-function checkVocabulary(prompt: readonly number[], vocabulary: Dim | undefined): void {
-  const wrong = typeof vocabulary === "number" ? prompt.find((id) => id < 0 || id >= vocabulary) : undefined;
-  if (wrong === undefined) return;
-  throw new InputError(`Cannot generate from token ${wrong}: the model's vocabulary has ${vocabulary} tokens`, {
-    hint: `give ids from 0 to ${Number(vocabulary) - 1}`,
-  });
-}
-
-function logitsName(outputs: readonly string[]): string {
-  if (outputs.includes("logits")) return "logits";
-  throw new InputError(
-    `Cannot generate with this model: it has no output "logits", only ${outputs.slice(0, 4).join(", ")}`,
-    {
-      hint: "export the model for text generation (with a language modelling head), or use `run`",
-    },
-  );
 }

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { symbol } from "../core/dim.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
-import { type CausalModel, generate, lastRow } from "./generate.ts";
+import type { CausalModel } from "./causal_model.ts";
+import { lastRows } from "./decoding.ts";
+import { generate } from "./generate.ts";
 import { Sampler } from "./sampler.ts";
 
 const VOCABULARY = 11;
@@ -21,11 +23,12 @@ function summingModel(names: readonly string[], cached: boolean) {
     return { dtype: "f32", shape: [1, ids.length, VOCABULARY], data };
   }
   const model: CausalModel<{ sum: number }> = {
-    inputs: [...names, ...(cached ? ["past.0.key"] : [])].map((name) => ({ name, type: { dtype: "i64" } })),
+    stepInputs: names.map((name) => ({ name, type: { dtype: "i64" } })),
     outputs: [{ name: "logits" }],
     carried: cached ? [{ input: "past.0.key", output: "present.0.key" }] : [],
     run: (inputs) => Promise.resolve({ logits: forward(inputs, 0) }),
     start: () => ({ sum: 0 }),
+    reorder: () => {},
     step: (inputs, state) => {
       const logits = forward(inputs, state.sum);
       state.sum += [...inputs.input_ids!.data].reduce((a: number, b) => a + Number(b), 0);
@@ -87,14 +90,16 @@ Deno.test("generate() refuses a prompt with an id beyond the vocabulary", async 
   assert.deepEqual(await all(generate(typed, [10], options)), [10]);
 });
 
-Deno.test("lastRow() is a view of the last position's logits", () => {
+Deno.test("lastRows() is a view of the last position's logits", () => {
   const data = Float32Array.from({ length: 6 }, (_, i) => i);
-  const row = lastRow({ dtype: "f32", shape: [1, 2, 3], data }) as Float32Array;
+  const [row] = lastRows({ dtype: "f32", shape: [1, 2, 3], data }) as [Float32Array];
   assert.deepEqual([...row], [3, 4, 5]);
   assert.equal(row.buffer, data.buffer);
-  assert.deepEqual([...lastRowOf16()], [1, -2]);
+  assert.deepEqual([...lastRowsOf16()], [1, -2]);
+  const rows = lastRows({ dtype: "f32", shape: [2, 1, 3], data });
+  assert.deepEqual(rows.map((r) => [...r as Float32Array]), [[0, 1, 2], [3, 4, 5]]);
 });
 
-function lastRowOf16(): number[] {
-  return Array.from(lastRow({ dtype: "f16", shape: [1, 1, 2], data: Uint16Array.of(0x3c00, 0xc000) }));
+function lastRowsOf16(): number[] {
+  return Array.from(lastRows({ dtype: "f16", shape: [1, 1, 2], data: Uint16Array.of(0x3c00, 0xc000) })[0]!);
 }

@@ -9,19 +9,20 @@ import { fileSize } from "../formats/mapped_file.ts";
 import { type ChatMessage, findChatTemplate, renderChat, specialTokensOf } from "./chat_template.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 
-/** Where the graph may lie in a folder, likeliest first. */
-const GRAPHS = [
-  "model.onnx",
-  "onnx/model.onnx",
-  "decoder_model_merged.onnx",
-  "onnx/decoder_model_merged.onnx",
-] as const;
+/** Where the graph may lie in a folder (or its folder `onnx`), likeliest first. */
+const GRAPHS = ["model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx"] as const;
+/** The first step of a decoder in two files, whose later steps are `decoder_with_past_model.onnx`. */
+const FIRST_STEP = "decoder_model.onnx";
+const ENCODER = "encoder_model.onnx";
 /** Names under which configurations of various families keep the longest sequence. */
 const CONTEXT_LENGTHS = ["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"] as const;
 
 /** The files of one model. Nothing is read before it is asked for. */
 export class ModelFolder {
-  /** Path of the graph; of a model in parts, of the folder. */
+  /**
+   * Path of the graph; of an encoder-decoder, the decoder's; of a decoder in two files, that of the later steps; of a model in
+   * parts, of the folder.
+   */
   readonly model: string;
   /** The folder of tokenizer and configurations. */
   readonly folder: string;
@@ -46,8 +47,11 @@ export class ModelFolder {
       );
     }
     if (exists(join(path, "plan.json")) && exists(join(path, "rank0.onnx"))) return new ModelFolder(path, path);
-    const known = GRAPHS.find((name) => exists(join(path, name)));
-    if (known !== undefined) return new ModelFolder(join(path, known), path);
+    const places = GRAPHS.flatMap((name) => [join(path, name), join(path, "onnx", name)]);
+    const known = places.find((file) =>
+      exists(file) && (basename(file) !== GRAPHS[2] || exists(join(dirname(file), FIRST_STEP)))
+    );
+    if (known !== undefined) return new ModelFolder(known, path);
     const graphs = ["", "onnx"].flatMap((sub) => onnxFiles(join(path, sub)).map((name) => join(sub, name)));
     if (graphs.length === 1) return new ModelFolder(join(path, graphs[0]!), path);
     throw new FormatError(
@@ -56,6 +60,40 @@ export class ModelFolder {
         : `Cannot tell which model of ${path} is meant: it holds ${graphs.slice(0, 6).join(", ")}`,
       { hint: "name the .onnx file itself" },
     );
+  }
+
+  /** Path of the first step's graph, where the decoder comes in two files. */
+  get firstStep(): string | undefined {
+    return basename(this.model) === GRAPHS[2] ? this.#beside(FIRST_STEP) : undefined;
+  }
+
+  /** Path of the encoder's graph, where the model is a decoder with an encoder beside it. */
+  get encoder(): string | undefined {
+    return basename(this.model).startsWith("decoder_") ? this.#beside(ENCODER) : undefined;
+  }
+
+  #beside(name: string): string | undefined {
+    const file = join(dirname(this.model), name);
+    return exists(file) ? file : undefined;
+  }
+
+  /**
+   * The ids that an encoder-decoder's decoder starts from: `decoder_start_token_id`, and `forced_bos_token_id` where there is
+   * one; empty if the folder does not say.
+   */
+  get decoderPrompt(): readonly number[] {
+    return ["decoder_start_token_id", "forced_bos_token_id"].flatMap((key) => this.#id(key) ?? []);
+  }
+
+  /** The id that pads shorter prompts; 0 if the folder does not say. */
+  get padId(): number {
+    return this.#id("pad_token_id") ?? 0;
+  }
+
+  /** The id under `key` of generation_config.json, else of config.json. */
+  #id(key: string): number | undefined {
+    const values = ["generation_config.json", "config.json"].map((file) => this.#json(file)?.[key]);
+    return values.find((id): id is number => Number.isInteger(id));
   }
 
   /**

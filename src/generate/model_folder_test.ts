@@ -60,3 +60,23 @@ Deno.test("ModelFolder says what is missing or malformed, and where", () => {
     (path) => assert.throws(() => ModelFolder.open(path).tokenizer(), /no tokenizer.json/),
   );
 });
+
+Deno.test("ModelFolder finds the encoder, the first step, and what the decoder starts from", () => {
+  const files = { "encoder_model.onnx": "", "decoder_model.onnx": "", "decoder_with_past_model.onnx": "" };
+  withFolder({ ...files, "config.json": { decoder_start_token_id: 2, pad_token_id: 1 } }, (path) => {
+    const folder = ModelFolder.open(path);
+    assert.equal(folder.model, join(path, "decoder_with_past_model.onnx"));
+    assert.equal(folder.firstStep, join(path, "decoder_model.onnx"));
+    assert.equal(folder.encoder, join(path, "encoder_model.onnx"));
+    assert.deepEqual([folder.decoderPrompt, folder.padId], [[2], 1]);
+  });
+  withFolder({ ...files, "decoder_model_merged.onnx": "" }, (path) => {
+    const folder = ModelFolder.open(path);
+    assert.equal(folder.model, join(path, "decoder_model_merged.onnx"), "one file serves both steps");
+    assert.equal(folder.firstStep, undefined);
+    assert.deepEqual([folder.decoderPrompt, folder.padId], [[], 0]);
+  });
+  withFolder({ "model.onnx": "", "encoder_model.onnx": "" }, (path) => {
+    assert.equal(ModelFolder.open(path).encoder, undefined, "a model that is no decoder needs none");
+  });
+});

@@ -6,6 +6,7 @@
  */
 import { InputError } from "../core/errors.ts";
 import { RandomStream } from "./random.ts";
+import { penalised } from "./repetition.ts";
 
 /** How to pick. The default is greedy: the token with the largest logit. */
 export interface SamplingOptions {
@@ -15,6 +16,10 @@ export interface SamplingOptions {
   readonly topK?: number | undefined;
   /** Only the likeliest tokens whose probabilities together reach `topP`, after `topK`; 1 is all. Default 1. */
   readonly topP?: number | undefined;
+  /** Only tokens at least `minP` times as likely as the likeliest, after `topP`; 0 is all. Default 0. */
+  readonly minP?: number | undefined;
+  /** Above 1, makes tokens less likely that the text holds already; also when greedy. Default 1. */
+  readonly repetitionPenalty?: number | undefined;
   /** Start of the random numbers. Default 0. */
   readonly seed?: number | undefined;
 }
@@ -24,30 +29,43 @@ export class Sampler {
   readonly #temperature: number;
   readonly #topK: number;
   readonly #topP: number;
+  readonly #minP: number;
+  readonly #repetitionPenalty: number;
   readonly #random: RandomStream;
   #weights = new Float64Array(0);
   #order = new Uint32Array(0);
 
   /** Greedy without options. @throws {InputError} If an option is out of range. */
   constructor(options: SamplingOptions = {}) {
-    const { temperature = 0, topK = 0, topP = 1, seed = 0 } = options;
+    const { temperature = 0, topK = 0, topP = 1, minP = 0, repetitionPenalty = 1, seed = 0 } = options;
     require(temperature >= 0 && temperature < Infinity, "temperature", temperature, "at least 0");
     require(Number.isInteger(topK) && topK >= 0, "top-k", topK, "a whole number, at least 0");
     require(topP > 0 && topP <= 1, "top-p", topP, "above 0 and at most 1");
+    require(minP >= 0 && minP <= 1, "min-p", minP, "at least 0 and at most 1");
+    require(
+      repetitionPenalty > 0 && repetitionPenalty < Infinity,
+      "repetition penalty",
+      repetitionPenalty,
+      "above 0",
+    );
     require(Number.isSafeInteger(seed), "seed", seed, "a whole number");
     this.#temperature = temperature;
     this.#topK = topK;
     this.#topP = topP;
+    this.#minP = minP;
+    this.#repetitionPenalty = repetitionPenalty;
     this.#random = new RandomStream(seed);
   }
 
   /**
    * The id of the next token.
    *
-   * @param logits One number a token of the vocabulary.
+   * @param row One logit a token of the vocabulary.
+   * @param seen The tokens of the text so far, for the repetition penalty.
    * @throws {InputError} If a logit that counts is NaN: the model's weights or inputs are broken.
    */
-  pick(logits: ArrayLike<number>): number {
+  pick(row: ArrayLike<number>, seen: Iterable<number> = []): number {
+    const logits = this.#repetitionPenalty === 1 ? row : penalised(row, seen, this.#repetitionPenalty);
     const best = argmax(logits);
     if (this.#temperature === 0 || this.#topK === 1) return best;
     const candidates = this.#candidates(logits, logits[best]!);
@@ -62,8 +80,19 @@ export class Sampler {
     return this.#order[candidates - 1]!;
   }
 
-  /** Fills `#weights` with unnormalised probabilities and `#order` with the candidates; returns how many there are. */
+  /** How many candidates there are in `#order` when those are left out that are far less likely than the first. */
   #candidates(logits: ArrayLike<number>, largest: number): number {
+    const count = this.#mostLikely(logits, largest);
+    if (this.#minP === 0) return count;
+    const order = this.#order;
+    let kept = 0;
+    // The likeliest token weighs 1.
+    for (let i = 0; i < count; i++) if (this.#weights[order[i]!]! >= this.#minP) order[kept++] = order[i]!;
+    return kept;
+  }
+
+  /** Fills `#weights` with unnormalised probabilities and `#order` with the candidates; returns how many there are. */
+  #mostLikely(logits: ArrayLike<number>, largest: number): number {
     const n = logits.length;
     if (this.#weights.length !== n) {
       this.#weights = new Float64Array(n);

@@ -99,3 +99,25 @@ Deno.test("Sampler refuses options out of range and logits that are not numbers"
   assert.throws(() => argmax([1, NaN]), /logit 1 is NaN/);
   assert.throws(() => argmax([]), /no logits/);
 });
+
+Deno.test("Sampler leaves out tokens that are far less likely than the likeliest, after top p", () => {
+  // 0.64, 0.24, 0.09, 0.03, 0.01: 0.24 is 0.37 times 0.64, 0.09 is 0.14 times.
+  const kept = (options: SamplingOptions) =>
+    frequencies({ temperature: 1, ...options }, LOGITS, 1000).map((p) => p > 0);
+  assert.deepEqual(kept({ minP: 0.3 }), [false, true, false, true, false]);
+  assert.deepEqual(kept({ minP: 0.1 }), [false, true, true, true, false]);
+  assert.deepEqual(kept({ minP: 0.1, topP: 0.8 }), [false, true, false, true, false]);
+  assert.deepEqual(kept({ minP: 1 }), [false, false, false, true, false]);
+});
+
+Deno.test("Sampler penalises what the text holds already, also when it is greedy", () => {
+  const sampler = new Sampler({ repetitionPenalty: 2 });
+  assert.equal(sampler.pick(LOGITS, [3]), 1); // 3 / 2 < 2
+  assert.equal(sampler.pick(LOGITS, [3, 1]), 3); // 3 / 2 > 2 / 2
+  assert.equal(sampler.pick(LOGITS), 3);
+  // Negative logits are multiplied: -1 becomes -2.
+  assert.equal(new Sampler({ repetitionPenalty: 2 }).pick([-1, -1.5], [0]), 1);
+  for (const wrong of [{ minP: 2 }, { minP: -1 }, { repetitionPenalty: 0 }]) {
+    assert.throws(() => new Sampler(wrong), InputError);
+  }
+});

@@ -151,12 +151,17 @@ export interface Output {
 /** A node of a graph, told apart by `kind`. */
 export type Node = Placeholder | GetAttr | Call | Collective | Output;
 
-/** A state that a caller carries from one step to the next: KV caches. Both ends keep one placement. */
+/**
+ * A state that a caller carries from one step to the next: KV caches. Both ends keep one placement.
+ *
+ * A graph without a placeholder of that name begins the state: a first step, which another graph's steps follow. A state
+ * without an output is read and stays as it is: keys and values of an encoder's output.
+ */
 export interface Carried {
   /** Name of the placeholder. */
   readonly input: string;
   /** Index into the output node's inputs. */
-  readonly output: number;
+  readonly output?: number;
 }
 
 /** A model, or what a stage has made of it. */

@@ -77,7 +77,9 @@ class Printer {
   }
 
   lines(indent: string): string {
-    const carried = this.#graph.carried.map((c) => `${indent}carried %${quoted(c.input)} -> ${c.output}\n`);
+    const carried = this.#graph.carried.map((c) =>
+      `${indent}carried %${quoted(c.input)}${c.output === undefined ? "" : ` -> ${c.output}`}\n`
+    );
     return this.#graph.nodes.map((n) => `${indent}${this.node(n, indent)}\n`).join("") + carried.join("");
   }
 

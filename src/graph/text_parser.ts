@@ -85,8 +85,7 @@ class Parser {
     const carried: Carried[] = [];
     while (this.#take("carried")) {
       const input = this.#read();
-      this.#expect("->");
-      carried.push({ input, output: this.#integer() });
+      carried.push(this.#take("->") ? { input, output: this.#integer() } : { input });
     }
     return builder.finish(output, carried);
   }

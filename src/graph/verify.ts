@@ -223,14 +223,20 @@ class Verifier {
     const output = this.#graph.nodes.at(-1)!;
     const [ins, outs] = [new Set<string>(), new Set<number>()];
     for (const { input, output: at } of this.#graph.carried) {
-      const pair = `carried pair ("${input}", ${at})`;
+      const pair = `carried pair ("${input}", ${at ?? "-"})`;
       const source = this.#graph.nodes.find((n) => n.kind === "placeholder" && n.outputs[0] === input);
-      if (!source) throw this.#error(`${pair} names no input`);
-      const name = output.kind === "output" ? output.inputs[at] : undefined;
-      if (name === undefined) throw this.#error(`${pair} names no result`);
-      if (ins.has(input) || outs.has(at)) throw this.#error(`${pair} shares an end with another pair`);
+      if (!source && (at === undefined || this.#graph.values.has(input))) {
+        throw this.#error(`${pair} names no input`);
+      }
+      const name = at === undefined ? undefined : output.kind === "output" ? output.inputs[at] : undefined;
+      if (at !== undefined && name === undefined) throw this.#error(`${pair} names no result`);
+      if (ins.has(input) || (at !== undefined && outs.has(at))) {
+        throw this.#error(`${pair} shares an end with another pair`);
+      }
       ins.add(input);
+      if (at === undefined || name === undefined) continue;
       outs.add(at);
+      if (!source) continue;
       const [a, b] = [this.#graph.values.get(input)!, this.#graph.values.get(name)!];
       const dims = [a, b].map((v) => v.type.shape?.length);
       if (dims[0] !== undefined && dims[1] !== undefined && dims[0] !== dims[1]) {

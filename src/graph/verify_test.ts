@@ -106,6 +106,10 @@ Deno.test("verify() holds collectives to the placements that they join", () => {
   );
 });
 
+Deno.test("verify() takes a state that the graph begins, and one that it only reads", () => {
+  verify(graph("annotated", XR, `%y = Relu(%x) : f32[4,6] @ R`, "output %y, %x", "carried %state -> 0\ncarried %x"));
+});
+
 Deno.test("verify() refuses carried pairs that do not fit", () => {
   const pair = (output: string, carried: string) =>
     graph("annotated", XR, `%y = Relu(%x) : ${output}`, "output %y, %x", carried);
@@ -113,7 +117,8 @@ Deno.test("verify() refuses carried pairs that do not fit", () => {
   refused(pair("f32[4,6] @ S(1)", "carried %x -> 0"), /placed R and S\(1\)/);
   refused(pair("f32[4] @ R", "carried %x -> 0"), /joins f32\[4,6\] and f32\[4\]/);
   refused(pair("f16[4,6] @ R", "carried %x -> 0"), /joins/);
-  refused(pair("f32[4,6] @ R", "carried %z -> 0"), /names no input/);
+  refused(pair("f32[4,6] @ R", "carried %y -> 0"), /names no input/);
+  refused(pair("f32[4,6] @ R", "carried %z"), /names no input/);
   refused(pair("f32[4,6] @ R", "carried %x -> 2"), /names no result/);
   refused(pair("f32[4,6] @ R", "carried %x -> 0\ncarried %x -> 1"), /shares an end/);
 });

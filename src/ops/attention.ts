@@ -94,11 +94,13 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const [batch, sequence] = x.shape;
     const past = context.inputs[3]?.shape?.[2] ?? 0;
     const total = context.ints[6]?.elements[0];
+    const pastSize = context.inputs[3]?.shape?.[3];
     // The cache may be longer than what it holds.
     const length = total === undefined ? dimAdd(past, sequence!) : dimMax(past, total);
     const cache: Inferred = {
       dtype: context.inputs[3]?.dtype ?? x.dtype,
-      shape: [batch!, heads.kv, length, context.inputs[3]?.shape?.[3] ?? heads.size],
+      // Exporters may leave the size of a head open in the cache.
+      shape: [batch!, heads.kv, length, typeof pastSize === "number" ? pastSize : heads.size],
     };
     return [{ dtype: x.dtype, shape: [batch!, sequence!, heads.q * heads.size] }, cache, cache].slice(
       0,
@@ -127,6 +129,7 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     }
     const packed = (inner: number, offset: number) => at(2, { inner, offset });
     return {
+      alike: true,
       factors: [
         headFactor(context, "hq", kv, {
           inputs: { 0: packed(group, 0), ...extra },
@@ -222,6 +225,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
     }
     const bias = (inner: number, offset: number) => ({ 3: at(0, { inner, offset }) });
     return {
+      alike: true,
       factors: [
         headFactor(context, "hq", heads, { inputs: { ...q.inputs, ...bias(size, 0) }, outputs: q.outputs }),
         headFactor(context, "hk", heads, {
@@ -287,6 +291,7 @@ export const PACKED_ATTENTION: OpDef = {
       return { 1: at(1, { inner, offset }), 2: at(0, { inner, offset }) };
     };
     return {
+      alike: true,
       factors: [
         headFactor(context, "hq", heads, {
           inputs: { ...fused(q, 0), ...(mask === undefined ? {} : { 5: at(mask) }) },

@@ -62,7 +62,18 @@ export const CACHED_ATTENTION: OpDef = {
       },
       outputs: { 0: at(2, { inner: group * size }), 1: at(1), 2: at(1) },
     };
-    return { factors: [headFactor(context, "h", kv, places)] };
+    const rows = at(0), shared = context.inputs[7]?.shape?.[0] === 1;
+    const batch = {
+      inputs: { 0: rows, 1: rows, 2: rows, 3: rows, 4: rows, 5: rows, ...(shared ? {} : { 7: rows }) },
+      outputs: { 0: rows, 1: rows, 2: rows },
+    };
+    const count = context.inputs[0]!.shape![0]!;
+    return {
+      factors: [
+        headFactor(context, "h", kv, places),
+        ...(count === 1 ? [] : [headFactor(context, "b", count, batch)]),
+      ],
+    };
   },
   localize: (context) => (context.plain ? emitPlain(context) : emitGroupQueryAttention(context)),
   carries: () => [[3, 1], [4, 2]],

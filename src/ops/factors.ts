@@ -52,6 +52,8 @@ export interface Factor {
 /** All factors of one call. */
 export interface FactorRule {
   readonly factors: readonly Factor[];
+  /** The factors are the same index, and must be cut alike: the heads of q, k and v, where these are fused in one dim. */
+  readonly alike?: true;
   /**
    * Sets of inputs in which the op is linear: when exactly these are `P(sum)` and all others replicated, the outputs are
    * `P(sum)`. `[[0, 1]]` for Add, `[[0], [1]]` for MatMul, `[[0]]` for Transpose.

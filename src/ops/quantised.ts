@@ -150,13 +150,19 @@ export const DEQUANTIZE_LINEAR: OpDef = {
     if (!x || !scale) return { factors: [] };
     const axis = x.length > 0 ? normalizeAxis(intOf(attributes, "axis") ?? 1, Math.max(x.length, 2)) : 0;
     const block = intOf(attributes, "block_size") ?? 0;
-    const isPacked = dtypeInfo(inputs[0]!.dtype ?? "u8").bits < 8;
+    // Values that share a byte stay together, those of zero points too.
+    const perByte = Math.max(1, 8 / dtypeInfo(inputs[0]!.dtype ?? "u8").bits);
     const factors = x.flatMap((size, d): Factor[] => {
-      // Packed values are cut between rows only.
-      if (typeof size !== "number" || size === 1 || (isPacked && d === x.length - 1)) return [];
-      const inner = block > 0 && d === axis ? block : 1;
+      if (typeof size !== "number" || size === 1) return [];
+      const isLast = d === x.length - 1;
+      const inBlock = block > 0 && d === axis ? block : 1;
+      const inner = inBlock * (isLast ? (inBlock === 1 || inputs[2] ? perByte : 1) : 1);
       if (size % inner !== 0) return [];
-      const ofScale = block > 0 ? at(d) : scale.length === 1 && d === axis && scale[0] === size ? at(0) : null;
+      const ofScale = block > 0
+        ? at(d, { inner: inner / inBlock })
+        : scale.length === 1 && d === axis && scale[0] === size
+        ? at(0, { inner })
+        : null;
       return [{
         name: `d${d}`,
         size: size / inner,
@@ -166,6 +172,8 @@ export const DEQUANTIZE_LINEAR: OpDef = {
     });
     return { factors };
   },
+  // Work, so that a constant that is cut counts as a weight.
+  flops: ({ outputs }) => (outputs[0]?.shape ?? []).reduce<Dim>(dimMul, 1),
   examples: [
     {
       inputs: [{ dtype: "u8", shape: [4, 6] }, { dtype: "f32", shape: [4] }, { dtype: "u8", shape: [4] }],

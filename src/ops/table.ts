@@ -22,6 +22,7 @@ import { PLAIN_LAYERS } from "./layer_roles.ts";
 import { LINEAR } from "./linear.ts";
 import { lossOps } from "./loss.ts";
 import { MATMUL } from "./matmul.ts";
+import { moeOps } from "./moe.ts";
 import { EMBED_LAYER_NORMALIZATION, normOps, softmaxOps } from "./norms.ts";
 import {
   DEQUANTIZE_LINEAR,
@@ -48,6 +49,7 @@ const ALL: readonly OpDef[] = [
   ...normOps(),
   ...rotaryOps(),
   ...lossOps(),
+  ...moeOps(),
   ATTENTION,
   CACHED_ATTENTION,
   CAST,

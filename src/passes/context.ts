@@ -6,6 +6,7 @@ import type { Baseline } from "../plan/baselines.ts";
 import type { CostModel, Nominal } from "../plan/cost.ts";
 import type { Overrides } from "../plan/overrides.ts";
 import type { Plan } from "../plan/plan.ts";
+import { LocalSlices } from "./local_data.ts";
 import type { PlanFile } from "../plan/plan_file.ts";
 import type { RewriteNote } from "./rewrites/rewrite.ts";
 
@@ -55,6 +56,12 @@ export class ParallelExecutionCtx {
   readonly rank: number;
   /** What the user asked for. */
   readonly config: Config;
+  /**
+   * This rank's parts of constants, shared by all graphs that are made local with this state.
+   *
+   * @internal
+   */
+  readonly slices: LocalSlices;
   /** Set by the solver pass. */
   plan: Plan | undefined;
   /** How often a pipeline has run to its end. */
@@ -68,7 +75,12 @@ export class ParallelExecutionCtx {
 
   /** The state of rank `rank` of `ranks`. @throws {RangeError} If `rank` is none of `ranks`. */
   constructor(
-    { ranks, rank, config = {} }: { readonly ranks: number; readonly rank: number; readonly config?: Config },
+    { ranks, rank, config = {}, slices }: {
+      readonly ranks: number;
+      readonly rank: number;
+      readonly config?: Config;
+      readonly slices?: LocalSlices;
+    },
   ) {
     if (!Number.isInteger(ranks) || ranks < 1) throw new RangeError(`Cannot use ${ranks} ranks: expected at least 1`);
     if (!Number.isInteger(rank) || rank < 0 || rank >= ranks) {
@@ -77,6 +89,7 @@ export class ParallelExecutionCtx {
     this.ranks = ranks;
     this.rank = rank;
     this.config = config;
+    this.slices = slices ?? new LocalSlices(rank);
   }
 
   /** The plan. @throws {PlanError} If no pass has made one. */

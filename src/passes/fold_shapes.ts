@@ -9,6 +9,7 @@
  */
 import { symbolsOf } from "../core/dim.ts";
 import { type DType, dtypeInfo } from "../core/dtype.ts";
+import { int } from "../graph/attributes.ts";
 import { inlineData } from "../graph/builder.ts";
 import { type Call, type Graph, isCall, type Node, type TensorData, type Value, valueOf } from "../graph/graph.ts";
 import { constantInts } from "../ops/known_ints.ts";
@@ -24,15 +25,37 @@ export function foldShapes<S extends "global">(graph: Graph<S>): Graph<S> {
   const isKnown = (value: Value) =>
     value.ints !== undefined && value.type.dtype !== undefined &&
     value.ints.elements.every((e) => [...symbolsOf(e)].every((s) => symbols.has(s) && !s.includes("#")));
+  const values = new Map(graph.values);
+  const fresh = (stem: string) => {
+    let name = stem;
+    for (let i = 2; values.has(name); i++) name = `${stem}_${i}`;
+    return name;
+  };
   const nodes = graph.nodes.flatMap((node): Node[] => {
     if (!isCall(node) || node.op === "Sizes") return [node];
     const outputs = node.outputs.filter((name) => name !== "").map((name) => valueOf(graph, name));
     if (!outputs.every(isKnown)) return [node];
-    return outputs.map((value, i) => knownNode(i === 0 ? node.name : `${node.name}.${i}`, node, value));
+    return outputs.flatMap((value, i) => {
+      const name = i === 0 ? node.name : `${node.name}.${i}`;
+      const { dtype, shape } = value.type;
+      if (dtype === "i64" || constantInts(value.ints)) return [knownNode(name, node, value)];
+      // Sizes are int64; what an op wants as int32 (the total length of attention) is cast.
+      const sizes: Value = { ...value, name: fresh(`${value.name}.sizes`), type: { dtype: "i64", shape } };
+      values.set(sizes.name, sizes);
+      return [knownNode(`${name}.sizes`, node, sizes), {
+        ...node,
+        name,
+        domain: "",
+        op: "Cast",
+        inputs: [sizes.name],
+        outputs: [value.name],
+        attributes: { to: int(dtypeInfo(dtype!).onnx) },
+      }];
+    });
   });
   const opsets = new Map(graph.opsets);
   if (!opsets.has("shardwise")) opsets.set("shardwise", 1);
-  return eliminateDeadCode({ ...graph, nodes, opsets });
+  return eliminateDeadCode({ ...graph, nodes, values, opsets });
 }
 
 function knownNode(name: string, from: Call, value: Value): Node {

@@ -113,7 +113,9 @@ function mergeDims(found: Dim, before: Dim, inputSymbols: ReadonlySet<string>): 
 /** The content of a small constant of integers. Bounds that mean "to the end" stay exact as doubles. */
 function dataInts(data: TensorData): KnownInts | undefined {
   const count = data.shape.reduce((a, b) => a * b, 1);
-  if (!isIntegral(data.dtype) || count > MAX_KNOWN || data.shape.length > 2) return undefined;
+  // Small integers are quantised weights and their zero points, never sizes.
+  const isSize = isIntegral(data.dtype) && (dtypeInfo(data.dtype).bits >= 32 || data.dtype === "bool");
+  if (!isSize || count > MAX_KNOWN || data.shape.length > 2) return undefined;
   return known(data.shape, count === 0 ? [] : readIntegers(data.bytes(), data.dtype, count));
 }
 
@@ -122,10 +124,6 @@ const READERS: Partial<Record<DType, (view: DataView, at: number) => number | bi
   u64: (v, at) => v.getBigUint64(at, true),
   i32: (v, at) => v.getInt32(at, true),
   u32: (v, at) => v.getUint32(at, true),
-  i16: (v, at) => v.getInt16(at, true),
-  u16: (v, at) => v.getUint16(at, true),
-  i8: (v, at) => v.getInt8(at),
-  u8: (v, at) => v.getUint8(at),
   bool: (v, at) => v.getUint8(at),
 };
 

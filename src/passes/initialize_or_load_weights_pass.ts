@@ -13,5 +13,5 @@ export class InitializeOrLoadWeightsPass implements Pass<Graph<"sharded">, Graph
 
   /** The rank's graph. @throws {GraphError} If a local type contradicts its placement. */
   readonly apply = (graph: Graph<"sharded">, ctx: ParallelExecutionCtx): Graph<"local"> =>
-    localize(graph, ctx.rank, ctx.ranks);
+    localize(graph, ctx.rank, ctx.ranks, { slices: ctx.slices });
 }

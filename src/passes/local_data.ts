@@ -4,7 +4,27 @@ import { GraphError } from "../core/errors.ts";
 import { sliceBytes } from "../graph/builder.ts";
 import type { TensorData } from "../graph/graph.ts";
 import { isWhole, type Layout, type Range } from "../graph/layout.ts";
-import type { Placement } from "../graph/placement.ts";
+import { type Placement, placementKey } from "../graph/placement.ts";
+
+/** One rank's parts of constants, each made once, so that graphs of one model share what they hold alike. */
+export class LocalSlices {
+  readonly #rank: number;
+  readonly #known = new Map<TensorData, Map<string, TensorData>>();
+
+  constructor(rank: number) {
+    this.#rank = rank;
+  }
+
+  /** {@linkcode localData} of this rank. */
+  of(data: TensorData, placement: Placement): TensorData {
+    const parts = this.#known.get(data) ?? new Map<string, TensorData>();
+    this.#known.set(data, parts);
+    const key = placementKey(placement);
+    const part = parts.get(key) ?? localData(data, placement, this.#rank);
+    parts.set(key, part);
+    return part;
+  }
+}
 
 /**
  * The part of `data` that `placement` gives to `rank`. Where it is contiguous in the file it keeps a location there, so

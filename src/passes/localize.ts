@@ -17,12 +17,14 @@ import type { LocalizeContext, LocalTensor } from "../ops/def.ts";
 import { inferredTarget } from "../ops/known_ints.ts";
 import { opDef } from "../ops/table.ts";
 import { LocalBuilder } from "./local_builder.ts";
-import { localData } from "./local_data.ts";
+import { LocalSlices } from "./local_data.ts";
 
 /** How a rank's part is made. */
 export interface LocalizeOptions {
   /** Emit no fused op that has `OpDef.limits`; default false. */
   readonly plain?: boolean;
+  /** The rank's parts of constants, where another graph shares them. */
+  readonly slices?: LocalSlices;
 }
 
 /** Rank `rank`'s part of `graph`. */
@@ -30,7 +32,7 @@ export function localize(
   graph: Graph<"sharded">,
   rank: number,
   ranks: number,
-  { plain = false }: LocalizeOptions = {},
+  { plain = false, slices = new LocalSlices(rank) }: LocalizeOptions = {},
 ): Graph<"local"> {
   const builder = new LocalBuilder(graph, rank);
   const data = new Set(graph.nodes.flatMap((node) => (node.kind === "get_attr" ? node.outputs : [])));
@@ -128,7 +130,7 @@ export function localize(
     } else if (node.kind === "get_attr") {
       const value = valueOf(graph, node.outputs[0]);
       const placement = value.placement ?? REPLICATE;
-      builder.getAttr(value.name, localData(node.data, placement, rank), {
+      builder.getAttr(value.name, slices.of(node.data, placement), {
         ...(value.ints && placement.kind === "R" ? { ints: value.ints } : {}),
         placement,
       });

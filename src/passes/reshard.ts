@@ -98,7 +98,9 @@ export function insertReshards(graph: Graph<"annotated">, plan: Plan): Graph<"sh
     if (node.kind === "output") {
       const inputs = node.inputs.map((name, i) => {
         const carried = graph.carried.find((c) => c.output === i);
-        return read(name, carried ? valueOf(graph, name).placement ?? REPLICATE : REPLICATE, node.name);
+        const begins = carried !== undefined && !graph.values.has(carried.input);
+        const placement = begins ? plan.placements.get(carried.input) : carried && valueOf(graph, name).placement;
+        return read(name, placement ?? REPLICATE, node.name);
       });
       return builder.finish({ inputs, names: node.names }, graph.carried);
     }

@@ -12,7 +12,8 @@ import { Memo } from "./memo.ts";
 import { meantLayers } from "./overrides.ts";
 import type { PlanMemory } from "./plan.ts";
 import { isHeavy } from "./problem.ts";
-import { readSolution, type SolvedPlan } from "./search.ts";
+import type { SolvedPlan } from "./capped.ts";
+import { readSolution } from "./read_solution.ts";
 import type { PricedCall } from "./sequence.ts";
 import type { Candidate } from "./strategies.ts";
 

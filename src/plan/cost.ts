@@ -76,6 +76,7 @@ export function nominalSizes(graph: Graph, given: Nominal = {}, pastTokens = NOM
   const sizes = new Map<string, number>(Object.entries(given));
   const set = (name: string, size: number) => void (sizes.has(name) || sizes.set(name, size));
   for (const { input, output } of graph.carried) {
+    if (output === undefined || !graph.values.has(input)) continue;
     const past = valueOf(graph, input).type.shape ?? [];
     const present = valueOf(graph, outputOf(graph).inputs[output]!).type.shape ?? [];
     past.forEach((p, i) => {

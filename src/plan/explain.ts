@@ -88,6 +88,8 @@ export interface PlanReport {
   readonly weightBytes: number;
   /** Tokens of one step at the nominal sizes; 1 where the graph takes no ids. */
   readonly tokens: number;
+  /** Ops without a definition, as `domain.Op`, each once: they run whole on every rank. Absent where all have one. */
+  readonly undescribed?: readonly string[];
 }
 
 /**
@@ -146,6 +148,7 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan, prices
     };
   });
   const constants = graph.nodes.flatMap((n) => (n.kind === "get_attr" ? [n.data] : []));
+  const undescribed = [...new Set(problem.calls.flatMap((c) => c.shape.def ? [] : [opKey(c.node)]))];
   return {
     graph: graph.name,
     ranks: plan.ranks,
@@ -155,6 +158,7 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan, prices
     gap: plan.gap,
     weightBytes: sum(constants.map((d) => d.shape.reduce((a, b) => a * b, 1) * dtypeInfo(d.dtype).bits / 8)),
     tokens,
+    ...(undescribed.length > 0 ? { undescribed } : {}),
   };
 }
 

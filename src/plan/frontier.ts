@@ -42,7 +42,8 @@ export interface Decision {
   readonly ways: readonly Way[];
 }
 
-interface Frontier {
+/** All states between two steps. */
+export interface Frontier {
   readonly id: number;
   readonly classes: readonly SlotClass[];
   /** One character a slot: the number of its set. */
@@ -75,6 +76,18 @@ export interface Solution {
   readonly decisions: readonly Decision[];
   /** How far the cost may be above the optimum: 0 unless states were dropped for want of room. */
   readonly gap: number;
+}
+
+/** Where the cheapest way passes, by step. */
+export interface Trace {
+  /** All states; equal frontiers are the same object. */
+  readonly frontiers: readonly Frontier[];
+  /** Names of the values that live, in the order of the frontier. */
+  readonly slots: readonly (readonly string[])[];
+  /** Cost of the cheapest state. */
+  readonly spent: readonly number[];
+  /** Index of the state in the frontier. */
+  readonly states: readonly number[];
 }
 
 /** How a search weighs and bounds what it finds. */
@@ -147,6 +160,15 @@ export class FrontierSearch {
     const { decisions, ...rest } = readPath(all);
     const own = decisions[index]!;
     return { ...rest, decisions: decisions.with(index, { ...own, alternative: kept[own.alternative]! }) };
+  }
+
+  /** Where the cheapest way passes, before each step and at the end; undefined where there is none. */
+  trace(): Trace | undefined {
+    const path = this.#solvePath();
+    if (!path) return undefined;
+    const states = new Array<number>(path.frontiers.length).fill(0);
+    for (let i = path.transitions.length - 1; i >= 0; i--) states[i] = path.transitions[i]!.previous[states[i + 1]!]!;
+    return { frontiers: path.frontiers, slots: path.slots, spent: path.spent, states };
   }
 
   /** The cost of {@linkcode solveWith}; Infinity where that is impossible. */

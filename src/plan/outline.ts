@@ -27,6 +27,9 @@ export function planOutline(report: PlanReport): string[] {
     const more = folded.length > MOST_NAMES ? `, ${folded.length - MOST_NAMES} more` : "";
     rows.push([label, folded.slice(0, MOST_NAMES).join(", ") + more]);
   }
+  if (report.undescribed) {
+    rows.push(["run whole", `${report.undescribed.join(", ")}: ops that have no description`]);
+  }
   rows.push(["collectives", collectivesLine(report.collectives)]);
   const { weightBytes } = report.cost;
   const share = report.weightBytes > 0 ? ` (${Math.round(100 * weightBytes / report.weightBytes)} %)` : "";

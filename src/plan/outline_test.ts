@@ -59,5 +59,7 @@ Deno.test("planOutline() says each layer once, with its weight's kind and not it
     "collectives      2 all_reduce a step; 4.00 kB a token",
     "weights          60 B a rank of 100 B (60 %)",
   ]);
+  const unknown = planOutline({ ...report, undescribed: ["Hardmax", "my.Op"] });
+  assert.ok(unknown.includes("run whole        Hardmax, my.Op: ops that have no description"));
   assert.ok(planOutline({ ...report, collectives: [] }).includes("collectives      none"));
 });

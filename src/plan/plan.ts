@@ -57,7 +57,10 @@ export interface PlanMemory {
 export interface Plan {
   /** Ranks of the mesh axis. */
   readonly ranks: number;
-  /** Placement that each value is produced in, by value name; constants (get_attr) are loaded as each use wants them. */
+  /**
+   * Placement that each value is produced in, by value name; constants (get_attr) are loaded as each use wants them. Also
+   * of the states that the graph begins, by their name.
+   */
   readonly placements: ReadonlyMap<string, Placement>;
   /** Strategy of each call, by node name. Calls whose outputs are all known sizes have none: nothing of them is planned. */
   readonly strategies: ReadonlyMap<string, Strategy>;

@@ -6,7 +6,7 @@
 import { dtypeInfo } from "../core/dtype.ts";
 import { PlanError } from "../core/errors.ts";
 import { type Call, type Graph, valueOf } from "../graph/graph.ts";
-import type { Placement } from "../graph/placement.ts";
+import { type Placement, placementKey } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { type Baseline, baselineStrategies } from "./baselines.ts";
 import { candidateLayouts, type Candidates } from "./candidates.ts";
@@ -33,6 +33,10 @@ export interface PlanOptions {
   readonly overrides?: Overrides;
   /** Most states that the search keeps at a time. */
   readonly maxStates?: number;
+  /** Where the states that the graph begins have to end, by their name in `carried`; replicated by default. */
+  readonly states?: ReadonlyMap<string, Placement>;
+  /** Placements in which ranks hold constants anyway, for another graph: these cost no memory. */
+  readonly held?: ReadonlyMap<string, readonly Placement[]>;
   /** Leaves a call some of its strategies, of the useful ones if it can, at least one; throws where it cannot. */
   readonly restrict?: (
     node: Call,
@@ -43,6 +47,14 @@ export interface PlanOptions {
   readonly memory?: MemoryCap;
   /** Restrict layers to what a simple rule makes of them, to compare with. */
   readonly baseline?: Baseline;
+}
+
+/** What a graph that stands for a larger one says of that. */
+export interface Whole {
+  /** Mean bytes of its matrices. */
+  readonly matrixBytes: number;
+  /** For how many of its calls a call stands that reads a value, on the mean. */
+  readonly reads: (node: string, value: string) => number;
 }
 
 /** A cap on the memory of every rank. */
@@ -57,12 +69,12 @@ export interface MemoryCap {
 const FOLLOWED_BYTES = 65536;
 
 /** States its alternatives as indices of a call's candidates. @throws {PlanError} If an override cannot be met. */
-export function buildProblem(graph: Graph, options: PlanOptions): Problem {
+export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole): Problem {
   const { ranks } = options;
   if (!Number.isInteger(ranks) || ranks < 1) {
     throw new PlanError(`Cannot plan for ${ranks} ranks`, { hint: "pass a whole number of at least 1" });
   }
-  const model = costModel(options.costs ?? {}, meanMatrixBytes(graph));
+  const model = costModel(options.costs ?? {}, whole?.matrixBytes ?? meanMatrixBytes(graph));
   const pricing = new Pricing(ranks, model, nominalSizes(graph, options.nominal));
   const constants = new Set(graph.nodes.filter((n) => n.kind === "get_attr").map((n) => n.outputs[0]!));
   const isConstant = (value: string) => constants.has(value);
@@ -79,7 +91,10 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     : pruned;
   const wished = wishedStrategies(all, allowed, options.overrides ?? {});
   const readers = new Map<string, number>();
-  for (const { node } of planned) for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + 1);
+  for (const { node } of planned) {
+    for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + (whole?.reads(node.name, v) ?? 1));
+  }
+  if (whole) { for (const [value, n] of readers) readers.set(value, Math.round(n)); }
   const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
   const shared = (value: string) => isConstant(value) && readers.get(value)! > 1 && bytesOf(value) >= FOLLOWED_BYTES;
   const compute = new Memo((candidates: readonly Candidate[]) =>
@@ -93,9 +108,12 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     const sharers = node.inputs.map((name, k) =>
       name === "" || !shape.constant[k] || shared(name) ? 0 : readers.get(name)!
     );
-    const key = `${ids.of(candidates)}:${sharers.join()}`;
+    const held = node.inputs.map((name) => options.held?.get(name));
+    const key = `${ids.of(candidates)}:${sharers.join()}:${
+      held.map((h) => h?.map(placementKey).join() ?? "").join(";")
+    }`;
     let prices = memory.get(key);
-    if (!prices) memory.set(key, prices = weightCosts(shape, candidates, sharers, pricing));
+    if (!prices) memory.set(key, prices = weightCosts(shape, candidates, { sharers, held, pricing }));
     return {
       ...call,
       candidates,
@@ -105,7 +123,8 @@ export function buildProblem(graph: Graph, options: PlanOptions): Problem {
     };
   });
   const stateSizes = new Pricing(ranks, model, nominalSizes(graph, options.nominal, options.memory?.length));
-  return new Sequence(graph, calls, { pricing, stateSizes, isConstant, shared }).problem();
+  const { states = new Map(), held = new Map() } = options;
+  return new Sequence(graph, calls, { pricing, stateSizes, isConstant, shared, states, held }).problem();
 }
 
 /** All calls with what they could do. */
@@ -155,14 +174,16 @@ function wishedStrategies(
   });
 }
 
-/** Mean bytes of the constants with at least two dims of more than one. */
-function meanMatrixBytes(graph: Graph): number {
-  const bytes = graph.nodes.flatMap((n) =>
-    n.kind === "get_attr" && n.data.shape.filter((d) => d > 1).length > 1
-      ? [n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8]
-      : []
-  );
-  return bytes.length === 0 ? 0 : bytes.reduce((a, b) => a + b, 0) / bytes.length;
+/** Mean bytes of the constants with at least two dims of more than one; `times` says for how many each stands. */
+export function meanMatrixBytes(graph: Graph, times: (name: string) => number = () => 1): number {
+  let bytes = 0, count = 0;
+  for (const n of graph.nodes) {
+    if (n.kind !== "get_attr" || n.data.shape.filter((d) => d > 1).length < 2) continue;
+    const stands = times(n.outputs[0]);
+    bytes += stands * n.data.shape.reduce((a, b) => a * b, 1) * dtypeInfo(n.data.dtype).bits / 8;
+    count += stands;
+  }
+  return count === 0 ? 0 : bytes / count;
 }
 
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */
@@ -177,16 +198,24 @@ export function isHeavy({ node, shape }: Pick<PlannedCall, "node" | "shape">): b
 
 type WeightCosts = Pick<PricedCall, "memory" | "held">;
 
-/** Prices and bytes of weights, by strategy; `sharers` says by input how many calls share the price. */
+/**
+ * Prices and bytes of weights, by strategy; `sharers` says by input how many calls share the price, `held` where another
+ * graph has paid it.
+ */
 function weightCosts(
   { context }: CallShape,
   candidates: readonly Candidate[],
-  sharers: readonly number[],
-  pricing: Pricing,
+  { sharers, held, pricing }: {
+    readonly sharers: readonly number[];
+    readonly held: readonly (readonly Placement[] | undefined)[];
+    readonly pricing: Pricing;
+  },
 ): WeightCosts {
+  const isHeld = (i: number, at: Placement) => held[i]?.some((p) => placementKey(p) === placementKey(at)) ?? false;
   const sum = (c: Candidate, cost: (type: TensorType, p: Placement) => number) =>
     sharers.reduce(
-      (total, n, i) => (n === 0 ? total : total + Math.round(cost(context.inputs[i]!, c.inputs[i]!) / n)),
+      (total, n, i) =>
+        n === 0 || isHeld(i, c.inputs[i]!) ? total : total + Math.round(cost(context.inputs[i]!, c.inputs[i]!) / n),
       0,
     );
   return {

@@ -10,24 +10,25 @@
  * printPlacement(plan.placements.get("hidden")!); // "S(2)"
  */
 import { PlanError } from "../core/errors.ts";
-import { type Graph, isCall, valueOf } from "../graph/graph.ts";
-import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
-import { seconds } from "./cost.ts";
-import { leastOf, solveCapped, type SolvedPlan, totalCost } from "./capped.ts";
+import type { Graph } from "../graph/graph.ts";
+import { leastOf, solveCapped, type SolvedPlan } from "./capped.ts";
+import { isFoldable, KEPT_BLOCKS, solveFolded, unfoldPlan } from "./fold.ts";
 import { FrontierSearch, type Solution } from "./frontier.ts";
-import { measureMemory } from "./memory.ts";
-import type { Plan, Reshard, Strategy } from "./plan.ts";
-import { buildProblem, type PlanOptions, type Problem } from "./problem.ts";
-import { communicates, directStep } from "./redistribute.ts";
+import type { Plan } from "./plan.ts";
+import { buildProblem, type PlanOptions } from "./problem.ts";
+import { readSolution } from "./read_solution.ts";
+import { foldBlocks } from "./repeats.ts";
 
 export type { PlanOptions, SolvedPlan };
 
 /** Few models need a tenth of it; where it is met, the plan tells how far from the optimum it may be. */
-const MAX_STATES = 1024;
+export const MAX_STATES = 1024;
 
-/** The cheapest plan. @throws {PlanError} If an override cannot be met. */
+/** The cheapest plan. Of a graph of many equal blocks a few are searched. @throws {PlanError} If an override cannot be met. */
 export function search(graph: Graph<"global">, options: PlanOptions): Plan {
-  return solvePlan(graph, options).plan;
+  const repeats = isFoldable(options) ? foldBlocks(graph, KEPT_BLOCKS) : undefined;
+  const folded = repeats && solveFolded(repeats.graph, repeats, options, MAX_STATES);
+  return folded ? unfoldPlan(graph, folded) : solvePlan(graph, options).plan;
 }
 
 /** Like {@linkcode search}, and keeps the search. */
@@ -57,97 +58,4 @@ export function leastMemory(graph: Graph<"global">, options: PlanOptions): numbe
   const problem = buildProblem(graph, options), maxStates = options.maxStates ?? MAX_STATES;
   const read = (found: Solution) => readSolution(problem, found);
   return leastOf(problem, { maxStates, read }).plan.cost.memory.total;
-}
-
-/** Turns the decisions of the search into a plan. */
-export function readSolution(problem: Problem, solution: Solution): Plan {
-  const { graph, classes, pricing, isConstant } = problem;
-  const placements = new Map<string, Placement>();
-  for (const value of graph.values.keys()) if (!isConstant(value)) placements.set(value, REPLICATE);
-  const strategies = new Map<string, Strategy>();
-  const moves = new Map<string, Map<string, Move>>();
-  let compute = 0, communication = 0;
-  problem.steps.forEach((step, s) => {
-    const source = problem.sources[s]!, decision = solution.decisions[s]!;
-    if (source.kind === "enter") {
-      const cls = classes.get(source.value)!;
-      if (cls.kind === "fixed") placements.set(source.value, cls.placements[decision.alternative]!);
-    }
-    decision.ways.forEach((way, i) => {
-      const value = step.inputs[i]!, cls = classes.get(value)!;
-      for (const [a, b] of way.moves) {
-        const from = cls.placements[a]!, to = cls.placements[b]!;
-        moves.set(value, (moves.get(value) ?? new Map<string, Move>()).set(placementKey(to), { from, to }));
-        const kind = directStep(from, to)!;
-        const cost = pricing.step(kind, pricing.bytes(valueOf(graph, value).type), to.kind === "S" ? to : from);
-        if (communicates(kind)) communication += cost;
-        else compute += cost;
-      }
-    });
-    if (source.kind !== "call") return;
-    const { call } = source, chosen = call.candidates[decision.alternative]!;
-    compute += call.compute[decision.alternative]!;
-    strategies.set(call.node.name, { inputs: chosen.inputs, outputs: chosen.outputs, name: chosen.name });
-    call.node.outputs.forEach((name, k) => name !== "" && placements.set(name, chosen.outputs[k]!));
-  });
-  const reshards = placeReshards(graph, { placements, strategies, moves, isConstant });
-  const memory = measureMemory(problem, { placements, strategies, reshards });
-  return {
-    ranks: pricing.ranks,
-    placements,
-    strategies,
-    reshards,
-    cost: {
-      compute: seconds(compute),
-      communication: seconds(communication),
-      weightBytes: memory.weights,
-      memory,
-      total: seconds(totalCost(problem, solution)),
-    },
-    gap: seconds(solution.gap),
-  };
-}
-
-interface Move {
-  readonly from: Placement;
-  readonly to: Placement;
-}
-
-/** Puts each move in front of the first node that needs it. */
-function placeReshards(
-  graph: Graph,
-  decided: {
-    readonly placements: ReadonlyMap<string, Placement>;
-    readonly strategies: ReadonlyMap<string, Strategy>;
-    /** By value and the key of the placement that a move leads to. */
-    readonly moves: ReadonlyMap<string, ReadonlyMap<string, Move>>;
-    readonly isConstant: (value: string) => boolean;
-  },
-): Reshard[] {
-  const { placements, strategies, moves, isConstant } = decided;
-  const reshards: Reshard[] = [], held = new Set<string>();
-  const ensure = (before: string, value: string, wanted: Placement) => {
-    const key = placementKey(wanted), id = `${value}\n${key}`;
-    if (held.has(id) || isConstant(value) || key === placementKey(placements.get(value)!)) return;
-    // Values that the search does not follow are replicated, and so are their uses.
-    const move = moves.get(value)?.get(key);
-    if (!move) return;
-    ensure(before, value, move.from);
-    reshards.push({ before, value, from: move.from, to: move.to });
-    held.add(id);
-  };
-  for (const node of graph.nodes) {
-    if (isCall(node)) {
-      const strategy = strategies.get(node.name);
-      if (!strategy) continue;
-      node.inputs.forEach((value, i) => value !== "" && ensure(node.name, value, strategy.inputs[i]!));
-      for (const value of node.captures ?? []) ensure(node.name, value, REPLICATE);
-    } else if (node.kind === "output") {
-      node.inputs.forEach((value, i) => {
-        const carried = graph.carried.find((c) => c.output === i);
-        ensure("output", value, carried ? placements.get(carried.input)! : REPLICATE);
-      });
-    }
-  }
-  return reshards;
 }

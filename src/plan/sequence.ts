@@ -6,7 +6,7 @@
  * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
  */
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
-import { type Placement, REPLICATE } from "../graph/placement.ts";
+import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { printType } from "../graph/types.ts";
 import { type Pricing, shareOf } from "./cost.ts";
@@ -47,6 +47,8 @@ export interface Problem {
   readonly classes: ReadonlyMap<string, SlotClass>;
   readonly pricing: Pricing;
   readonly isConstant: (value: string) => boolean;
+  /** Where the states that the graph begins end, by their name. */
+  readonly begun: ReadonlyMap<string, Placement>;
   /** Bytes that each rank holds whatever is chosen: of constants and states that are not followed. */
   readonly fixedBytes: number;
   /** Sizes at which states are held. */
@@ -101,8 +103,12 @@ export class Sequence {
   readonly #stateSizes: Pricing;
   readonly #isConstant: (value: string) => boolean;
   readonly #shared: (value: string) => boolean;
-  /** For each carried placeholder, the value that it becomes. */
+  /** Placements of constants that cost no memory. */
+  readonly #held: ReadonlyMap<string, readonly Placement[]>;
+  /** For each carried placeholder, the value that it becomes: itself, where it stays as it is. */
   readonly #carried = new Map<string, string>();
+  /** For each output that begins a state, where it has to end. */
+  readonly #begun = new Map<number, Placement>();
   readonly #callOptions = new Memo((_: readonly Candidate[]) =>
     new Memo((_: readonly number[]) => new Map<string, Options>())
   );
@@ -119,6 +125,10 @@ export class Sequence {
       readonly isConstant: (value: string) => boolean;
       /** Whether a constant is followed, as several calls read it. */
       readonly shared: (value: string) => boolean;
+      /** Where the states that the graph begins have to end. */
+      readonly states: ReadonlyMap<string, Placement>;
+      /** Placements of constants that cost no memory. */
+      readonly held: ReadonlyMap<string, readonly Placement[]>;
     },
   ) {
     this.#graph = graph;
@@ -127,7 +137,12 @@ export class Sequence {
     this.#stateSizes = how.stateSizes;
     this.#isConstant = how.isConstant;
     this.#shared = how.shared;
-    for (const { input, output } of graph.carried) this.#carried.set(input, outputOf(graph).inputs[output]!);
+    this.#held = how.held;
+    const { inputs } = outputOf(graph);
+    for (const { input, output } of graph.carried) {
+      if (graph.values.has(input)) this.#carried.set(input, output === undefined ? input : inputs[output]!);
+      else if (output !== undefined) this.#begun.set(output, how.states.get(input) ?? REPLICATE);
+    }
   }
 
   /** The steps of the graph. */
@@ -153,6 +168,10 @@ export class Sequence {
       classes: this.#classes,
       pricing: this.#pricing,
       isConstant: this.#isConstant,
+      begun: new Map(this.#graph.carried.flatMap(({ input, output }) => {
+        const placement = output === undefined ? undefined : this.#begun.get(output);
+        return placement ? [[input, placement] as const] : [];
+      })),
       fixedBytes: this.#fixedBytes(),
       stateSizes: this.#stateSizes,
     };
@@ -229,6 +248,12 @@ export class Sequence {
       out.set(input, this.#isConstant(output) || !this.#planned(output) ? [REPLICATE] : states);
       add(output, out.get(input)!);
     }
+    for (const [output, placement] of this.#begun) {
+      const value = outputOf(this.#graph).inputs[output]!, key = placementKey(placement);
+      const known = out.get(value)?.find((p) => placementKey(p) === key);
+      if (known) this.#begun.set(output, known);
+      else add(value, [placement]);
+    }
     return out;
   }
 
@@ -245,7 +270,7 @@ export class Sequence {
       behind.set(at, [...(behind.get(at) ?? []), { source: { kind: "result", value }, reads, writes: [], options }]);
     };
     const { inputs } = outputOf(this.#graph);
-    const carriedOutputs = new Set(this.#graph.carried.map((c) => c.output));
+    const carriedOutputs = new Set(this.#graph.carried.flatMap((c) => this.#carried.has(c.input) ? [c.output] : []));
     const ids: Memo<Placement, number> = new Memo(() => ids.size);
     const same = new Map<string, Options>();
     for (const [input, output] of this.#carried) {
@@ -257,9 +282,10 @@ export class Sequence {
       }
       put(output, [input, output], options);
     }
-    const replicated = optionsOf([{ cost: 0, memory: 0, wants: [[REPLICATE]], gives: [] }]);
+    const demands = new Memo((p: Placement) => optionsOf([{ cost: 0, memory: 0, wants: [[p]], gives: [] }]));
     inputs.forEach((value, i) => {
-      if (!carriedOutputs.has(i) && this.#planned(value) && !this.#isConstant(value)) put(value, [value], replicated);
+      if (carriedOutputs.has(i) || !this.#planned(value) || this.#isConstant(value)) return;
+      put(value, [value], demands.of(this.#begun.get(i) ?? REPLICATE));
     });
     return [...items.flatMap((item, i) => [item, ...(behind.get(i) ?? [])]), ...(behind.get(-1) ?? [])];
   }
@@ -294,11 +320,16 @@ export class Sequence {
   #class(value: string, placements: readonly Placement[]): SlotClass {
     const { type } = valueOf(this.#graph, value);
     const kind: SlotKind = this.#isConstant(value) ? "constant" : this.#carried.has(value) ? "fixed" : "value";
-    const key = `${kind} ${printType(type)} ${placements.map((p) => this.#placementIds.of(p)).join()}`;
+    const held = this.#held.get(value)?.map(placementKey) ?? [];
+    const free = placements.map((p) => kind === "constant" && held.includes(placementKey(p)));
+    const key = `${kind} ${printType(type)} ${placements.map((p) => this.#placementIds.of(p)).join()} ${free.join()}`;
     let known = this.#known.get(key);
     if (!known) {
-      const moves = this.#moves(kind, type, placements);
-      known = this.#slots.of({ kind, placements, moves, bytes: this.#bytes(kind, type, placements) });
+      const moves = kind === "constant"
+        ? [placements.map((p, i) => free[i] ? 0 : this.#pricing.memory(type, p))]
+        : this.#moves(type, placements);
+      const bytes = this.#bytes(kind, type, placements).map((n, i) => free[i] ? 0 : n);
+      known = this.#slots.of({ kind, placements, moves, bytes });
       this.#known.set(key, known);
     }
     return known;
@@ -311,9 +342,8 @@ export class Sequence {
     return placements.map((p) => Math.round(this.#pricing.bytes(type) * shareOf(p)));
   }
 
-  /** Prices of moves between placements; for constants, of loading each. */
-  #moves(kind: SlotKind, type: TensorType, placements: readonly Placement[]): number[][] {
-    if (kind === "constant") return [placements.map((p) => this.#pricing.memory(type, p))];
+  /** Prices of moves between placements. */
+  #moves(type: TensorType, placements: readonly Placement[]): number[][] {
     const bytes = this.#pricing.bytes(type);
     return placements.map((from) =>
       placements.map((to) => {

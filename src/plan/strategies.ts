@@ -107,6 +107,7 @@ function sharded(call: PlannedCall, choice: Choice): Candidate | undefined {
     layouts.set(factor, l);
   }
   if ([...layouts.values()].every(isWhole)) return undefined;
+  if (call.shape.rule.alike && new Set([...layouts.values()].map((l) => l.key)).size > 1) return undefined;
   const { names, shape } = call;
   const count = shape.inputs;
   const placements: Placement[] = [];

@@ -12,7 +12,7 @@ export function statesInPlace(program: Program): ReadonlyMap<string, number> {
   const out = new Map<string, number>();
   const outputs = new Map(program.outputs.map((o) => [o.name, o.value]));
   for (const { input, output } of program.carried) {
-    const value = outputs.get(output);
+    const value = output === undefined ? undefined : outputs.get(output);
     const dim = value?.kind === "value" ? growthDim(program, input, value.name) : undefined;
     if (dim !== undefined) out.set(input, dim);
   }

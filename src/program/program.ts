@@ -76,8 +76,8 @@ export interface Program {
   readonly inputs: ReadonlyMap<string, TensorType>;
   /** Graph outputs in order: the caller's name, and the stored value (or input) that holds it. */
   readonly outputs: readonly { readonly name: string; readonly value: Source }[];
-  /** Indices of inputs and outputs that are carried: caller's names. */
-  readonly carried: readonly { readonly input: string; readonly output: string }[];
+  /** States by the callers' names: see `Carried`. Without an output they stay as they are; not all need be inputs. */
+  readonly carried: readonly { readonly input: string; readonly output?: string }[];
 }
 
 /** The segments of a program. */

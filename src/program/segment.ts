@@ -68,7 +68,10 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
       name: names[i]!,
       value: { kind: "value", name: isFreeValue(name) ? forwarded(name) : privateName(name) } as const,
     })),
-    carried: graph.carried.map((c) => ({ input: c.input, output: names[c.output]! })),
+    carried: graph.carried.map(({ input, output }) => ({
+      input,
+      ...(output === undefined ? {} : { output: names[output]! }),
+    })),
   };
 
   function isFreeValue(name: string): boolean {

@@ -27,10 +27,23 @@ export interface RuntimeOptions {
  * @throws {CommunicatorError} If ranks cannot read each other's memory: if they are on several hosts, or joined by MPI alone.
  */
 export async function compile(graph: Graph<"local">, options: RuntimeOptions): Promise<CpuExecutor> {
+  const [executor] = await compileAll([graph], options);
+  return executor!;
+}
+
+/**
+ * Compiles several local graphs of one model (a first step and the steps after it), which share the files of their
+ * weights; all ranks call it together.
+ *
+ * @throws {CommunicatorError} As {@linkcode compile} does.
+ */
+export async function compileAll(
+  graphs: readonly Graph<"local">[],
+  options: RuntimeOptions,
+): Promise<CpuExecutor[]> {
   const { comm, engine } = options;
   requireSharedMemory(comm);
-  const program = segment(graph, comm.rank, comm.size);
-  const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graph, comm.size) : undefined, 0);
+  const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graphs, comm.size) : undefined, 0);
   // A group's first rank of a host is not the host's first where the group is a part of the job.
   const first = Int32Array.of(comm.localRank);
   comm.allReduceSync(first, "min");
@@ -40,19 +53,24 @@ export async function compile(graph: Graph<"local">, options: RuntimeOptions): P
       rank: comm.rank,
       ranks: comm.size,
       writesHostFile: comm.localRank === first[0],
-      graph,
+      graphs,
     });
-    const executor = await CpuExecutor.compile(program, {
-      engine,
-      group: comm,
-      weights,
-      threads: options.threads ?? Math.max(1, Math.floor(comm.cores / comm.size)),
-      disablePrepacking: options.disablePrepacking,
-      onProgress: options.onProgress,
-      weightsWritten: () => comm.barrierSync(),
-    });
+    const executors: CpuExecutor[] = [];
+    for (const graph of graphs) {
+      executors.push(
+        await CpuExecutor.compile(segment(graph, comm.rank, comm.size), {
+          engine,
+          group: comm,
+          weights,
+          threads: options.threads ?? Math.max(1, Math.floor(comm.cores / comm.size)),
+          disablePrepacking: options.disablePrepacking,
+          onProgress: options.onProgress,
+          weightsWritten: () => comm.barrierSync(),
+        }),
+      );
+    }
     comm.barrierSync();
-    return executor;
+    return executors;
   } finally {
     // The sessions keep what they mapped. When another rank failed, the barrier threw, and this runs all the same.
     if (comm.rank === 0) Deno.removeSync(folder, { recursive: true });

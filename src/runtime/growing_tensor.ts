@@ -76,6 +76,18 @@ export class GrowingTensor {
     this.length = from;
   }
 
+  /** Index i of dim 0 (a sequence of the batch) becomes what index `rows[i]` was: for searches over several continuations. */
+  reorder(rows: readonly number[]): void {
+    const batch = this.#outer[0]!, stride = this.#room * this.#width, block = (this.#rows / batch) * stride;
+    const before = this.#bytes.slice();
+    rows.forEach((row, i) => {
+      if (row === i) return;
+      const from = { bytes: before.subarray(row * block), stride },
+        to = { bytes: this.#bytes.subarray(i * block), stride };
+      copyRows(from, to, { rows: this.#rows / batch, length: this.length * this.#width });
+    });
+  }
+
   get #rows(): number {
     return this.#outer.reduce((a, b) => a * b, 1);
   }

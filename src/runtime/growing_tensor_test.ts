@@ -23,3 +23,12 @@ Deno.test("a growing tensor takes over a shorter content than it had", () => {
   assert.deepEqual(tensor.shape, [1, 1, 1]);
   assert.deepEqual([...tensor.compact().data], [9]);
 });
+
+Deno.test("the sequences of a growing tensor change places, and the room behind them stays", () => {
+  const tensor = new GrowingTensor("f32", [3, 2, 0, 1], 2);
+  tensor.assign(fromNumbers("f32", [3, 2, 2, 1], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]));
+  const { bytes } = tensor;
+  tensor.reorder([2, 0, 0]);
+  assert.equal(tensor.bytes, bytes);
+  assert.deepEqual([...tensor.compact().data], [9, 10, 11, 12, 1, 2, 3, 4, 1, 2, 3, 4]);
+});

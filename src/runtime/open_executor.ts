@@ -2,7 +2,7 @@
 import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { Communicator } from "./comm/communicator.ts";
-import { compile } from "./compile.ts";
+import { compile, compileAll } from "./compile.ts";
 import { CpuModelExecutor } from "./cpu/model_executor.ts";
 import { type EngineChoice, openEngine } from "./cpu/open_engine.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "./device_choice.ts";
@@ -38,14 +38,21 @@ export interface ExecutableGraphs {
   readonly plain?: UsePlain | undefined;
 }
 
-/** What runs the model, and why it is not the best that was asked for. */
-export interface OpenedExecutor {
-  readonly executor: Executor;
+/** What runs the graphs, in their order, and why it is not the best that was asked for. */
+export interface OpenedExecutors {
+  readonly executors: readonly Executor[];
   readonly notice: string | undefined;
 }
 
-/** Opens it; all ranks call it together. @throws {UnavailableError} If what was asked for is not here. */
-export async function openExecutor(graphs: ExecutableGraphs, options: ExecutionOptions): Promise<OpenedExecutor> {
+/**
+ * Opens them: several graphs of one model (a first step and the steps after it) share states and weights. All ranks call it together.
+ *
+ * @throws {UnavailableError} If what was asked for is not here.
+ */
+export async function openExecutors(
+  graphs: readonly ExecutableGraphs[],
+  options: ExecutionOptions,
+): Promise<OpenedExecutors> {
   const { comm } = options, wanted = deviceOf(options);
   let problem: string | undefined;
   if (wanted === "auto" && comm.backend !== "nccl") {
@@ -58,12 +65,12 @@ export async function openExecutor(graphs: ExecutableGraphs, options: ExecutionO
   if (wanted !== "cpu" && problem === undefined) {
     const dtype = options.dtype ?? (Deno.env.get("SHARDWISE_DTYPE") || undefined);
     const { openGpu } = await import("./cuda/open.ts");
-    const executor = openGpu(graphs.local, {
+    const executors = openGpu(graphs.map((g) => g.local), {
       comm,
       dtype: dtype === undefined ? undefined : requireHeldDType(dtype),
       onProgress: options.onProgress,
     });
-    return { executor, notice: undefined };
+    return { executors, notice: undefined };
   }
   const opened = await openCpu(graphs, options);
   return problem === undefined ? opened : { ...opened, notice: opened.notice ?? `no GPU (${problem}): using the CPU` };
@@ -75,10 +82,17 @@ function deviceOf({ comm, device }: ExecutionOptions): DeviceChoice {
   return comm.backend === "nccl" ? "cuda" : "cpu";
 }
 
-async function openCpu(graphs: ExecutableGraphs, options: ExecutionOptions): Promise<OpenedExecutor> {
-  const { comm, threads, disablePrepacking, onProgress } = options, { sharded, local, plain } = graphs;
+async function openCpu(graphs: readonly ExecutableGraphs[], options: ExecutionOptions): Promise<OpenedExecutors> {
+  const { comm, threads, disablePrepacking, onProgress } = options;
   const engine = await openEngine(options.engine), common = { engine, comm, threads, disablePrepacking };
-  const fused = await compile(local, { ...common, onProgress });
-  const compilePlain = plain && (async () => await plain((graph) => compile(graph, common)));
-  return { executor: new CpuModelExecutor({ sharded, local, fused, compilePlain }), notice: engine.notice };
+  const fused = await compileAll(graphs.map((g) => g.local), { ...common, onProgress });
+  const executors = graphs.map(({ sharded, local, plain }, i) =>
+    new CpuModelExecutor({
+      sharded,
+      local,
+      fused: fused[i]!,
+      compilePlain: plain && (async () => await plain((graph) => compile(graph, common))),
+    })
+  );
+  return { executors, notice: engine.notice };
 }

@@ -10,7 +10,7 @@ const FAULTS = new URL("./programs/faults.ts", import.meta.url),
 
 /** A collective over the stand-in takes ten times one over shared memory, so there are fewer cases for more ranks. */
 const RUNS: readonly { ranks: number; args: string[]; atLeast: number }[] = [
-  { ranks: 1, args: ["0,3,1023", "4"], atLeast: 4000 },
+  { ranks: 1, args: ["0,3,257", "6"], atLeast: 3000 },
   { ranks: 2, args: ["3,70000", "7", "f32,bf16,u8"], atLeast: 400 },
   { ranks: 3, args: ["1,17", "9", "f32,f16,i64"], atLeast: 500 },
   { ranks: 4, args: ["5", "11", "f64,u32"], atLeast: 100 },
@@ -28,7 +28,7 @@ for (const { ranks, args, atLeast } of RUNS) {
       assert.equal(backend, "nccl");
       assert.ok(cases >= atLeast, `${cases} cases`);
     }
-  });
+  }, { gpus: ranks });
 }
 
 cudaTest("ranks meet at the launcher's store, and hosts that see each other only there are joined too", async (env) => {
@@ -40,13 +40,13 @@ cudaTest("ranks meet at the launcher's store, and hosts that see each other only
     const results = await runRanks(2, DEVICE, { args: ["right"], env: job });
     assert.deepEqual(results.map((r) => r.stdout.trim()), ["right", "right"]);
   }
-});
+}, { gpus: 2 });
 
 for (const ranks of [1, 3]) {
   cudaTest(`tensors on the GPU are reduced, gathered and sent by ${ranks} ranks, eager and captured`, async (env) => {
     const results = await runRanks(ranks, DEVICE, { args: ["right"], env });
     for (const { stdout } of results) assert.equal(stdout.trim(), "right");
-  });
+  }, { gpus: ranks });
 }
 
 cudaTest("a rank killed while others wait for the GPU is named to them at once", async (env) => {
@@ -56,7 +56,7 @@ cudaTest("a rank killed while others wait for the GPU is named to them at once",
     assert.ok(seen.ms < 10_000, `${seen.ms} ms, as long as the time limit`);
     assert.equal(code, 114);
   }
-});
+}, { gpus: 2 });
 
 cudaTest(
   "a rank that does not come while others wait for the GPU ends their waiting at the time limit",
@@ -75,7 +75,7 @@ for (const verb of ["allReduce", "allToAll", "objects"]) {
       assert.ok(seen.ms < 10_000, `${seen.ms} ms, as long as the time limit`);
       assert.equal(code, 114);
     }
-  });
+  }, { gpus: 2 });
 }
 
 for (const mode of ["report", "hang"]) {
@@ -100,7 +100,7 @@ cudaTest("a rank that comes too late is named by a timeout with the last thing t
   assert.equal(early.name, "CollectiveTimeout");
   assert.deepEqual(early.missing, [1]);
   assert.match(early.message, /waited 0\.4 s for rank 1: rank 1 last did barrier seq 1/);
-});
+}, { gpus: 2 });
 
 cudaTest("two ranks on one GPU are told before NCCL refuses them", async (env) => {
   const results = await failing(2, DEVICE, ["right"], { ...env, CUDA_VISIBLE_DEVICES: "0" });

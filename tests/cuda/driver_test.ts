@@ -60,6 +60,23 @@ cudaTest("a job without a GPU, or with a GPU that is not there, ends with a hint
   assert.match(none.stderr, /cuInit failed: CUDA_ERROR_NO_DEVICE \(100\)/);
 });
 
+standinTest("NCCL's calls do what they must for one rank, and answer mistakes with a status", async (env) => {
+  const answers = JSON.parse(await program("nccl_calls.ts", env));
+  assert.deepEqual(answers, {
+    "more elements than the allocation has": 4,
+    "memory that was freed": 4,
+    "elements that are not aligned": 4,
+    "a root that is none": 4,
+    "a type that is none": 4,
+    "an operation that was destroyed": 4,
+    "an id that NCCL has not made": 4,
+    "a rank outside": 4,
+    "the end of a group that was not begun": 5,
+    "a communicator that was destroyed": 4,
+    "no current context": 1,
+  });
+});
+
 async function program(file: string, env: Record<string, string>, ...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await run(file, env, ...args);
   assert.equal(code, 0, `${stdout}\n${stderr}`);

@@ -18,11 +18,11 @@ async function assertVerified(folder: string, sizes: readonly number[], least: n
 }
 
 Deno.test("8 processes give PyTorch's outputs and its greedy tokens for every small model", async () => {
-  await assertVerified("tests/data/models", [8], 26);
+  await assertVerified("tests/data/models", [8], 33);
 });
 
 if (Deno.env.get("SHARDWISE_TEST_ALL") === "1") {
-  for (const [group, least] of [["decoders", 88], ["encoders", 18]] as const) {
+  for (const [group, least] of [["decoders", 88], ["encoders", 18], ["seq2seq", 28]] as const) {
     const folder = sharedOrSkip(`models/${group}`);
     if (folder === undefined) continue;
     for (const size of [1, 2, 3, 4, 8]) {

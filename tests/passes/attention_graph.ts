@@ -20,6 +20,8 @@ export interface AttentionForm {
   readonly hidden?: number;
   /** Whether later tokens are hidden. Default true. */
   readonly causal?: boolean;
+  /** Whether keys are transposed with batch and heads folded into one dim, as torch.export has it. */
+  readonly folded?: boolean;
   /** Whether the keys are a result under a second name too. */
   readonly keysRead?: boolean;
 }
@@ -125,10 +127,21 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     return op("Reshape", [wide, sizes(0, heads, -1, headDim)]);
   };
   const root = number(headDim ** -0.25);
-  let scores = op("MatMul", [
-    op("Mul", [q, root]),
-    op("Mul", [op("Transpose", [repeat(keys)], { perm: ints([0, 1, 3, 2]) }), root]),
-  ]);
+  const turn = (x: string) => {
+    if (!form.folded) return op("Transpose", [x], { perm: ints([0, 1, 3, 2]) });
+    const folded = op("Reshape", [
+      x,
+      op("Concat", [sizes(-1), op("Unsqueeze", [totalSize, sizes(0)]), sizes(headDim)], {
+        axis: int(0),
+      }),
+    ]);
+    const batchSize = op("Unsqueeze", [dimOf("x", 0), sizes(0)]);
+    const target = op("Concat", [batchSize, sizes(heads, headDim), op("Unsqueeze", [totalSize, sizes(0)])], {
+      axis: int(0),
+    });
+    return op("Reshape", [op("Transpose", [folded], { perm: ints([0, 2, 1]) }), target]);
+  };
+  let scores = op("MatMul", [op("Mul", [q, root]), op("Mul", [turn(repeat(keys)), root])]);
   if (form.softcap !== undefined) {
     const cap = number(form.softcap);
     scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap]);

@@ -58,6 +58,7 @@ const FORMS: Readonly<Record<string, AttentionForm>> = {
   "shared heads and rotary positions": { heads: 6, kvHeads: 2, headDim: 8, rotated: 8 },
   "rotary positions of half a head": { heads: 4, kvHeads: 4, headDim: 16, rotated: 8 },
   "a window": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, window: 3 },
+  "keys turned in one folded dim": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, folded: true },
   "a soft cap": { heads: 4, kvHeads: 2, headDim: 8, rotated: 0, softcap: 0.7 },
 };
 

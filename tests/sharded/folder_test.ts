@@ -58,20 +58,30 @@ for (const [name, sizes] of Object.entries(CASES)) {
               Object.entries(inputs).map(([n, t]) => [n, shardTensor(t, valueOf(graph, n).placement!, rank)] as const),
             )
           );
-          const expected = await emulatedStep(engine, all.map((rank) => localize(graph, rank, ranks)), feeds);
-          const got = await emulatedStep(engine, parts.map((p) => p.local), feeds);
-          got.forEach((outputs, rank) => {
-            const names = outputOf(parts[rank]!.local).names;
-            const byName = (list: readonly HostTensor[]) => names.map((n, i) => [n, list[i]!] as const);
-            // Initializers stand in another order in the file, and ONNX Runtime fuses in the order that it meets.
-            const differences = compareTensors(
-              Object.fromEntries(byName(outputs)),
-              new Map(byName(expected[rank]!)),
-              { atol: 2e-6, rtol: 2e-6 },
+          const same = async (plain: boolean) => {
+            const locals = parts.map((p) => (plain ? p.plain() : p.local));
+            const expected = await emulatedStep(
+              engine,
+              all.map((rank) => localize(graph, rank, ranks, { plain })),
+              feeds,
             );
-            assert.deepEqual(differences.filter(({ pass }) => !pass), [], `rank ${rank} of ${ranks}`);
-            assert.equal(differences.length, names.length);
-          });
+            const got = await emulatedStep(engine, locals, feeds);
+            got.forEach((outputs, rank) => {
+              const names = outputOf(locals[rank]!).names;
+              const byName = (list: readonly HostTensor[]) => names.map((n, i) => [n, list[i]!] as const);
+              // Initializers stand in another order in the file, and ONNX Runtime fuses in the order that it meets.
+              const differences = compareTensors(
+                Object.fromEntries(byName(outputs)),
+                new Map(byName(expected[rank]!)),
+                { atol: 2e-6, rtol: 2e-6 },
+              );
+              assert.deepEqual(differences.filter(({ pass }) => !pass), [], `rank ${rank} of ${ranks}`);
+              assert.equal(differences.length, names.length);
+            });
+          };
+          await same(false);
+          // The model has fused ops with limits of size, so the folder has plain ops for beyond them.
+          if (name === "llama" && ranks === 2) await same(true);
         } finally {
           for (const part of parts) part[Symbol.dispose]();
         }

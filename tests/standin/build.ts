@@ -9,7 +9,7 @@ const SOURCES = ["device.cpp", "streams.cpp", "memory.cpp", "nvrtc.cpp", "module
 const HEADERS = ["state.h", "kernel_shim.h"];
 const NAMES = ["libcuda.so.1", "libnvrtc.so.13", "libcublas.so.13", "libcublasLt.so.13", "libnccl.so.2"];
 /** Files of which the compiler's optimiser takes seconds, and which do nothing often. */
-const SLOW = ["nvrtc.cpp", "modules.cpp", "device.cpp"];
+const SLOW = ["nvrtc.cpp", "modules.cpp", "device.cpp", "streams.cpp", "memory.cpp"];
 const FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"];
 
 /** Why the stand-in cannot be built here; undefined if it can. */

@@ -19,7 +19,7 @@ export function randomPlan(graph: Graph<"global">, ranks: number, random: () => 
   const placements = new Map<string, Placement>(), strategies = new Map<string, Strategy>();
   const reshards: Reshard[] = [], held = new Set<string>();
   /** Both ends of a carried pair have one placement: that of the input. */
-  const carried = new Set(graph.carried.map((c) => outputOf(graph).inputs[c.output]!));
+  const carried = new Set(graph.carried.flatMap((c) => outputOf(graph).inputs[c.output ?? -1] ?? []));
   const placementOf = (value: string) => placements.get(value) ?? REPLICATE;
 
   function reachable({ node, strategy }: { node: Call; strategy: Strategy }): boolean {

@@ -11,11 +11,16 @@ export async function cudaEnv(): Promise<Record<string, string>> {
   return ON_GPU ? {} : { SHARDWISE_CUDA_LIBS: await buildStandin() };
 }
 
-/** A test that needs CUDA libraries; skipped, saying what is missing, where there is neither a GPU nor a compiler. */
-export function cudaTest(name: string, run: (env: Record<string, string>) => Promise<void>): void {
+/** A test that needs CUDA libraries; skipped, saying what is missing, where there is neither a compiler nor enough GPUs. */
+export function cudaTest(
+  name: string,
+  run: (env: Record<string, string>) => Promise<void>,
+  o: { readonly gpus: number } = { gpus: 1 },
+): void {
+  const reason = missing ?? (ON_GPU && gpus() < o.gpus ? `${o.gpus} GPUs are needed, ${gpus()} are here` : undefined);
   Deno.test({
-    name: missing === undefined ? name : `${name} (skipped: ${missing})`,
-    ignore: missing !== undefined,
+    name: reason === undefined ? name : `${name} (skipped: ${reason})`,
+    ignore: reason !== undefined,
     fn: async () => await run(await cudaEnv()),
   });
 }
@@ -24,4 +29,14 @@ export function cudaTest(name: string, run: (env: Record<string, string>) => Pro
 export function standinTest(name: string, run: (env: Record<string, string>) => Promise<void>): void {
   if (ON_GPU) Deno.test({ name: `${name} (skipped: undefined on a GPU)`, ignore: true, fn: () => {} });
   else cudaTest(name, run);
+}
+
+/** GPUs of this machine, as its driver lists them. */
+function gpus(): number {
+  try {
+    const { stdout } = new Deno.Command("nvidia-smi", { args: ["-L"], stderr: "null" }).outputSync();
+    return new TextDecoder().decode(stdout).split("\n").filter((line) => line.startsWith("GPU ")).length;
+  } catch {
+    return 0; // no driver
+  }
 }

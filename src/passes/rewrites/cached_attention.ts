@@ -89,12 +89,28 @@ function scoresOf(name: string, m: Matcher): Scores | undefined {
   inner.push(at);
   const [q, k] = product.inputs.map((operand) => unscaled(operand!, m));
   scale *= q!.scale * k!.scale;
-  const turned = m.transposed(k!.name, [0, 1, 3, 2]);
-  if (turned === undefined) return undefined;
-  const keys = unscaled(turned, m);
+  const turned = turnedKeys(k!.name, m);
+  if (!turned) return undefined;
+  const keys = unscaled(turned.name, m);
   // Whether the query is read elsewhere does not matter: it is read as it is.
-  inner.push(...k!.inner, k!.name, ...keys.inner);
+  inner.push(...k!.inner, ...turned.inner, ...keys.inner);
   return { query: q!.name, keys: keys.name, scale: scale * keys.scale, softcap, inner };
+}
+
+/** What `[…, dim, keys]` is the transpose of; torch.export's form folds batch and heads before. */
+function turnedKeys(
+  name: string,
+  m: Matcher,
+): { readonly name: string; readonly inner: readonly string[] } | undefined {
+  const plain = m.transposed(name, [0, 1, 3, 2]);
+  if (plain !== undefined) return { name: plain, inner: [name] };
+  const unfolded = m.call(name, "Reshape"), turned = unfolded?.inputs[0] ?? "";
+  const folded = unfolded && m.transposed(turned, [0, 2, 1]), fold = folded && m.call(folded, "Reshape");
+  if (!fold) return undefined;
+  const keys = fold.inputs[0]!, from = m.shape(keys), between = m.shape(folded), to = m.shape(name);
+  const keeps = from?.length === 4 && between?.length === 3 && to?.length === 4 && m.sameDim(between[1], from[2]) &&
+    m.sameDim(between[2], from[3]) && [0, 1, 3, 2].every((d, i) => m.sameDim(to[i], from[d]));
+  return keeps ? { name: keys, inner: [name, turned, folded] } : undefined;
 }
 
 function unscaled(name: string, m: Matcher): { name: string; scale: number; inner: string[] } {

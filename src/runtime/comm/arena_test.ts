@@ -61,6 +61,24 @@ Deno.test("a disposed arena gives its addresses back, and old views read zeros",
   }
 });
 
+Deno.test("nobody can truncate shared memory under a rank that reads it", linux, () => {
+  using two = makeArenas();
+  const buffer = two.arenas[0].alloc(1000);
+  const mine = [...Deno.readDirSync("/proc/self/fd")].map((e) => `/proc/self/fd/${e.name}`).filter((path) => {
+    try {
+      return Deno.readLinkSync(path).startsWith("/memfd:shardwise-");
+    } catch {
+      return false; // the descriptor of the folder itself
+    }
+  });
+  assert.ok(mine.length > 0);
+  for (const path of mine) {
+    assert.throws(() => Deno.truncateSync(path, 0));
+    assert.throws(() => Deno.truncateSync(path, 2 ** 30));
+  }
+  buffer.local[999] = 1; // would end the process if it had been cut off
+});
+
 Deno.test("what does not fit the window is mapped outside it", linux, () => {
   using two = makeArenas();
   for (const arena of two.arenas) {

@@ -3,8 +3,10 @@
  *
  * To arrive, a rank raises its flag to the number of the barrier; it has passed when it has seen all flags that high. A
  * rank first looks again and again (0.4 µs between two running ranks), for a while that adapts to how long waits have
- * been, and not at all where ranks outnumber cores, since then the one it waits for cannot run. After that it sleeps
- * on one futex that all share, the bell, which the rank that arrives last rings if anybody sleeps.
+ * been, and not at all where ranks outnumber cores, since then the one it waits for cannot run, nor where that rank was seen
+ * last on this very core. After that it sleeps on one futex that all share, the bell, which the rank that arrives last rings if
+ * anybody sleeps. It never yields the core instead: from Linux 6.6 on that gives away a whole time slice on a busy machine, and
+ * leaves two ranks on one core beside a free one, while a sleeper that is woken is put on the free one.
  *
  * No wake-up is lost. A sleeper reads the bell, counts itself as a sleeper, looks at the flags once more, and sleeps only
  * while the bell has not changed. Atomics are sequentially consistent: of all flags raised, one is raised last, and its
@@ -26,8 +28,10 @@ export const SLICE_MS = 100;
 const MAX_SPIN_US = 1000, MIN_SPIN_US = 200;
 /** Looks between two readings of the clock, which cost more than a look. */
 const LOOKS_PER_READING = 64;
-/** Readings after which other processes are let run between looks. */
-const ROUNDS_BEFORE_YIELD = 8;
+/** Readings after which a rank asks on which core it is. */
+const ROUNDS_BEFORE_CORES = 4;
+/** Word of a rank's flag line in which it leaves the core that it last ran on, plus 1. */
+const CORE = 4;
 
 /** One rank's side of the barrier. */
 export class FlagBarrier {
@@ -73,7 +77,10 @@ export class FlagBarrier {
     Atomics.store(words, flag, generation);
     this.#next = 0;
     // Only a first look that sees all flags can be the last arrival's.
-    if (this.passed() && Atomics.load(words, this.#control.sleepersIndex) > 0) this.ring();
+    if (this.passed() && Atomics.load(words, this.#control.sleepersIndex) > 0) {
+      words[flag + CORE] = this.#libc.currentCore() + 1; // who sleeps for this rank's sake shall not do so for an old reason
+      this.ring();
+    }
   }
 
   /** Whether all have arrived. */
@@ -108,9 +115,17 @@ export class FlagBarrier {
     do {
       for (let look = 0; look < LOOKS_PER_READING; look++) if (this.passed()) return true;
       if (Atomics.load(words, abort) !== 0) return false;
-      // On a busy machine the rank that is waited for may need this very core. Where nobody does, this costs a moment.
-      if (++rounds > ROUNDS_BEFORE_YIELD) this.#libc.yieldNow();
+      if (++rounds === ROUNDS_BEFORE_CORES && this.#sharesCore()) return false;
     } while (performance.now() < end);
+    return false;
+  }
+
+  /** Whether a rank that is missing was last seen on this rank's core, where it cannot run meanwhile. */
+  #sharesCore(): boolean {
+    const words = this.#words, core = this.#libc.currentCore() + 1;
+    words[this.#flags[this.#rank]! + CORE] = core;
+    if (core === 0) return false;
+    for (let i = this.#next; i < this.#peers.length; i++) if (words[this.#peers[i]! + CORE] === core) return true;
     return false;
   }
 

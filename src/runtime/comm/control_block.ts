@@ -73,7 +73,7 @@ export class ControlBlock {
     this.bell = this.words.subarray(BELL, BELL + 1);
   }
 
-  /** Word of a rank's arrival flag; its two fingerprints follow at + 2 and + 3. */
+  /** Word of a rank's arrival flag; its two fingerprints follow at + 2 and + 3, and its core at + 4. */
   flagIndex(rank: number): number {
     return RANKS + rank * RANK_WORDS;
   }

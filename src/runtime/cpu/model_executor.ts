@@ -5,10 +5,10 @@ import type { Graph } from "../../graph/graph.ts";
 import type { Program } from "../../program/program.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import type { Executor, StepTiming } from "../executor.ts";
-import { type CarriedTensor, carriedTensors } from "../model_state.ts";
+import { carriedTensors } from "../model_state.ts";
 import { SizeLimits } from "../size_limits.ts";
 import type { CpuExecutor } from "./executor.ts";
-import { HostState } from "./host_state.ts";
+import { type HostCarried, HostState } from "./host_state.ts";
 import { count } from "./tensors.ts";
 
 /** What it is made of. */
@@ -26,7 +26,8 @@ export class CpuModelExecutor implements Executor {
   readonly #fused: CpuExecutor;
   readonly #limits: SizeLimits | undefined;
   readonly #compilePlain: (() => Promise<CpuExecutor>) | undefined;
-  readonly #carried: readonly CarriedTensor[];
+  /** States to begin, and those of them that a step reads. */
+  readonly #carried: readonly HostCarried[];
   readonly #inputOf: ReadonlyMap<string, string>;
   /** Made when it is first needed. */
   #plain: CpuExecutor | undefined;
@@ -36,8 +37,10 @@ export class CpuModelExecutor implements Executor {
     this.#fused = this.#last = fused;
     this.#limits = compilePlain && SizeLimits.of(sharded);
     this.#compilePlain = compilePlain;
-    this.#carried = carriedTensors(local);
-    this.#inputOf = new Map(this.#carried.map((c) => [c.output, c.input]));
+    this.#carried = carriedTensors(local).map((c) => ({ ...c, inPlace: fused.statesInPlace.get(c.input) }));
+    this.#inputOf = new Map(
+      fused.program.carried.flatMap(({ input, output }) => output === undefined ? [] : [[output, input] as const]),
+    );
   }
 
   get program(): Program {
@@ -66,7 +69,7 @@ export class CpuModelExecutor implements Executor {
   }
 
   start(batch: number): HostState {
-    return new HostState(batch, this.#carried, this.#fused.statesInPlace);
+    return new HostState(batch, this.#carried);
   }
 
   async step(
@@ -74,16 +77,19 @@ export class CpuModelExecutor implements Executor {
     state: HostState,
   ): Promise<ReadonlyMap<string, HostTensor>> {
     const executor = await this.#executorFor((name) => inputs[name]?.shape ?? state.get(name).shape);
-    // What one program grows in place, the other takes as any tensor.
-    const whole = executor !== this.#fused;
+    // What one program grows in place, another (a plain one, a first step) takes as any tensor.
+    const whole = (name: string) => executor !== this.#fused || !executor.statesInPlace.has(name);
     const all: Record<string, HostTensor> = { ...inputs };
-    for (const { input } of this.#carried) all[input] = state.get(input, whole);
-    const results = await executor.step(all, (o) => state.next(this.#inputOf.get(o.output)!, o, whole));
+    for (const { input } of this.#carried) all[input] = state.get(input, whole(input));
+    const results = await executor.step(all, (o) => {
+      const name = this.#inputOf.get(o.output)!;
+      return state.next(name, o, whole(name));
+    });
     const outputs = new Map<string, HostTensor>();
     for (const [name, tensor] of results) {
       const input = this.#inputOf.get(name);
       if (input === undefined) outputs.set(name, tensor);
-      else state.advance(input, tensor, whole);
+      else state.advance(input, tensor, whole(input));
     }
     return outputs;
   }

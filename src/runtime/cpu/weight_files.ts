@@ -30,8 +30,8 @@ export interface WeightFilesOptions {
   readonly writesHostFile: boolean;
   /** How many ranks share the host's file. */
   readonly ranks: number;
-  /** The rank's whole local graph: its replicated constants, in order, make up the host's file. */
-  readonly graph: Graph<"local">;
+  /** The rank's whole local graphs: their replicated constants, in order, make up the host's file. */
+  readonly graphs: readonly Graph<"local">[];
 }
 
 /** The weight files of one rank. */
@@ -48,10 +48,12 @@ export class WeightFiles implements Disposable {
     this.#hostFile = new AppendFile(`${options.folder}/host.bin`, options.writesHostFile);
     if (options.ranks === 1) return;
     // All ranks have the same replicated constants in the same order, so all know the offsets.
-    for (const node of options.graph.nodes) {
-      if (node.kind !== "get_attr" || sizeOf(node.data) < INLINE_BELOW || this.#placed.has(node.data)) continue;
-      if (options.graph.values.get(node.outputs[0])?.placement?.kind !== "R") continue;
-      this.#placed.set(node.data, this.#hostFile.append(sizeOf(node.data), node.data));
+    for (const graph of options.graphs) {
+      for (const node of graph.nodes) {
+        if (node.kind !== "get_attr" || sizeOf(node.data) < INLINE_BELOW || this.#placed.has(node.data)) continue;
+        if (graph.values.get(node.outputs[0])?.placement?.kind !== "R") continue;
+        this.#placed.set(node.data, this.#hostFile.append(sizeOf(node.data), node.data));
+      }
     }
   }
 

@@ -7,12 +7,11 @@ import type { Graph } from "../../graph/graph.ts";
  * Makes a folder of the job's own: in shared memory where there is room for all ranks' weights, else among the temporary
  * files. Its name begins with the job's prefix, so that the launcher removes it should this process be killed.
  */
-export function makeWeightFolder(graph: Graph<"local">, ranks: number): string {
+export function makeWeightFolder(graphs: readonly Graph<"local">[], ranks: number): string {
   const prefix = `shardwise-${Deno.env.get("SHARDWISE_RUN_ID") || `single-${Deno.pid}`}-weights-`;
+  const weights = new Set(graphs.flatMap((g) => g.nodes.flatMap((n) => n.kind === "get_attr" ? [n.data] : [])));
   let bytes = 0;
-  for (const node of graph.nodes) {
-    if (node.kind === "get_attr") bytes += byteLength(node.data.dtype, node.data.shape.reduce((a, b) => a * b, 1));
-  }
+  for (const { dtype, shape } of weights) bytes += byteLength(dtype, shape.reduce((a, b) => a * b, 1));
   // Other ranks may hold a little more than this one.
   const dir = freeBytes("/dev/shm") > bytes * ranks * 1.25 + (64 << 20) ? "/dev/shm" : undefined;
   return Deno.makeTempDirSync(dir ? { prefix, dir } : { prefix });

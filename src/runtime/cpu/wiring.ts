@@ -51,8 +51,8 @@ export function wireSegment(segment: Segment, program: Program): Wiring {
 export function wireCarried(program: Program, segments: readonly Segment[]): CarriedWiring[] {
   const outputs = new Map(program.outputs.map((o) => [o.name, o.value]));
   return program.carried.flatMap(({ input, output }) => {
-    const value = outputs.get(output);
-    if (value?.kind !== "value") return [];
+    const value = output === undefined ? undefined : outputs.get(output);
+    if (output === undefined || value?.kind !== "value") return [];
     const readers = segments.flatMap(({ inputs }, segment) =>
       [...inputs].flatMap(([placeholder, s]) =>
         s.kind === "value" && s.name === value.name ? [{ segment, placeholder }] : []

@@ -2,11 +2,16 @@
 import { byteLength, type DType } from "../../core/dtype.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
-import { type CarriedTensor, emptyShape, ModelState } from "../model_state.ts";
+import { batchDim, type CarriedTensor, emptyShape, ModelState } from "../model_state.ts";
 import type { GpuDevice } from "./device.ts";
+import { sizeOf } from "./host_values.ts";
 
 /** One carried tensor: what it holds, and memory for what comes after it. */
 export interface StateCell {
+  /** The dim of the sequences of a batch; undefined where it cannot be told. */
+  readonly batchDim: number | undefined;
+  /** Whether steps leave it as it is. */
+  readonly kept: boolean;
   readonly dtype: DType;
   shape: readonly number[];
   memory: DeviceMemory | undefined;
@@ -38,7 +43,9 @@ export class DeviceState extends ModelState {
     this.#read = on.read;
     this.#cells = new Map(carried.map((tensor) => {
       const { dtype, shape } = emptyShape(tensor, batch);
-      return [tensor.input, { dtype: on.held(dtype), shape, memory: undefined, next: undefined }] as const;
+      const cell = { dtype: on.held(dtype), shape, memory: undefined, next: undefined };
+      const common = { batchDim: batchDim(tensor.from, tensor.to), kept: tensor.to === undefined };
+      return [tensor.input, { ...cell, ...common } as StateCell] as const;
     }));
     this.cells = [...this.#cells.values()];
   }
@@ -55,6 +62,24 @@ export class DeviceState extends ModelState {
   /** Where `name` lies; memory that nobody reads while it is empty. */
   addressOf(name: string): bigint {
     return this.#cells.get(name)!.memory?.value ?? 0n;
+  }
+
+  override reorder(rows: readonly number[], { kept }: { readonly kept: boolean }): void {
+    this.requireRows(rows);
+    for (const [name, cell] of this.#cells) {
+      if (cell.kept && !kept) continue;
+      const { shape } = cell, outer = this.outerOf(name, shape, cell.batchDim);
+      const bytes = sizeOf(cell), block = bytes / outer / this.batch;
+      if (bytes === 0) continue;
+      const from = cell.memory!.value, to = this.next(name, shape);
+      for (let o = 0; o < outer; o++) {
+        rows.forEach((row, i) => {
+          const at = (r: number) => BigInt((o * this.batch + r) * block);
+          this.#device.copy(to + at(i), from + at(row), block);
+        });
+      }
+      this.advance(name, shape);
+    }
   }
 
   /** Memory for the next content of `name`, of `shape`. @throws {CudaError} If the GPU has no more. */

@@ -19,7 +19,7 @@ import type { AddressOf, GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
 import { type Command, type DeviceProgram, Lowerer, type Place } from "./lower.ts";
-import { uploadWeights } from "./weights.ts";
+import { WeightPool } from "./weights.ts";
 
 /** How ranks exchange device memory, in the order of the device's stream. */
 export interface RankExchange {
@@ -36,8 +36,10 @@ export interface GpuOptions {
   readonly ranks: number;
   /** Undefined for one rank. */
   readonly collectives?: RankExchange | undefined;
-  /** Whether the device goes with the executor. */
-  readonly ownsDevice?: boolean;
+  /** Weights that graphs of one model share; the executor's own by default. */
+  readonly weights?: WeightPool;
+  /** Called when the executor is disposed. */
+  readonly onDispose?: () => void;
   /** In which dtype values of a dtype are held; in their own by default. */
   readonly held?: (dtype: DType) => DType;
   /** Told how far it is. */
@@ -57,6 +59,9 @@ export class GpuExecutor implements Executor {
   readonly #carried: readonly CarriedTensor[];
   /** The carried input that each value becomes. */
   readonly #states: ReadonlyMap<string, string>;
+  /** The type of what each of those inputs becomes. */
+  readonly #next: ReadonlyMap<string, TensorType>;
+  readonly #pool: WeightPool;
   readonly #weights: ReadonlyMap<string, DeviceMemory>;
   readonly #lowerer: Lowerer;
   readonly #programs = new Map<string, DeviceProgram>();
@@ -66,6 +71,7 @@ export class GpuExecutor implements Executor {
   readonly #cells = new Set<Iterable<StateCell>>();
   readonly #dropped = new FinalizationRegistry<Iterable<StateCell>>((cells) => this.#release(cells));
   recorder: Recorder | undefined;
+  #disposed = false;
   #program: Program | undefined;
   #timing: StepTiming = { total: 0, waiting: 0 };
 
@@ -83,8 +89,12 @@ export class GpuExecutor implements Executor {
     this.#outputTypes = new Map(names.map((name, i) => [name, valueOf(graph, inputs[i]!).type]));
     this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.#held });
     this.#carried = carriedTensors(graph);
-    this.#states = new Map(graph.carried.map((c) => [inputs[c.output]!, c.input]));
-    this.#weights = uploadWeights(graph, { device: options.device, held: this.#held, onProgress: options.onProgress });
+    const moving = graph.carried.flatMap((c) => (c.output === undefined ? [] : [{ ...c, value: inputs[c.output]! }]));
+    this.#states = new Map(moving.map((c) => [c.value, c.input]));
+    this.#next = new Map(moving.map((c) => [c.input, valueOf(graph, c.value).type]));
+    const target = { device: options.device, held: this.#held, onProgress: options.onProgress };
+    this.#pool = options.weights ?? new WeightPool(target);
+    this.#weights = this.#pool.upload(graph);
   }
 
   /** What the rank does in a step, as its plan is shown; a GPU runs it in one stream. */
@@ -177,10 +187,10 @@ export class GpuExecutor implements Executor {
 
   /** Shapes of the states after a step. */
   #nextShapes(bindings: Bindings): Map<string, readonly number[]> {
-    return new Map(this.#carried.map(({ input, output, to }) => {
-      const shape = to.shape?.map((d) => evalDim(d, bindings));
+    return new Map([...this.#next].map(([input, type]) => {
+      const shape = type.shape?.map((d) => evalDim(d, bindings));
       if (!shape || shape.includes(undefined)) {
-        throw new InputError(`Cannot keep "${output}" on the GPU: only data tells its size`, {
+        throw new InputError(`Cannot keep "${input}" on the GPU: only data tells its size`, {
           hint: "run this model on the CPU",
         });
       }
@@ -228,10 +238,10 @@ export class GpuExecutor implements Executor {
   /** Gives the memory back. */
   [Symbol.dispose](): void {
     for (const cells of this.#cells) this.#release(cells);
-    for (const memory of [...this.#weights.values(), ...this.#memory.values(), ...this.#inputMemory.values()]) {
-      memory[Symbol.dispose]();
-    }
-    if (this.#options.ownsDevice) this.#options.device[Symbol.dispose]();
+    for (const memory of [...this.#memory.values(), ...this.#inputMemory.values()]) memory[Symbol.dispose]();
+    if (!this.#options.weights) this.#pool[Symbol.dispose]();
+    if (!this.#disposed) this.#options.onDispose?.();
+    this.#disposed = true;
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -13,6 +13,7 @@ import { GpuExecutor, type RankExchange } from "./executor.ts";
 import { requireKernels } from "./missing_kernels.ts";
 import { NcclExchange } from "./nccl_exchange.ts";
 import { StagedExchange } from "./staged_exchange.ts";
+import { WeightPool } from "./weights.ts";
 
 /** How a graph is put on a GPU. */
 export interface OpenGpuOptions {
@@ -27,32 +28,42 @@ export interface OpenGpuOptions {
 const HELD: Readonly<Record<HeldDType, DType>> = { fp32: "f32", fp16: "f16", bf16: "bf16" };
 
 /**
- * Puts `graph` on this rank's GPU; all ranks call it together.
+ * Puts a model's graphs on this rank's GPU, where they share weights; all ranks call it together.
  *
  * @throws {UnavailableError} If a library, a GPU or its memory is missing. @throws {GraphError} If ops have no kernel: which.
  */
-export function openGpu(graph: Graph<"local">, { comm, dtype, onProgress }: OpenGpuOptions): GpuExecutor {
-  requireKernels(graph);
-  const device = openDevice(comm);
-  const collectives: RankExchange | undefined = comm.size === 1
-    ? undefined
-    : comm instanceof NcclCommunicator
-    ? new NcclExchange(comm, device)
-    : new StagedExchange(comm, device);
-  try {
-    return new GpuExecutor(graph, {
-      device,
-      ownsDevice: true,
-      rank: comm.rank,
-      ranks: comm.size,
-      collectives,
-      held: heldBy(graph, dtype),
-      onProgress,
-    });
-  } catch (error) {
+export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptions): GpuExecutor[] {
+  for (const graph of graphs) requireKernels(graph);
+  const { comm, dtype, onProgress } = options, held = heldBy(graphs, dtype);
+  const device = openDevice(comm), weights = new WeightPool({ device, held, onProgress });
+  const release = () => {
+    weights[Symbol.dispose]();
     device[Symbol.dispose]();
+  };
+  let open = graphs.length;
+  try {
+    return graphs.map((graph) =>
+      new GpuExecutor(graph, {
+        device,
+        weights,
+        rank: comm.rank,
+        ranks: comm.size,
+        collectives: exchangeOf(comm, device),
+        held,
+        onDispose: () => {
+          if (--open === 0) release();
+        },
+      })
+    );
+  } catch (error) {
+    release();
     throw error;
   }
+}
+
+function exchangeOf(comm: Communicator, device: GpuDevice): RankExchange | undefined {
+  if (comm.size === 1) return undefined;
+  return comm instanceof NcclCommunicator ? new NcclExchange(comm, device) : new StagedExchange(comm, device);
 }
 
 function openDevice(comm: Communicator): GpuDevice {
@@ -68,10 +79,10 @@ function openDevice(comm: Communicator): GpuDevice {
 }
 
 /** The dtype in which each dtype is held: the one that most of the weights have becomes `dtype`, others stay. */
-export function heldBy(graph: Graph<"local">, dtype: HeldDType | undefined): (dtype: DType) => DType {
+export function heldBy(graphs: readonly Graph<"local">[], dtype: HeldDType | undefined): (dtype: DType) => DType {
   if (dtype === undefined) return (own) => own;
   const bytes = new Map<DType, number>();
-  for (const node of graph.nodes) {
+  for (const node of graphs.flatMap((g) => g.nodes)) {
     if (node.kind !== "get_attr") continue;
     const { dtype: own, shape } = node.data;
     if (own === "f32" || own === "f16" || own === "bf16") {

@@ -16,35 +16,42 @@ export interface WeightTarget {
   readonly onProgress?: OnProgress | undefined;
 }
 
-/** Uploads the constants of `graph`; gives their memory by value name. @throws {UnavailableError} If they do not fit. */
-export function uploadWeights(graph: Graph<"local">, target: WeightTarget): Map<string, DeviceMemory> {
-  const { device, held, onProgress } = target;
-  const constants = graph.nodes.flatMap((n) => (n.kind === "get_attr" ? [{ name: n.outputs[0], data: n.data }] : []));
-  const known = new Map<TensorData, DeviceMemory>(), weights = new Map<string, DeviceMemory>();
-  const sizes = new Map(constants.map(({ data }) => [data, sizeOf({ dtype: held(data.dtype), shape: data.shape })]));
-  const total = [...sizes.values()].reduce((a, b) => a + b, 0);
-  let done = 0;
-  try {
-    for (const { name, data } of constants) {
-      let memory = known.get(data);
-      if (!memory) {
-        memory = device.allocate(sizes.get(data)!);
-        known.set(data, memory);
-        uploadTensor(device, memory, data, held(data.dtype));
-        onProgress?.("uploading weights", ++done, sizes.size);
-      }
-      weights.set(name, memory);
-    }
-  } catch (error) {
-    for (const memory of known.values()) memory[Symbol.dispose]();
-    if (error instanceof CudaError && error.codeName === "CUDA_ERROR_OUT_OF_MEMORY") {
-      throw tooLarge(device, total, error);
-    }
-    throw error;
+/** The weights of a rank's graphs, which may share some. */
+export class WeightPool implements Disposable {
+  readonly #target: WeightTarget;
+  readonly #known = new Map<TensorData, DeviceMemory>();
+
+  constructor(target: WeightTarget) {
+    this.#target = target;
   }
-  // Uploads read staging memory that later ones use again.
-  device.synchronize();
-  return weights;
+
+  /** Uploads the constants of `graph` that are not there yet; gives memory by value name. @throws {UnavailableError} If they do not fit. */
+  upload(graph: Graph<"local">): Map<string, DeviceMemory> {
+    const { device, held, onProgress } = this.#target;
+    const constants = graph.nodes.flatMap((n) => n.kind === "get_attr" ? [{ name: n.outputs[0], data: n.data }] : []);
+    const fresh = new Set(constants.map((c) => c.data).filter((data) => !this.#known.has(data)));
+    const sizeAs = (data: TensorData) => sizeOf({ dtype: held(data.dtype), shape: data.shape });
+    let done = 0;
+    try {
+      for (const data of fresh) {
+        const memory = device.allocate(sizeAs(data));
+        this.#known.set(data, memory);
+        uploadTensor(device, memory, data, held(data.dtype));
+        onProgress?.("uploading weights", ++done, fresh.size);
+      }
+    } catch (error) {
+      const full = error instanceof CudaError && error.codeName === "CUDA_ERROR_OUT_OF_MEMORY";
+      if (!full) throw error;
+      throw tooLarge(device, [...fresh].reduce((sum, data) => sum + sizeAs(data), 0), error);
+    }
+    device.synchronize(); // the file may be closed after this
+    return new Map(constants.map(({ name, data }) => [name, this.#known.get(data)!]));
+  }
+
+  [Symbol.dispose](): void {
+    for (const memory of this.#known.values()) memory[Symbol.dispose]();
+    this.#known.clear();
+  }
 }
 
 function uploadTensor(device: GpuDevice, memory: DeviceMemory, data: TensorData, held: DType): void {

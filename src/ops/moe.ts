@@ -1,0 +1,178 @@
+/**
+ * Mixtures of experts as one op. Every expert is cut alike, along the width of its hidden layer: rows of the first matrix, columns
+ * of the second, whose products are partial sums. Routing is computed by every rank.
+ *
+ * Source: ONNX Runtime ContribOperators.md, com.microsoft MoE and QMoE. SwiGLU in one matrix has gate and up rows
+ * interleaved (`swiglu_fusion` 1) or one after the other (2).
+ */
+import { type Dim, dimMul } from "../core/dim.ts";
+import { int, intOf, string as text } from "../graph/attributes.ts";
+import type { OpDef, TypedContext } from "./def.ts";
+import { type At, at, type Factor, type FactorRule } from "./factors.ts";
+import { unknownShape } from "./shapes.ts";
+
+/** Positions of the inputs; undefined where the op has none. */
+interface Positions {
+  /** Of the first matrix `[experts, rows, width]` and all that has a value for each of its rows in dim 1. */
+  readonly rows: readonly number[];
+  /** The second matrix `[experts, width, hidden]`. */
+  readonly second: number;
+  /** Scales and zero points of the second matrix, with blocks of `hidden` in dim 2. */
+  readonly blocks: readonly { readonly input: number; readonly packed: boolean }[];
+  readonly secondBias: number;
+}
+
+const MOE_AT: Positions = { rows: [2, 3, 6, 7], second: 4, blocks: [], secondBias: 5 };
+const QMOE_AT: Positions = {
+  rows: [2, 3, 4, 8, 9, 10, 11, 13],
+  second: 5,
+  blocks: [{ input: 6, packed: false }, { input: 12, packed: true }],
+  secondBias: 7,
+};
+
+/** Values in a byte of quantised weights. */
+function perByte(context: Pick<TypedContext, "attributes">): number {
+  return 8 / (intOf(context.attributes, "expert_weight_bits") ?? 4);
+}
+
+/** Elements of the hidden layer that must stay together: quantised values share bytes and blocks, and so do zero points. */
+function hiddenUnit(context: TypedContext, positions: Positions, packed: boolean): number {
+  if (!packed) return 1;
+  const block = intOf(context.attributes, "block_size") ?? 0;
+  const zeros = positions.blocks.some((b) => b.packed && context.inputs[b.input]);
+  return block > 0 ? block * (zeros ? perByte(context) : 1) : perByte(context);
+}
+
+function factorsOf(context: TypedContext, positions: Positions, packed: boolean): FactorRule {
+  const { inputs, attributes } = context;
+  const first = inputs[positions.rows[0]!]?.shape, second = inputs[positions.second]?.shape;
+  // The quantised kernel groups tokens, so that a part of them would round otherwise.
+  const factors: Factor[] = packed ? [] : tokenFactors(context);
+  const [rows, width] = [first?.[1], second?.[2]];
+  if (typeof rows !== "number" || typeof width !== "number") return { factors };
+  const unit = hiddenUnit(context, positions, packed), bytes = packed ? perByte(context) : 1;
+  const hidden = width * bytes, times = rows / hidden;
+  if (hidden % unit !== 0 || (times !== 1 && times !== 2)) return { factors };
+  const fused = times === 2 ? intOf(attributes, "swiglu_fusion") ?? 0 : 1;
+  if (fused !== 1 && fused !== 2) return { factors };
+  const isFused = times === 2, block = intOf(attributes, "block_size") ?? 0;
+  /** Places of the rows that begin at `offset`; a fused pair of rows is one unit where they are interleaved. */
+  const places = (offset: number, withSecond: boolean): (At | null)[] =>
+    inputs.map((input, i) => {
+      if (!input?.shape) return null;
+      if (positions.rows.includes(i)) {
+        return at(1, { inner: unit * (isFused && fused === 1 ? 2 : 1), offset });
+      }
+      if (!withSecond) return null;
+      if (i === positions.second) return at(2, { inner: unit / bytes });
+      const scales = positions.blocks.find((b) => b.input === i);
+      if (!scales || block === 0 || input.shape.length < 3) return null;
+      return at(2, { inner: unit / block / (scales.packed ? bytes : 1) });
+    });
+  const addends = inputs[positions.secondBias] ? { addends: [positions.secondBias] } : {};
+  const half = (name: string, offset: number, withSecond: boolean): Factor => ({
+    name,
+    size: hidden / unit,
+    inputs: places(offset, withSecond),
+    outputs: [null],
+    reduce: "sum",
+    ...addends,
+  });
+  if (isFused && fused === 2) {
+    return { factors: [...factors, half("f", 0, true), half("u", hidden, false)], alike: true };
+  }
+  return { factors: [...factors, half("f", 0, true)] };
+}
+
+/** Tokens are independent; router and input may have them in dims of their own, or merged. */
+function tokenFactors({ inputs }: TypedContext): Factor[] {
+  const [x, router] = inputs.map((i) => i?.shape);
+  if (x?.length !== 2 || router?.length !== 2 || x[0] === 1) return [];
+  return [{ name: "t", size: x[0]!, inputs: inputs.map((_, i) => (i < 2 ? at(0) : null)), outputs: [at(0)] }];
+}
+
+/** Two products a token, for each of its `k` experts. */
+function moeFlops({ inputs, outputs, attributes }: TypedContext, positions: Positions): Dim {
+  const first = inputs[positions.rows[0]!]?.shape, tokens = inputs[1]?.shape?.[0] ?? 1;
+  const width = outputs[0]?.shape?.at(-1) ?? 1, k = intOf(attributes, "k") ?? 1;
+  return [tokens, width, first?.[1] ?? 1].reduce<Dim>(dimMul, 4 * k);
+}
+
+function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["examples"]): OpDef {
+  const positions = op === "MoE" ? MOE_AT : QMOE_AT;
+  return {
+    op,
+    domain: "com.microsoft",
+    since: 1,
+    inputs,
+    infer: (context) => [context.inputs[0] ?? unknownShape(undefined)],
+    factors: (context) => factorsOf(context, positions, op === "QMoE"),
+    flops: (context) => moeFlops(context, positions),
+    examples,
+  };
+}
+
+const f32 = (...shape: number[]) => ({ dtype: "f32" as const, shape });
+const u8 = (...shape: number[]) => ({ dtype: "u8" as const, shape });
+
+/** MoE, QMoE. */
+export function moeOps(): OpDef[] {
+  return [
+    moe("MoE", [
+      "input",
+      "router_probs",
+      "fc1_experts_weights",
+      "fc1_experts_bias",
+      "fc2_experts_weights",
+      "fc2_experts_bias",
+      "fc3_experts_weights",
+      "fc3_experts_bias",
+    ], [
+      {
+        inputs: [f32(5, 8), f32(5, 3), f32(3, 12, 8), f32(3, 12), f32(3, 8, 12), f32(3, 8)],
+        attributes: { activation_type: text("relu"), k: int(2), normalize_routing_weights: int(1) },
+      },
+      {
+        inputs: [f32(5, 8), f32(5, 3), f32(3, 12, 8), f32(3, 12), f32(3, 8, 6), f32(3, 8)],
+        attributes: { activation_type: text("swiglu"), k: int(2), swiglu_fusion: int(1) },
+      },
+    ]),
+    moe("QMoE", [
+      "input",
+      "router_probs",
+      "fc1_experts_weights",
+      "fc1_scales",
+      "fc1_experts_bias",
+      "fc2_experts_weights",
+      "fc2_scales",
+      "fc2_experts_bias",
+      "fc3_experts_weights",
+      "fc3_scales",
+      "fc3_experts_bias",
+      "fc1_zero_points",
+      "fc2_zero_points",
+      "fc3_zero_points",
+    ], [
+      {
+        inputs: [
+          f32(5, 32),
+          f32(5, 3),
+          u8(3, 128, 16),
+          f32(3, 128, 2),
+          f32(3, 128),
+          u8(3, 32, 32),
+          f32(3, 32, 4),
+          f32(3, 32),
+        ],
+        ranges: { 2: [0, 256], 5: [0, 256] },
+        attributes: {
+          activation_type: text("swiglu"),
+          k: int(2),
+          swiglu_fusion: int(1),
+          expert_weight_bits: int(4),
+          block_size: int(16),
+        },
+      },
+    ]),
+  ];
+}

@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { placementKey } from "../graph/placement.ts";
+import { isFoldable, KEPT_BLOCKS, solveFolded, unfoldPlan } from "./fold.ts";
+import type { Plan } from "./plan.ts";
+import { foldBlocks } from "./repeats.ts";
+import { MAX_STATES, search, solvePlan } from "./search.ts";
+import { decoder, type DecoderSizes, testOpDef } from "./test_support.ts";
+
+const SIZES: DecoderSizes = { layers: 14, heads: 8, kvHeads: 4, headDim: 64, ffn: 1408, vocab: 4096 };
+
+/** Everything that a plan decides, as text, and its price. */
+function decided({ placements, strategies, reshards, cost }: Plan): unknown {
+  return {
+    placements: [...placements].map(([v, p]) => `${v} ${placementKey(p)}`).toSorted(),
+    strategies: [...strategies].map(([n, s]) => `${n} ${s.name} ${[...s.inputs, ...s.outputs].map(placementKey)}`)
+      .toSorted(),
+    reshards: reshards.map((r) => `${r.before} ${r.value} ${placementKey(r.from)} ${placementKey(r.to)}`),
+    total: Math.round(cost.total * 1e12),
+    compute: Math.round(cost.compute * 1e12),
+    communication: Math.round(cost.communication * 1e12),
+    memory: cost.memory,
+  };
+}
+
+const VARIANTS: readonly Partial<DecoderSizes>[] = [
+  {},
+  { kvHeads: 2 },
+  { fused: true, kvHeads: 8 },
+  { parallel: true },
+  { tied: true },
+  { heads: 9, kvHeads: 3, ffn: 1409 },
+];
+
+for (const variant of VARIANTS) {
+  Deno.test(`a folded search finds what a search of all blocks finds: ${JSON.stringify(variant)}`, () => {
+    const graph = decoder({ ...SIZES, ...variant });
+    for (const ranks of [2, 3, 4]) {
+      const options = { ranks, opDef: testOpDef };
+      const repeats = foldBlocks(graph, KEPT_BLOCKS)!;
+      assert.ok(repeats.blocks >= SIZES.layers - 1);
+      const folded = solveFolded(repeats.graph, repeats, options, MAX_STATES);
+      assert.ok(folded, `${ranks} ranks: nothing was proved`);
+      assert.deepEqual(decided(unfoldPlan(graph, folded)), decided(solvePlan(graph, options).plan));
+    }
+  });
+}
+
+Deno.test("search() costs what the fold costs, and does not fold what users ask of single layers", () => {
+  const graph = decoder({ ...SIZES, layers: 40 }), options = { ranks: 2, opDef: testOpDef };
+  assert.deepEqual(decided(search(graph, options)), decided(solvePlan(graph, options).plan));
+  assert.ok(!isFoldable({ ...options, overrides: { "l7.gate": "replicated" } }));
+  const overridden = search(graph, { ...options, overrides: { "l7.gate": "replicated" } });
+  assert.equal(overridden.strategies.get("l7.gate")!.outputs[0]!.kind, "R");
+  assert.equal(overridden.strategies.get("l8.gate")!.outputs[0]!.kind, "S");
+});
+
+Deno.test("foldBlocks() leaves graphs alone that have few blocks, or blocks that differ", () => {
+  assert.equal(foldBlocks(decoder({ ...SIZES, layers: 3 }), KEPT_BLOCKS), undefined);
+  const graph = decoder(SIZES);
+  // A block that is another: the run before and after it is too short.
+  const odd = graph.nodes.map((n) => (n.name === "l7.gate" ? { ...n, op: "Mystery" } : n)) as typeof graph.nodes;
+  assert.equal(foldBlocks({ ...graph, nodes: odd }, KEPT_BLOCKS), undefined);
+});
