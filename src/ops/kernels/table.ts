@@ -1,5 +1,6 @@
 /** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
 import { ATTENTION } from "./attention.ts";
+import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
 import { MAPS } from "./maps.ts";
 import { MOVES } from "./moves.ts";
@@ -7,7 +8,15 @@ import { PRODUCTS } from "./products.ts";
 import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
 
-const ALL: Readonly<Record<string, Lowering>> = { ...MAPS, ...MOVES, ...PRODUCTS, ...ROWS, ...ATTENTION, ...QUANTISED };
+const ALL: Readonly<Record<string, Lowering>> = {
+  ...MAPS,
+  ...MOVES,
+  ...GATHERS,
+  ...PRODUCTS,
+  ...ROWS,
+  ...ATTENTION,
+  ...QUANTISED,
+};
 
 /** The lowering of an op, if it has one. */
 export function loweringOf(node: { readonly domain: string; readonly op: string }): Lowering | undefined {

@@ -3,7 +3,7 @@
  *
  * A kernel takes one struct of 8-byte fields: addresses, sizes, strides, offsets and numbers. That needs no table of argument types.
  */
-import type { Access, MapStep, Operand, Params, RowsStep } from "../../ops/kernels/kernel.ts";
+import type { MapStep, Operand, Params, RowsStep } from "../../ops/kernels/kernel.ts";
 import { KernelTexts } from "./kernel_texts.ts";
 import { cType } from "./prelude.ts";
 
