@@ -30,20 +30,23 @@ export abstract class ModelState implements Disposable {
 
   /** Gives memory of a GPU back at once; without it, that happens when the model is disposed, or some time after the last use. */
   [Symbol.dispose](): void {}
+}
 
-  /** @throws {InputError} Unless `rows` names a row for each. */
-  protected requireRows(rows: readonly number[]): void {
-    if (rows.length === this.batch && rows.every((r) => Number.isInteger(r) && r >= 0 && r < this.batch)) return;
-    throw new InputError(`Cannot reorder a state of ${this.batch} rows by [${rows}]`);
-  }
+/** @throws {InputError} Unless `rows` names one of `batch` rows for each. */
+export function requireRows(rows: readonly number[], batch: number): void {
+  if (rows.length === batch && rows.every((r) => Number.isInteger(r) && r >= 0 && r < batch)) return;
+  throw new InputError(`Cannot reorder a state of ${batch} rows by [${rows}]`);
+}
 
-  /** How many blocks lie before the dim of the batch. @throws {InputError} If there is no such dim. */
-  protected outerOf(name: string, shape: readonly number[], dim: number | undefined): number {
-    if (dim === undefined || shape[dim]! % this.batch !== 0) {
-      throw new InputError(`Cannot reorder the rows of state "${name}" of shape [${shape}]: no dim of it is the batch`);
-    }
-    return shape.slice(0, dim).reduce((a, b) => a * b, 1);
+/** How many blocks of a state lie before its dim of the batch. @throws {InputError} If there is no such dim. */
+export function blocksBefore(
+  dim: number | undefined,
+  { name, shape, batch }: { readonly name: string; readonly shape: readonly number[]; readonly batch: number },
+): number {
+  if (dim === undefined || shape[dim]! % batch !== 0) {
+    throw new InputError(`Cannot reorder the rows of state "${name}" of shape [${shape}]: no dim of it is the batch`);
   }
+  return shape.slice(0, dim).reduce((a, b) => a * b, 1);
 }
 
 /** The carried tensors that a rank's graph reads. */

@@ -48,4 +48,4 @@ cudaTest("a rank that is killed between steps is named by those that wait for it
   const [first, second] = await job.results;
   assert.equal(second!.code, 137);
   assert.match(first!.stdout, /PeerLost: .*rank 1/, first!.stderr);
-});
+}, { gpus: 2 });

@@ -25,11 +25,11 @@ cudaTest("one GPU gives what PyTorch gives, and keeps the cache of a text that i
 
 cudaTest("two GPUs share a model with grouped heads: the same outputs, the same text", async (env) => {
   assertAgree(await cases(2, ["1e-4", "-", folder("llama")], env), 4);
-});
+}, { gpus: 2 });
 
 cudaTest("three GPUs share what three does not divide: heads, vocabulary and hidden sizes", async (env) => {
   assertAgree(await cases(3, ["1e-4", "-", folder("bloom")], env), 4);
-});
+}, { gpus: 3 });
 
 cudaTest("ranks that share a GPU exchange through the host", async (env) => {
   const shared = { ...env, CUDA_VISIBLE_DEVICES: "0", SHARDWISE_BACKEND: "shm" };

@@ -2,7 +2,7 @@
 import { byteLength, type DType } from "../../core/dtype.ts";
 import { type HostTensor, hostTensorBytes } from "../../core/host_tensor.ts";
 import { GrowingTensor } from "../growing_tensor.ts";
-import { batchDim, type CarriedTensor, emptyShape, ModelState } from "../model_state.ts";
+import { batchDim, blocksBefore, type CarriedTensor, emptyShape, ModelState, requireRows } from "../model_state.ts";
 import type { CarriedMemory } from "./executor.ts";
 import { count, elementsOf, GrowingBuffer } from "./tensors.ts";
 
@@ -85,7 +85,7 @@ export class HostState extends ModelState {
   }
 
   override reorder(rows: readonly number[], { kept }: { readonly kept: boolean }): void {
-    this.requireRows(rows);
+    requireRows(rows, this.batch);
     for (const [name, cell] of this.#cells) {
       if (cell.kept && !kept) continue;
       this.advance(name, this.#reordered(name, this.get(name, true), { dim: cell.batchDim, rows }), true);
@@ -99,7 +99,7 @@ export class HostState extends ModelState {
     { dim, rows }: { readonly dim: number | undefined; readonly rows: readonly number[] },
   ): HostTensor {
     const { dtype, shape } = tensor;
-    const outer = this.outerOf(name, shape, dim);
+    const outer = blocksBefore(dim, { name, shape, batch: this.batch });
     const from = hostTensorBytes(tensor), { bytes } = this.next(name, { dtype, dims: shape }, true);
     const block = from.length / outer / this.batch;
     for (let o = 0; o < outer; o++) {

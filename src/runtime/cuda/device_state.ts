@@ -2,7 +2,7 @@
 import { byteLength, type DType } from "../../core/dtype.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
-import { batchDim, type CarriedTensor, emptyShape, ModelState } from "../model_state.ts";
+import { batchDim, blocksBefore, type CarriedTensor, emptyShape, ModelState, requireRows } from "../model_state.ts";
 import type { GpuDevice } from "./device.ts";
 import { sizeOf } from "./host_values.ts";
 
@@ -65,10 +65,10 @@ export class DeviceState extends ModelState {
   }
 
   override reorder(rows: readonly number[], { kept }: { readonly kept: boolean }): void {
-    this.requireRows(rows);
+    requireRows(rows, this.batch);
     for (const [name, cell] of this.#cells) {
       if (cell.kept && !kept) continue;
-      const { shape } = cell, outer = this.outerOf(name, shape, cell.batchDim);
+      const { shape } = cell, outer = blocksBefore(cell.batchDim, { name, shape, batch: this.batch });
       const bytes = sizeOf(cell), block = bytes / outer / this.batch;
       if (bytes === 0) continue;
       const from = cell.memory!.value, to = this.next(name, shape);
