@@ -1,5 +1,6 @@
 /** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
 import { ATTENTION } from "./attention.ts";
+import { EMBED_NORM } from "./embed_norm.ts";
 import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
 import { MAPS } from "./maps.ts";
@@ -16,6 +17,7 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ROWS,
   ...ATTENTION,
   ...QUANTISED,
+  ...EMBED_NORM,
 };
 
 /** The lowering of an op, if it has one. */
