@@ -33,7 +33,7 @@ if (import.meta.main) {
   try {
     const [file, ...packed] = Deno.args;
     const job = unpackJob(packed);
-    await using comm = await init();
+    await using comm = await init("on" in job && job.on.device ? { device: job.on.device } : {});
     const report = (result: unknown) => {
       if (comm.rank === 0) Deno.writeTextFileSync(file!, JSON.stringify(result) + "\n", { append: true });
     };
