@@ -153,7 +153,7 @@ class Job implements AsyncDisposable {
       if (!verdict.restart) return await this.#close({ placement, result, verdict, attempt });
       const { causeLine } = await import("./report.ts");
       this.#say(
-        `attempt ${attempt} failed: ${causeLine(result)}; restarting (${attempt + 1}${
+        `attempt ${attempt} failed: ${causeLine(result, verdict.notice)}; restarting (${attempt + 1}${
           this.#config.maxRestarts === undefined ? "" : ` of ${this.#config.maxRestarts}`
         })`,
       );

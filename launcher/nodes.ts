@@ -14,6 +14,7 @@ import type { AttemptResult, StopReason } from "./attempt.ts";
 import { type Coordinator, type Placement, stopOf, type Verdict } from "./coordinator.ts";
 import type { NodePlace } from "./node_place.ts";
 import { exitCodeOf, type RankOutcome } from "./outcome.ts";
+import { causeLine } from "./report.ts";
 import { openRendezvous, type Rendezvous } from "./rendezvous.ts";
 import type { StoreServer } from "./store_server.ts";
 
@@ -235,7 +236,7 @@ class NodeCoordinator implements Coordinator {
       // A node whose ranks did not end as asked still has to tell the others, if it was not told by them.
       if (here.code !== 0 && this.#notice === undefined) {
         const message = result.cause === undefined
-          ? `node ${nodeRank} was ended: ${result.stop?.kind ?? "unknown"}`
+          ? `node ${nodeRank} (${this.#options.host}): ${causeLine(result)}`
           : noticeOf(result.cause, here.code).message;
         await this.#client.abort(JSON.stringify({ message, code: here.code } satisfies AbortNotice));
       }

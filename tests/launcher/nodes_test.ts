@@ -136,7 +136,10 @@ Deno.test("a node whose ranks have all ended well starts them again when another
   const flags = ["--max-restarts", "1", "--exec"];
   const runs = await finish(nodes([1, 1], `tcp://127.0.0.1:${freePort()}`, ["sh", "-c", script], flags));
   assert.deepEqual(runs.map((r) => r.code), [0, 0], runs.map((r) => r.stderr).join());
-  for (const [rank, r] of runs.entries()) assert.match(r.stdout, new RegExp(`attempt 1 rank ${rank}`));
+  for (const [rank, r] of runs.entries()) {
+    assert.match(r.stdout, new RegExp(`attempt 1 rank ${rank}`));
+    assert.match(r.stderr, /attempt 0 failed: rank 1: exited with code 4; restarting \(1 of 1\)/);
+  }
 });
 
 Deno.test("no node starts again after a clean error of the user's, or a stop, on another node", async () => {
@@ -148,6 +151,7 @@ Deno.test("no node starts again after a clean error of the user's, or a stop, on
   stopped[1]!.kill("SIGTERM");
   const runs = await finish(stopped);
   assert.deepEqual(runs.map((r) => r.code), [143, 143], runs.map((r) => r.stderr).join());
+  for (const r of runs) assert.match(causeLine(r), /node 1 \(.*\): the launcher received SIGTERM/);
   for (const r of [...user, ...runs]) assert.doesNotMatch(r.stderr, /restarting/);
 });
 
