@@ -54,6 +54,7 @@ export { init, type InitOptions } from "./src/runtime/comm/init.ts";
 export type { BackendChoice } from "./src/runtime/comm/engines.ts";
 export type {
   AllReduceOptions,
+  AllToAllOptions,
   Backend,
   Communicator,
   CountOptions,
@@ -76,9 +77,10 @@ export {
   symmetricView,
   type TypedBuffer,
 } from "./src/runtime/comm/buffers.ts";
-export type { Received } from "./src/runtime/comm/mailbox.ts";
+export type { Probed, Received } from "./src/runtime/comm/mailbox.ts";
 export type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./src/runtime/comm/arena.ts";
-export type { Work, WorkState } from "./src/runtime/comm/work.ts";
+export { Work, type WorkState } from "./src/runtime/comm/work.ts";
+export type { Finished } from "./src/runtime/comm/work_sets.ts";
 
 // Tensors in memory and in files.
 export {

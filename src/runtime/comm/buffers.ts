@@ -1,6 +1,7 @@
 /** What collectives take: typed arrays, or bytes with a dtype of their own, or symmetric memory. */
 import { byteLength, type DType, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
+import { didYouMean } from "../../core/suggest.ts";
 import type { SymmetricArena, SymmetricBuffer } from "./arena.ts";
 
 /** The element types that collectives know. */
@@ -98,14 +99,17 @@ export function viewOf(buffer: Buf, what: string): View {
     data = buffer;
     dtype = BY_ARRAY.get(data.constructor) ?? (data instanceof Uint8Array ? "u8" : undefined);
   } else {
-    ({ data, dtype, symmetric } = buffer);
+    ({ data, dtype, symmetric } = requireBuffer(buffer, what));
     if (!COMM_DTYPES.includes(dtype)) dtype = undefined;
   }
   if (dtype === undefined) {
     const found = ArrayBuffer.isView(buffer) ? Object.prototype.toString.call(buffer).slice(8, -1) : buffer.dtype;
-    throw new InputError(`Cannot use a ${found} as ${what} of a collective`, {
+    throw new InputError(`Cannot use a buffer of ${found} as ${what}${didYouMean(`${found}`, COMM_DTYPES)}`, {
       hint: `pass { data, dtype } with one of ${COMM_DTYPES.join(", ")}`,
     });
+  }
+  if ((data.buffer as ArrayBuffer).detached === true) {
+    throw new InputError(`Cannot use ${what}: its memory was transferred away`);
   }
   const itemBytes = byteLength(dtype, 1);
   if (data.byteLength % itemBytes !== 0 || data.byteOffset % itemBytes !== 0) {
@@ -121,6 +125,14 @@ export function viewOf(buffer: Buf, what: string): View {
   }
   const bytes = data instanceof Uint8Array ? data : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   return { bytes, dtype, itemBytes, count: data.byteLength / itemBytes, symmetric };
+}
+
+/** @throws {InputError} Unless it is an object of memory and dtype; programs without types may pass anything. */
+function requireBuffer(buffer: TypedBuffer, what: string): TypedBuffer {
+  const found: unknown = buffer;
+  if (typeof found === "object" && found !== null && "data" in found && ArrayBuffer.isView(found.data)) return buffer;
+  const text = Array.isArray(found) ? "an array of values" : Deno.inspect(found, { depth: 0 }).slice(0, 60);
+  throw new InputError(`Cannot use ${text} as ${what}: expected a typed array, or { data: typed array, dtype }`);
 }
 
 /** Elements of `buffer` in symmetric memory, as collectives take them. */
@@ -146,6 +158,9 @@ export interface SymmetricTensor extends TypedBuffer {
 
 /** Takes a tensor of `shape` from `arena`. @throws {RangeError} If a dim is no whole number. */
 export function allocateTensor(arena: SymmetricArena, shape: readonly number[], dtype: CommDType): SymmetricTensor {
+  if (!COMM_DTYPES.includes(dtype)) {
+    throw new InputError(`Cannot allocate a tensor of ${dtype}${didYouMean(`${dtype}`, COMM_DTYPES)}`);
+  }
   if (!shape.every((dim) => Number.isSafeInteger(dim) && dim >= 0)) {
     throw new RangeError(`Cannot allocate a tensor of shape [${shape.join(", ")}]`);
   }

@@ -1,7 +1,7 @@
 /** What every communicator can do, whatever carries it: MPI's surface in TypeScript. */
 import type { SymmetricArena } from "./arena.ts";
 import type { Buf, CommDType, ReduceOp, SymmetricTensor } from "./buffers.ts";
-import type { Received } from "./mailbox.ts";
+import type { Probed, Received } from "./mailbox.ts";
 import type { Mesh, MeshOptions } from "./mesh.ts";
 import type { Work } from "./work.ts";
 
@@ -29,7 +29,8 @@ export type Verb =
   | "allToAll"
   | "scan"
   | "send"
-  | "recv";
+  | "recv"
+  | "probe";
 
 /** What carries a communicator: one rank alone, shared memory, libmpi, NCCL, or shared memory within hosts and MPI between. */
 export type Backend = "local" | "shm" | "mpi" | "nccl" | "shm+mpi";
@@ -54,6 +55,23 @@ export interface AllReduceOptions extends RecvOptions {
 export interface CountOptions extends OpOptions {
   /** Elements of each rank, the same list on all ranks; without it, all contribute the same. */
   readonly counts?: readonly number[];
+  /**
+   * Where each rank's block begins in the buffer of all blocks, in elements, for blocks that do not lie one after the other; they
+   * go through a copy. What lies between blocks stays as it is. Blocks to be written to must not overlap.
+   */
+  readonly displs?: readonly number[];
+}
+
+/** Options of an exchange of all with all; counts and displacements are each rank's own. */
+export interface AllToAllOptions extends OpOptions {
+  /** Elements for each rank; default: equal blocks. */
+  readonly sendCounts?: readonly number[];
+  /** Elements of each rank; default: equal blocks. */
+  readonly recvCounts?: readonly number[];
+  /** Where the block for each rank begins in `send`, in elements; default: one after the other. */
+  readonly sendDispls?: readonly number[];
+  /** Where the block of each rank begins in `recv`, in elements; default: one after the other. */
+  readonly recvDispls?: readonly number[];
 }
 
 /** Options of a message. */
@@ -88,8 +106,11 @@ export interface ObjectCollectives {
   scatter<T>(values: readonly T[] | null, root: number): Promise<T>;
   /** Sends `value` to `dest`. */
   send(value: unknown, dest: number, options?: MessageOptions): Promise<void>;
-  /** Receives the value of the next message of `source`, which `send` of these must have sent. */
-  recv<T>(source: number | "any", options?: MessageOptions): Promise<T>;
+  /**
+   * Receives the value of the next message of `source`, which `send` of these must have sent. Of calls that could take the same
+   * message, a later one waits until the earlier is done.
+   */
+  recv<T>(source: number | "any", options?: ReceiveOptions): Promise<T>;
 }
 
 /**
@@ -146,18 +167,21 @@ export interface Communicator extends AsyncDisposable {
   /** Block `r` of `send` of `root` into `recv` of rank `r`. */
   scatter(send: Buf | null, recv: Buf, root: number, options?: CountOptions): Work;
   /** Block `r` of `send` to rank `r`; what comes from rank `r` becomes block `r` of `recv`. Counts are each rank's own. */
-  allToAll(
-    send: Buf,
-    recv: Buf,
-    options?: OpOptions & { readonly sendCounts?: readonly number[]; readonly recvCounts?: readonly number[] },
-  ): Work;
+  allToAll(send: Buf, recv: Buf, options?: AllToAllOptions): Work;
   /** Reduces `send` of ranks 0 to this one; `exclusive`: to the one before, and rank 0 keeps its `recv`. */
   scan(send: Buf, op?: ReduceOp, options?: RecvOptions & { readonly exclusive?: boolean }): Work;
   /** Sends a message to `dest`; done when the buffer may change, which for long messages is when the receiver has come. */
   send(buf: Buf, dest: number, options?: MessageOptions): Work;
   /** Receives a message of at most as many elements as `buf` holds. */
   recv(buf: Buf, source: number | "any", options?: ReceiveOptions): Work<Received>;
-  /** Sends and receives at once, so that ranks may do it in a ring. */
+  /**
+   * Waits for a message as `recv` would take it, and leaves it: how long it is, and of what type, for a receive that is called
+   * before any other. Where the tag or the source may be any, that receive names those that were found.
+   *
+   * @throws {UnavailableError} Over NCCL, which cannot ask.
+   */
+  probe(source: number | "any", options?: ReceiveOptions): Work<Probed>;
+  /** Sends and receives at once, so that ranks may do it in a ring; both may be of one buffer, which is replaced then. */
   sendRecv(
     message: { readonly send: Buf; readonly dest: number },
     reply: { readonly recv: Buf; readonly source: number | "any" },
@@ -173,6 +197,8 @@ export interface Communicator extends AsyncDisposable {
 
   /** New groups of the ranks that give the same `color`, ordered by `key`, then rank; null for those that give null. */
   split(color: number | null, key?: number, options?: GroupOptions): Promise<Communicator | null>;
+  /** New groups, each of the ranks of one host, in this group's order. */
+  splitByHost(options?: GroupOptions): Promise<Communicator>;
   /** A new group of `ranks` (ranks of this group); only they call it, in the same order as other subgroups of the same ranks. */
   subgroup(ranks: readonly number[], options?: GroupOptions): Promise<Communicator>;
   /**

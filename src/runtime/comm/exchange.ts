@@ -201,11 +201,11 @@ export class Exchange implements Meeting, Disposable {
   }
 
   /**
-   * The same for a rank that waits for a message of one of `ranks` since `started`.
+   * The same for a rank that waits for a message of one of `ranks` since `started`; `what`: doing what, for the error.
    *
    * @throws {CommunicatorError} If it waits in vain.
    */
-  checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void {
+  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string): void {
     if (this.#failure !== undefined) throw this.#failure;
     const now = performance.now(), aborted = this.#control.aborted;
     if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
@@ -213,7 +213,7 @@ export class Exchange implements Meeting, Disposable {
     this.#checkedPeers = now;
     // Of several that may send, some may leave.
     const here = ranks.filter((rank) => this.#control.presence(rank) !== LEFT);
-    this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs);
+    this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs, what);
   }
 
   /** Looks at all ranks at once, whoever is waited for. @throws {CommunicatorError} If one has died, or the group has failed. */
@@ -234,13 +234,13 @@ export class Exchange implements Meeting, Disposable {
     return dead === undefined ? undefined : this.#lost("lost", dead);
   }
 
-  #checkAlive(missing: readonly number[], late: boolean, timeoutMs: number): void {
+  #checkAlive(missing: readonly number[], late: boolean, timeoutMs: number, what?: () => string): void {
     for (const rank of missing) {
       const who = this.#control.identity(rank);
-      if (this.#control.presence(rank) === LEFT) throw this.#fail(this.#lost("left", rank), "left", rank);
-      if (who !== undefined && !isAlive(who)) throw this.#fail(this.#lost("lost", rank), "lost", rank);
+      if (this.#control.presence(rank) === LEFT) throw this.#fail(this.#lost("left", rank, what), "left", rank);
+      if (who !== undefined && !isAlive(who)) throw this.#fail(this.#lost("lost", rank, what), "lost", rank);
     }
-    if (late) throw this.#fail(this.#timeout(missing, timeoutMs), "timeout", this.rank);
+    if (late) throw this.#fail(this.#timeout(missing, timeoutMs, what), "timeout", this.rank);
   }
 
   /** This group is closed. */
@@ -292,25 +292,25 @@ export class Exchange implements Meeting, Disposable {
     );
   }
 
-  #timeout(missing: readonly number[], timeoutMs: number): CommunicatorError {
+  #timeout(missing: readonly number[], timeoutMs: number, what?: () => string): CommunicatorError {
     const last = missing.map((rank) =>
       `${this.#name([rank])} last did ${describeRecord(this.#control.lastRecord(rank))}`
     );
     const seconds = (timeoutMs / 1000).toFixed(timeoutMs < 10000 ? 1 : 0);
     return new CollectiveTimeout(
-      `${this.#waiting()} waited ${seconds} s for ${this.#name(missing)}: ${last.join(", ")}`,
+      `${this.#waiting(what)} waited ${seconds} s for ${this.#name(missing)}: ${last.join(", ")}`,
       missing,
       { hint: "look at what the missing ranks are doing, or pass a longer timeoutMs" },
     );
   }
 
-  #lost(kind: "left" | "lost", rank: number): PeerLost {
+  #lost(kind: "left" | "lost", rank: number, doing?: () => string): PeerLost {
     const last = describeRecord(this.#control.lastRecord(rank));
     const what = kind === "left"
       ? "left the group normally"
       : `ended (process ${this.#control.identity(rank)?.pid ?? "?"})`;
     return new PeerLost(
-      `${this.#name([rank])} of group "${this.#o.name}" ${what} after ${last}; ${this.#waiting()} waits for it`,
+      `${this.#name([rank])} of group "${this.#o.name}" ${what} after ${last}; ${this.#waiting(doing)} waits for it`,
       rank,
       {
         hint: kind === "left"
@@ -334,7 +334,9 @@ export class Exchange implements Meeting, Disposable {
     );
   }
 
-  #waiting(): string {
+  /** This rank, and what it does: the message that it waits for, or its last collective. */
+  #waiting(what?: () => string): string {
+    if (what !== undefined) return `${this.#name([this.rank])} ${what()}`;
     return `${this.#name([this.rank])} in ${describeRecord(this.#control.lastRecord(this.rank))}`;
   }
 

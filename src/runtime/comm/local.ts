@@ -1,6 +1,7 @@
 /** The communicator of a job of one rank: every verb at once, on any system, without shared memory. */
 import { UnavailableError } from "../../core/errors.ts";
 import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
+import { requirePlace } from "./arguments.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { OperationCode } from "./control_block.ts";
 import type { EngineOptions } from "./engines.ts";
@@ -25,13 +26,18 @@ export class LocalCommunicator extends MeetingCommunicator {
     this.#meeting = meeting;
   }
 
-  split(color: number | null, _key = 0, options: GroupOptions = {}): Promise<LocalCommunicator | null> {
-    return Promise.resolve(color === null ? null : this.#child(options));
+  // deno-lint-ignore require-await -- so that errors reject
+  async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<LocalCommunicator | null> {
+    this.requireOpen();
+    requirePlace(color, key);
+    return color === null ? null : this.#child(options);
   }
 
-  subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<LocalCommunicator> {
+  // deno-lint-ignore require-await -- so that errors reject
+  async subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<LocalCommunicator> {
+    this.requireOpen();
     this.requireMembers(ranks);
-    return Promise.resolve(this.#child(options));
+    return this.#child(options);
   }
 
   protected override channel(): Uint8Array {

@@ -5,8 +5,9 @@
  * tag; messages that nobody has asked for yet stay in the ring, or, once a receive asks for one behind them, are copied out.
  * A send is done when its bytes are in the ring, so one that is larger than the ring ends when the receiver has come.
  */
+import { byteLength, type DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
-import { COMM_DTYPES, type View } from "./buffers.ts";
+import { COMM_DTYPES, type CommDType, type View } from "./buffers.ts";
 import { CollectiveMismatch } from "./errors.ts";
 import { type Runner, type Side, Work } from "./work.ts";
 
@@ -24,12 +25,18 @@ export interface Received {
   readonly count: number;
 }
 
+/** What a probe finds. */
+export interface Probed extends Received {
+  /** The element type that it was sent with. */
+  readonly dtype: CommDType;
+}
+
 /** What a mailbox needs of the engine beside memory. */
 export interface MailboxPeers {
   /** Wakes ranks that sleep. */
   readonly wake: () => void;
-  /** Looks whether waiting for one of `ranks` since `started` still makes sense. @throws {CommunicatorError} If not. */
-  readonly check: (ranks: readonly number[], started: number, timeoutMs: number) => void;
+  /** Looks whether waiting for one of `ranks` since `started` still makes sense; `what`: to do what. @throws {CommunicatorError} If not. */
+  readonly check: (ranks: readonly number[], started: number, timeoutMs: number, what: () => string) => void;
 }
 
 /** How a mailbox reaches the others. */
@@ -67,6 +74,14 @@ interface Receiving {
   readonly timeoutMs: number;
 }
 
+interface Probing {
+  readonly work: Work<Probed>;
+  readonly source: number | "any";
+  readonly tag: number | "any";
+  readonly started: number;
+  readonly timeoutMs: number;
+}
+
 /** A message that is being taken out of a ring, for a receive or for later. */
 interface Arriving {
   readonly source: number;
@@ -85,6 +100,7 @@ export class Mailbox implements Side {
   /** First the oldest, for every destination. */
   #sending: Sending[][];
   #receiving: Receiving[] = [];
+  #probing: Probing[] = [];
   /** The message that is coming from each source, and those that came before anybody asked. */
   #arriving: (Arriving | undefined)[];
   #unexpected: Arriving[] = [];
@@ -96,7 +112,8 @@ export class Mailbox implements Side {
   }
 
   get busy(): boolean {
-    return this.#receiving.length > 0 || this.#arriving.some((a) => a?.taker !== undefined) ||
+    return this.#receiving.length > 0 || this.#probing.length > 0 ||
+      this.#arriving.some((a) => a?.taker !== undefined) ||
       this.#sending.some((queue) => queue.length > 0);
   }
 
@@ -129,8 +146,24 @@ export class Mailbox implements Side {
     return work;
   }
 
-  /** Fails the receive of `work` with `reason`, if no message has met it; whether it did. */
+  /** Waits for a message of `source` with `tag` that no receive has taken, and leaves it for one. */
+  probe(source: number | "any", o: { tag: number | "any"; timeoutMs: number }): Work<Probed> {
+    const work = new Work<Probed>(this.#o.runner);
+    const probing = { work, source, tag: o.tag, started: performance.now(), timeoutMs: o.timeoutMs };
+    const message = this.#unexpected.find((m) => m.taker === undefined && takes(probing, m));
+    if (message !== undefined) work.settle("done", probed(message));
+    else this.#probing.push(probing);
+    this.#o.runner.kick();
+    return work;
+  }
+
+  /** Fails the receive or probe of `work` with `reason`, if no message has met it; whether it did. */
   takeBack(work: unknown, reason: unknown): boolean {
+    const asked = this.#probing.findIndex((probing) => probing.work === work);
+    if (asked >= 0) {
+      this.#probing.splice(asked, 1)[0]!.work.settle("failed", reason);
+      return true;
+    }
     const at = this.#receiving.findIndex((receiving) => receiving.work === work);
     if (at < 0) return false;
     this.#receiving.splice(at, 1)[0]!.work.settle("failed", reason);
@@ -146,7 +179,7 @@ export class Mailbox implements Side {
     const receives = [...this.#receiving, ...taken].map(({ source, view, tag }) =>
       `recv ${view.dtype}[${view.count}] from ${source}, tag ${tag}`
     );
-    return [...sends, ...receives];
+    return [...sends, ...receives, ...this.#probing.map(({ source, tag }) => `probe ${source}, tag ${tag}`)];
   }
 
   /** Moves what can be moved without waiting; whether anything did. */
@@ -164,24 +197,37 @@ export class Mailbox implements Side {
 
   /** @throws {CommunicatorError} If a rank that is waited for is gone or late. */
   check(): void {
-    for (const { dest, started, timeoutMs } of this.#sending.flat()) this.#o.check([dest], started, timeoutMs);
+    for (const { dest, view, tag, started, timeoutMs } of this.#sending.flat()) {
+      this.#o.check([dest], started, timeoutMs, () => describe("sending", view, tag));
+    }
     const others = Array.from({ length: this.#o.size }, (_, r) => r).filter((r) => r !== this.#o.rank);
-    for (const { source, started, timeoutMs } of this.#receiving) {
-      this.#o.check(source === "any" ? others : [source], started, timeoutMs);
+    for (const { source, view, tag, started, timeoutMs } of this.#receiving) {
+      this.#o.check(source === "any" ? others : [source], started, timeoutMs, () => describe("receiving", view, tag));
+    }
+    for (const { source, tag, started, timeoutMs } of this.#probing) {
+      this.#o.check(source === "any" ? others : [source], started, timeoutMs, () => `probing (tag ${tag})`);
     }
     // Also for the rest of a message that has begun to come.
     for (const message of this.#arriving) {
-      if (message?.taker !== undefined) this.#o.check([message.source], message.taker.started, message.taker.timeoutMs);
+      if (message?.taker === undefined) continue;
+      const { view, tag, started, timeoutMs } = message.taker;
+      this.#o.check([message.source], started, timeoutMs, () => describe("receiving", view, tag));
     }
   }
 
   /** All that is under way fails. */
   fail(error: unknown): void {
-    const works = [...this.#sending.flat(), ...this.#receiving, ...this.#arriving.flatMap((a) => a?.taker ?? [])].map((
+    const works = [
+      ...this.#sending.flat(),
+      ...this.#receiving,
+      ...this.#probing,
+      ...this.#arriving.flatMap((a) => a?.taker ?? []),
+    ].map((
       i,
     ) => i.work);
     this.#sending.forEach((queue) => queue.length = 0);
     this.#receiving = [];
+    this.#probing = [];
     this.#arriving.fill(undefined);
     for (const work of works) work.settle("failed", error);
   }
@@ -209,7 +255,8 @@ export class Mailbox implements Side {
 
   /** Takes bytes from `source`; whether it may go on at once. */
   #pull(source: number): boolean {
-    if (this.#receiving.length === 0 && this.#arriving[source] === undefined) return false;
+    const asked = this.#receiving.length + this.#probing.length > 0;
+    if (!asked && this.#arriving[source] === undefined) return false;
     const channel = this.#channel(source, this.#o.rank);
     const message = this.#arriving[source] ?? this.#begin(source, channel);
     if (message === undefined) return false;
@@ -232,7 +279,8 @@ export class Mailbox implements Side {
   /** Reads the header of the next message, if it is there and somebody asks for something from `source`. */
   #begin(source: number, channel: Channel): Arriving | undefined {
     if (available(channel) < HEADER_BYTES) return undefined;
-    if (!this.#receiving.some((r) => r.source === "any" || r.source === source)) return undefined;
+    const asks = (r: Receiving | Probing) => r.source === "any" || r.source === source;
+    if (!this.#receiving.some(asks) && !this.#probing.some(asks)) return undefined;
     const header = new DataView(new ArrayBuffer(HEADER_BYTES));
     this.#take(channel, HEADER_BYTES, new Uint8Array(header.buffer));
     const length = header.getUint32(0, true) + header.getUint32(4, true) * 2 ** 32;
@@ -241,7 +289,12 @@ export class Mailbox implements Side {
     if (taker !== undefined) this.#receiving.splice(at, 1);
     const bytes = taker?.view.bytes ?? new Uint8Array(length);
     const message: Arriving = { source, tag, dtype, length, bytes, got: 0, taker };
-    if (taker === undefined) this.#unexpected.push(message);
+    if (taker === undefined) {
+      this.#unexpected.push(message);
+      const met = this.#probing.filter((probing) => takes(probing, message));
+      this.#probing = this.#probing.filter((probing) => !met.includes(probing));
+      for (const { work } of met) work.settle("done", probed(message));
+    }
     return this.#arriving[source] = message;
   }
 
@@ -277,7 +330,19 @@ function available({ words }: Channel): number {
   return (Atomics.load(words, WRITTEN) - Atomics.load(words, READ)) >>> 0;
 }
 
-function takes(receiving: Receiving, message: { readonly source: number; readonly tag: number }): boolean {
+function describe(what: string, view: View, tag: number | "any"): string {
+  return `${what} ${view.dtype}[${view.count}] (tag ${tag})`;
+}
+
+function probed({ source, tag, dtype, length }: Arriving): Probed {
+  const type = COMM_DTYPES[dtype]!;
+  return { source, tag, dtype: type, count: length / byteLength(type as DType, 1) };
+}
+
+function takes(
+  receiving: Pick<Probing, "source" | "tag">,
+  message: { readonly source: number; readonly tag: number },
+): boolean {
   return (receiving.source === "any" || receiving.source === message.source) &&
     (receiving.tag === "any" || receiving.tag === message.tag);
 }

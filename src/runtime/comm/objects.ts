@@ -1,6 +1,6 @@
 /** Values as bytes, and messages of them, over any communicator's sends and receives. */
 import { deserialize, serialize } from "node:v8";
-import type { Communicator, ObjectCollectives } from "./communicator.ts";
+import type { Communicator, ObjectCollectives, ReceiveOptions } from "./communicator.ts";
 
 /** `value` as bytes, as structured clone sees it. */
 export function pack(value: unknown): Uint8Array {
@@ -14,6 +14,7 @@ export function unpack<T>(bytes: Uint8Array): T {
 
 /** Messages of values: first how many bytes, then the bytes, which stay together because a pair's messages keep their order. */
 export function objectMessages(comm: Communicator): Pick<ObjectCollectives, "send" | "recv"> {
+  const turns = new Turns();
   return {
     send: async (value, dest, options) => {
       const bytes = pack(value);
@@ -22,12 +23,42 @@ export function objectMessages(comm: Communicator): Pick<ObjectCollectives, "sen
         comm.send(bytes, dest, options),
       ]);
     },
-    recv: async <T>(source: number | "any", options = {}) => {
-      const length = new Float64Array(1);
-      const found = await comm.recv(length, source, options);
-      const bytes = new Uint8Array(length[0]!);
-      await comm.recv(bytes, found.source, options);
-      return unpack<T>(bytes);
-    },
+    recv: <T>(source: number | "any", options: ReceiveOptions = {}) =>
+      turns.take({ source, tag: options.tag ?? 0 }, async () => {
+        const length = new Float64Array(1);
+        const found = await comm.recv(length, source, options);
+        const bytes = new Uint8Array(length[0]!);
+        await comm.recv(bytes, found.source, { ...options, tag: found.tag });
+        return unpack<T>(bytes);
+      }),
   };
+}
+
+interface Asked {
+  readonly source: number | "any";
+  readonly tag: number | "any";
+}
+
+/** Receives that could take each other's parts go one after the other, in the order of the calls. */
+class Turns {
+  #under: { readonly asked: Asked; readonly done: Promise<unknown> }[] = [];
+
+  async take<T>(asked: Asked, receive: () => Promise<T>): Promise<T> {
+    const before = this.#under.filter((other) => meet(other.asked, asked)).map(({ done }) => done);
+    const { promise, resolve } = Promise.withResolvers<void>(), own = { asked, done: promise };
+    this.#under.push(own);
+    try {
+      if (before.length > 0) await Promise.all(before);
+      return await receive();
+    } finally {
+      this.#under.splice(this.#under.indexOf(own), 1);
+      resolve();
+    }
+  }
+}
+
+/** Whether one message could be for both. */
+function meet(a: Asked, b: Asked): boolean {
+  const same = (x: number | "any", y: number | "any") => x === y || x === "any" || y === "any";
+  return same(a.source, b.source) && same(a.tag, b.tag);
 }

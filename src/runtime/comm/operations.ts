@@ -2,7 +2,8 @@
 import { byteLength, type DType } from "../../core/dtype.ts";
 import { bf16ArrayToF32, f16ArrayToF32, f32ArrayToBf16, f32ArrayToF16 } from "../../core/half.ts";
 import { InputError } from "../../core/errors.ts";
-import type { CommDType, PreMulSum, ReduceOp, ReduceOpName, View } from "./buffers.ts";
+import { didYouMean } from "../../core/suggest.ts";
+import { type CommDType, type PreMulSum, REDUCE_OPS, type ReduceOp, type ReduceOpName, type View } from "./buffers.ts";
 import { decodeF8, encodeF8 } from "./float8.ts";
 
 const FLOATS: readonly CommDType[] = ["f32", "f64", "f16", "bf16", "f8e4m3fn", "f8e5m2"];
@@ -19,15 +20,28 @@ export function isPairOp(op: ReduceOp): op is "minloc" | "maxloc" {
 
 /** Whether `op` is defined on `dtype`. */
 export function canReduce(dtype: CommDType, op: ReduceOp): boolean {
+  if (!isReduceOp(op)) return false;
   if (op === "avg" || typeof op !== "string") return FLOATS.includes(dtype);
   if (op === "band" || op === "bor" || op === "bxor") return !FLOATS.includes(dtype);
   if (isPairOp(op)) return dtype !== "bool";
   return true;
 }
 
+/** Whether it is an operation at all; programs without types may pass anything. */
+function isReduceOp(op: unknown): op is ReduceOp {
+  if (typeof op === "string") return (REDUCE_OPS as readonly string[]).includes(op);
+  return typeof op === "object" && op !== null && "preMulSum" in op && typeof op.preMulSum === "number";
+}
+
 /** @throws {InputError} Unless `op` is defined on `dtype`. */
 export function requireReducible(dtype: CommDType, op: ReduceOp): void {
   if (canReduce(dtype, op)) return;
+  if (!isReduceOp(op)) {
+    const text: unknown = op, known = typeof text === "string" ? didYouMean(text, REDUCE_OPS) : "";
+    throw new InputError(`Cannot reduce by ${Deno.inspect(text)}${known}`, {
+      hint: `use one of ${REDUCE_OPS.join(", ")}, or { preMulSum: number }`,
+    });
+  }
   const name = nameOf(op);
   if (name === "avg" || name === "preMulSum") {
     const hint = name === "avg" ? "use sum and divide" : "multiply before, and use sum";

@@ -5,6 +5,7 @@
 import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena } from "./arena.ts";
+import { overlap, requireApart, requirePlace, requireTag, requireTimeout } from "./arguments.ts";
 import {
   type Buf,
   type CommDType,
@@ -20,6 +21,7 @@ import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from 
 import type { Steps } from "./collectives.ts";
 import type {
   AllReduceOptions,
+  AllToAllOptions,
   Communicator,
   CountOptions,
   GroupOptions,
@@ -31,8 +33,9 @@ import type {
   Verb,
 } from "./communicator.ts";
 import { encodeOperation, type OperationCode } from "./control_block.ts";
+import { placed, withLayouts } from "./displacements.ts";
 import { CommunicatorError } from "./errors.ts";
-import type { Received } from "./mailbox.ts";
+import type { Probed, Received } from "./mailbox.ts";
 import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
 import { objectMessages, pack, unpack } from "./objects.ts";
 import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
@@ -103,8 +106,14 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     source: number | "any",
     o: { tag: number | "any"; timeoutMs: number },
   ): Work<Received>;
-  /** Takes a receive back that no message has met; whether it did. */
+  /** Waits for a message and leaves it. */
+  protected abstract probeMessage(source: number | "any", o: { tag: number | "any"; timeoutMs: number }): Work<Probed>;
+  /** Takes a receive or probe back that no message has met; whether it did. */
   protected abstract takeBack(work: unknown, reason: unknown): boolean;
+  /** What tells the ranks of this host from those of others; where there is one host only, nothing must. */
+  protected get host(): string {
+    return "";
+  }
   /** All-reduces on another thread; undefined where the engine has none, or it is not worth it. */
   protected inBackground(_send: View, _recv: View, _o: { op: ReduceOpName; timeoutMs: number }): Work | undefined {
     return undefined;
@@ -125,7 +134,13 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const outer = this.#grouped, works: AnyWork[] = [];
     this.#grouped = works;
     try {
-      calls();
+      const returned: unknown = calls();
+      if (returned instanceof Promise) {
+        returned.catch(() => {}); // the error below is the first to be told
+        throw new InputError("Cannot group the calls of an async function: those after its first await come too late", {
+          hint: "pass a function that only calls, and await the group",
+        });
+      }
     } finally {
       this.#grouped = outer;
     }
@@ -136,6 +151,11 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   mesh(axes: Readonly<Record<string, number>>, options?: MeshOptions): Promise<Mesh> {
     return makeMesh(this, axes, options);
+  }
+
+  async splitByHost(options: GroupOptions = {}): Promise<Communicator> {
+    const hosts = await this.objects.allGather(this.host);
+    return (await this.split(hosts.indexOf(this.host), 0, options))!;
   }
 
   barrier(options: OpOptions = {}): Work {
@@ -184,11 +204,13 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   allGather(buf: Buf, into: Buf, options: CountOptions = {}): Work {
     const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count));
+    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count), options.displs);
+    const to = placed(recv, counts, options.displs, { what: "the output", written: true });
+    const room = to?.packed ?? recv;
     return this.#issue(
-      { verb: "allGather", view: recv },
+      { verb: "allGather", view: room },
       options,
-      () => this.steps.allGather({ send, recv, counts }),
+      () => withLayouts({ to }, () => this.steps.allGather({ send, recv: room, counts })),
     );
   }
 
@@ -206,40 +228,42 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   gather(buf: Buf, into: Buf | null, root: number, options: CountOptions = {}): Work {
     this.requireRank(root);
     const send = viewOf(buf, "the input"), recv = this.#atRoot(into, root, "the output");
-    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count));
+    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count), options.displs);
+    const to = placed(recv, counts, options.displs, { what: "the output", written: true });
     return this.#issue(
       { verb: "gather", view: send, root, count: sum(counts) },
       options,
-      () => this.steps.gather({ send, recv, counts, root }),
+      () => withLayouts({ to }, () => this.steps.gather({ send, recv: to?.packed ?? recv, counts, root })),
     );
   }
 
   scatter(buf: Buf | null, into: Buf, root: number, options: CountOptions = {}): Work {
     this.requireRank(root);
     const recv = viewOf(into, "the output"), send = this.#atRoot(buf, root, "the input");
-    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count));
+    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count), options.displs);
+    const from = placed(send, counts, options.displs, { what: "the input", written: false });
     return this.#issue(
       { verb: "scatter", view: recv, root, count: sum(counts) },
       options,
-      () => this.steps.scatter({ send, recv, counts, root }),
+      () => withLayouts({ from }, () => this.steps.scatter({ send: from?.packed ?? send, recv, counts, root })),
     );
   }
 
-  allToAll(
-    buf: Buf,
-    into: Buf,
-    options: OpOptions & { readonly sendCounts?: readonly number[]; readonly recvCounts?: readonly number[] } = {},
-  ): Work {
-    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
+  allToAll(buf: Buf, into: Buf, options: AllToAllOptions = {}): Work {
+    const send = viewOf(buf, "the input"), recv = viewOf(into, "the output"), { sendDispls, recvDispls } = options;
     requireSameDType(send, recv);
-    const sendCounts = options.sendCounts ?? this.#split(send), recvCounts = options.recvCounts ?? this.#split(recv);
-    requireCount(send, sum(this.#perRank(sendCounts)), "the input");
-    requireCount(recv, sum(this.#perRank(recvCounts)), "the output");
-    const count = options.sendCounts === undefined && options.recvCounts === undefined ? send.count : -1;
+    const sendCounts = this.#perRank(options.sendCounts ?? this.#split(send, sendDispls));
+    const recvCounts = this.#perRank(options.recvCounts ?? this.#split(recv, recvDispls));
+    if (sendDispls === undefined) requireCount(send, sum(sendCounts), "the input");
+    if (recvDispls === undefined) requireCount(recv, sum(recvCounts), "the output");
+    const from = placed(send, sendCounts, sendDispls, { what: "the input", written: false });
+    const to = placed(recv, recvCounts, recvDispls, { what: "the output", written: true });
+    const even = options.sendCounts === undefined && options.recvCounts === undefined;
+    const blocks = { send: from?.packed ?? send, recv: to?.packed ?? recv, sendCounts, recvCounts };
     return this.#issue(
-      { verb: "allToAll", view: send, count },
+      { verb: "allToAll", view: send, count: even ? send.count : -1 },
       options,
-      () => this.steps.allToAll({ send, recv, sendCounts, recvCounts }),
+      () => withLayouts({ from, to }, () => this.steps.allToAll(blocks)),
     );
   }
 
@@ -257,14 +281,21 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     this.requireOpen();
     this.requireRank(dest);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    requireTag(tag);
+    requireTimeout(timeoutMs);
     return this.#issued(this.sendView(viewOf(buf, "the message"), dest, { tag, timeoutMs }), options);
   }
 
   recv(buf: Buf, source: number | "any", options: ReceiveOptions = {}): Work<Received> {
     this.requireOpen();
-    if (source !== "any") this.requireRank(source);
-    const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    const { tag, timeoutMs } = this.#envelope(source, options);
     return this.#issued(this.recvView(viewOf(buf, "the message's buffer"), source, { tag, timeoutMs }), options);
+  }
+
+  probe(source: number | "any", options: ReceiveOptions = {}): Work<Probed> {
+    this.requireOpen();
+    const { tag, timeoutMs } = this.#envelope(source, options);
+    return this.#issued(this.probeMessage(source, { tag, timeoutMs }), options);
   }
 
   async sendRecv(
@@ -272,7 +303,13 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     reply: { readonly recv: Buf; readonly source: number | "any" },
     options: MessageOptions = {},
   ): Promise<Received> {
-    const sent = this.send(message.send, message.dest, options);
+    // One buffer for both, as MPI's Sendrecv_replace: what is sent must not change while it is replaced.
+    const out = viewOf(message.send, "the message"), shared = overlap(out, viewOf(reply.recv, "the message's buffer"));
+    const sent = this.send(
+      shared ? { data: out.bytes.slice(), dtype: out.dtype } : message.send,
+      message.dest,
+      options,
+    );
     const [received] = await Promise.all([this.recv(reply.recv, reply.source, options), sent]);
     return received;
   }
@@ -349,6 +386,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   #issueCode<T>(code: OperationCode, options: OpOptions, start: () => Steps<T>): Work<T> {
     this.requireOpen();
+    requireTimeout(options.timeoutMs);
     return this.#issued(this.queue.issue(code, options.timeoutMs ?? this.timeoutMs, start), options);
   }
 
@@ -368,6 +406,14 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
       work.whenSettled(() => signal.removeEventListener("abort", cancel), { watching: false });
     }
     return work;
+  }
+
+  #envelope(source: number | "any", options: ReceiveOptions): { tag: number | "any"; timeoutMs: number } {
+    if (source !== "any") this.requireRank(source);
+    const { tag = 0, timeoutMs = this.timeoutMs } = options;
+    if (tag !== "any") requireTag(tag);
+    requireTimeout(timeoutMs);
+    return { tag, timeoutMs };
   }
 
   #makeObjects(): ObjectCollectives {
@@ -407,11 +453,16 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   /** Checks a collective of blocks: `own` is one rank's, `all` those of all ranks. */
-  #counts(own: View, all: View | undefined, counts: readonly number[]): readonly number[] {
+  #counts(
+    own: View,
+    all: View | undefined,
+    counts: readonly number[],
+    displs?: readonly number[],
+  ): readonly number[] {
     requireCount(own, this.#perRank(counts)[this.rank]!, "this rank's block");
     if (all === undefined) return counts;
     requireSameDType(own, all);
-    requireCount(all, sum(counts), `the blocks of ${this.size} ranks`);
+    if (displs === undefined) requireCount(all, sum(counts), `the blocks of ${this.size} ranks`);
     return counts;
   }
 
@@ -424,7 +475,10 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     return Array.from({ length: this.size }, () => count);
   }
 
-  #split(view: View): number[] {
+  #split(view: View, displs?: readonly number[]): number[] {
+    if (displs !== undefined) {
+      throw new InputError("Cannot use displacements without counts", { hint: "pass sendCounts and recvCounts too" });
+    }
     if (view.count % this.size === 0) return this.#even(view.count / this.size);
     throw new InputError(`Cannot cut ${view.count} elements into ${this.size} equal blocks`, {
       hint: "pass sendCounts and recvCounts",
@@ -437,6 +491,7 @@ function receiver(send: View, recv: Buf | undefined): View {
   const view = viewOf(recv, "the output");
   requireSameDType(send, view);
   requireCount(view, send.count, "the output");
+  requireApart(send, view);
   return view;
 }
 

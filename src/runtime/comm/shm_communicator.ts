@@ -2,6 +2,7 @@
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
 import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import { requirePlace } from "./arguments.ts";
 import type { ReduceOpName, View } from "./buffers.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { FlightRecorder } from "./flight_recorder.ts";
@@ -96,6 +97,8 @@ export class ShmCommunicator extends MeetingCommunicator {
   }
 
   async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<ShmCommunicator | null> {
+    this.requireOpen();
+    requirePlace(color, key);
     const place = this.#splits++;
     const all = await this.objects.allGather({ color, key });
     if (color === null) return null;
@@ -105,6 +108,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   }
 
   async subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<ShmCommunicator> {
+    this.requireOpen();
     this.requireMembers(ranks);
     const members = ranks.join("-");
     const nth = this.#subgroups.get(members) ?? 0;

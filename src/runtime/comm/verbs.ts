@@ -12,7 +12,7 @@ import {
 import { SMALL_BYTES } from "./collectives.ts";
 import type { OpOptions } from "./communicator.ts";
 import { encodeOperation } from "./control_block.ts";
-import { Mailbox, type MailboxPeers, type Received } from "./mailbox.ts";
+import { Mailbox, type MailboxPeers, type Probed, type Received } from "./mailbox.ts";
 import type { Meeting } from "./meeting.ts";
 import { MeetingSteps } from "./meeting_steps.ts";
 import { isPairOp, requirePairs } from "./operations.ts";
@@ -86,6 +86,10 @@ export abstract class MeetingCommunicator extends QueuedCommunicator<Meeting> {
     o: { tag: number | "any"; timeoutMs: number },
   ): Work<Received> {
     return this.#mail().recv(view, source, o);
+  }
+
+  protected override probeMessage(source: number | "any", o: { tag: number | "any"; timeoutMs: number }): Work<Probed> {
+    return this.#mail().probe(source, o);
   }
 
   protected override takeBack(work: unknown, reason: unknown): boolean {

@@ -3,6 +3,7 @@ import type { Steps } from "./collectives.ts";
 import type { OperationCode } from "./control_block.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Meeting } from "./meeting.ts";
+import { doneOf, type Finished, firstOf } from "./work_sets.ts";
 
 /** Who keeps works going. */
 export interface Runner {
@@ -61,6 +62,21 @@ export class Work<T = void> implements PromiseLike<T> {
     this.#queue = queue;
   }
 
+  /** Waits for all. @throws What the first that fails failed with. */
+  static all<T>(works: readonly Work<T>[]): Promise<T[]> {
+    return Promise.all(works);
+  }
+
+  /** Waits for the first that is done; the others go on. @throws {InputError} If there is none. @throws What it failed with. */
+  static any<T>(works: readonly Work<T>[]): Promise<Finished<T>> {
+    return firstOf(works);
+  }
+
+  /** Waits until one is done, and gives all that are; the others go on. @throws What one of them failed with. */
+  static some<T>(works: readonly Work<T>[]): Promise<Finished<T>[]> {
+    return doneOf(works);
+  }
+
   /** Whether it is done or failed. */
   get settled(): boolean {
     return this.#state === "done" || this.#state === "failed";
@@ -81,6 +97,9 @@ export class Work<T = void> implements PromiseLike<T> {
   /**
    * Blocks JavaScript until it is done, at most `timeoutMs`; dead peers and the work's own deadline end it earlier. After
    * `timeoutMs` the work still goes on, and can be waited for again.
+   *
+   * Signals that nobody listens to act at once. Listeners, like timers, run only after it: a program that must react to a
+   * signal within a time awaits instead, or calls this with a `timeoutMs` and lets the event loop run between the calls.
    *
    * @throws {DOMException} `TimeoutError` when the time is over. @throws What it failed with.
    */

@@ -2,7 +2,7 @@
 import type { SymmetricArena } from "../arena.ts";
 import { allocateTensor, type CommDType, type SymmetricTensor, type View } from "../buffers.ts";
 import type { Communicator, GroupOptions, OpOptions } from "../communicator.ts";
-import type { Received } from "../mailbox.ts";
+import type { Probed, Received } from "../mailbox.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
 import { HostArena } from "./host_arena.ts";
@@ -85,7 +85,8 @@ export class HybridCommunicator extends QueuedCommunicator<HybridWaiting> {
     this.#levels.host.allReduceSync(buf, op, this.#limited(options));
   }
 
-  split(color: number | null, key = 0, options: GroupOptions = {}): Promise<HybridCommunicator | null> {
+  // deno-lint-ignore require-await -- so that errors reject
+  async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<HybridCommunicator | null> {
     this.requireOpen();
     return this.#job.inTurn(async () => {
       const all = await this.#levels.all.split(color, key, options);
@@ -93,7 +94,8 @@ export class HybridCommunicator extends QueuedCommunicator<HybridWaiting> {
     });
   }
 
-  subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<HybridCommunicator> {
+  // deno-lint-ignore require-await -- so that errors reject
+  async subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<HybridCommunicator> {
     this.requireOpen();
     this.requireMembers(ranks);
     return this.#job.inTurn(async () => await this.#child(await this.#levels.all.subgroup(ranks, options), options));
@@ -105,6 +107,14 @@ export class HybridCommunicator extends QueuedCommunicator<HybridWaiting> {
 
   protected override recvView(view: View, source: number | "any", o: Envelope<number | "any">): Work<Received> {
     return this.#levels.all.recv({ data: view.bytes, dtype: view.dtype }, source, o);
+  }
+
+  protected override probeMessage(source: number | "any", o: Envelope<number | "any">): Work<Probed> {
+    return this.#levels.all.probe(source, o);
+  }
+
+  protected override get host(): string {
+    return this.#job.mpi.hosts[this.ranks[this.rank]!]!;
   }
 
   protected override takeBack(work: unknown, reason: unknown): boolean {

@@ -9,10 +9,11 @@ import {
   type View,
   viewOf,
 } from "../buffers.ts";
+import { requirePlace } from "../arguments.ts";
 import type { GroupOptions, OpOptions } from "../communicator.ts";
 import { CommunicatorError } from "../errors.ts";
 import type { FlightRecorder } from "../flight_recorder.ts";
-import type { Received } from "../mailbox.ts";
+import type { Probed, Received } from "../mailbox.ts";
 import { isPairOp } from "../operations.ts";
 import { PrivateArena } from "../private_arena.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
@@ -114,8 +115,10 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     wire.decode?.(memory, bytes, this.size);
   }
 
-  split(color: number | null, key = 0, options: GroupOptions = {}): Promise<MpiCommunicator | null> {
+  // deno-lint-ignore require-await -- so that errors reject
+  async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<MpiCommunicator | null> {
     this.requireOpen();
+    requirePlace(color, key);
     const place = this.#splits++, { runtime } = this.#job;
     return runtime.inTurn(async () => {
       const all = (await this.objects.allGather({ color, key })).map((m, rank) => ({ ...m, rank }));
@@ -132,7 +135,8 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     });
   }
 
-  subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<MpiCommunicator> {
+  // deno-lint-ignore require-await -- so that errors reject
+  async subgroup(ranks: readonly number[], options: GroupOptions = {}): Promise<MpiCommunicator> {
     this.requireOpen();
     this.requireMembers(ranks);
     const members = ranks.join("-"), nth = this.#subgroups.get(members) ?? 0, { runtime } = this.#job;
@@ -159,6 +163,14 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
 
   protected override recvView(view: View, source: number | "any", o: Envelope<number | "any">): Work<Received> {
     return this.#messages.recv(view, source, o);
+  }
+
+  protected override probeMessage(source: number | "any", o: Envelope<number | "any">): Work<Probed> {
+    return this.#messages.probe(source, o);
+  }
+
+  protected override get host(): string {
+    return this.#job.hosts[this.ranks[this.rank]!] ?? "";
   }
 
   override takeBack(work: unknown, reason: unknown): boolean {

@@ -3,10 +3,11 @@
  * user's and the dtype's, so that a receive of another dtype can be told.
  */
 import type { Handle } from "../../../ffi/mpi.ts";
+import { byteLength, type DType } from "../../../core/dtype.ts";
 import { InputError } from "../../../core/errors.ts";
-import { COMM_DTYPES, type View } from "../buffers.ts";
+import { COMM_DTYPES, type CommDType, type View } from "../buffers.ts";
 import { CollectiveMismatch } from "../errors.ts";
-import type { Received } from "../mailbox.ts";
+import type { Probed, Received } from "../mailbox.ts";
 import { type Runner, type Side, Work } from "../work.ts";
 import type { MpiGroup } from "./mpi_group.ts";
 
@@ -26,6 +27,10 @@ interface Message {
   readonly timeoutMs: number;
 }
 
+interface Probe extends Pick<Message, "peer" | "tag" | "started" | "timeoutMs"> {
+  readonly work: Work<Probed>;
+}
+
 /** What is asked of a message. */
 export interface Envelope<Tag> {
   readonly tag: Tag;
@@ -37,6 +42,7 @@ export class MpiMessages implements Side {
   #g: MpiGroup;
   #runner: Runner;
   #pending: Message[] = [];
+  #probes: Probe[] = [];
   #looked = 0;
 
   constructor(group: MpiGroup, runner: Runner) {
@@ -45,15 +51,17 @@ export class MpiMessages implements Side {
   }
 
   get busy(): boolean {
-    return this.#pending.length > 0;
+    return this.#pending.length > 0 || this.#probes.length > 0;
   }
 
   /** Sends `view` to `dest`. @throws {InputError} If MPI cannot take the tag. */
   send(view: View, dest: number, o: Envelope<number>): Work {
-    const { symbols } = this.#g.runtime, request = new Uint8Array(new ArrayBuffer(8)), tag = this.#wireTag(o.tag, view);
+    const { symbols } = this.#g.runtime,
+      request = new Uint8Array(new ArrayBuffer(8)),
+      tag = this.#wireTag(o.tag, view.dtype);
     void view.bytes.buffer; // pins short arrays
     const bytes = view.bytes as Uint8Array<ArrayBuffer>;
-    const code = symbols.MPI_Isend(bytes, view.count, this.#type(view), dest, tag, this.#g.comm, request);
+    const code = symbols.MPI_Isend(bytes, view.count, this.#type(view.itemBytes), dest, tag, this.#g.comm, request);
     this.#g.runtime.check(code, "MPI_Isend");
     return this.#add(new Work(this.#runner), { request, view, peer: dest, receives: false, ...o });
   }
@@ -61,16 +69,32 @@ export class MpiMessages implements Side {
   /** Receives into `view` from `source` what has `tag`. @throws {InputError} If MPI cannot take the tag. */
   recv(view: View, source: number | "any", o: Envelope<number | "any">): Work<Received> {
     const { symbols, library } = this.#g.runtime, request = new Uint8Array(new ArrayBuffer(8));
-    const tag = o.tag === "any" ? library.abi.anyTag : this.#wireTag(o.tag, view);
+    const tag = o.tag === "any" ? library.abi.anyTag : this.#wireTag(o.tag, view.dtype);
     void view.bytes.buffer; // pins short arrays
     const bytes = view.bytes as Uint8Array<ArrayBuffer>, from = source === "any" ? library.abi.anySource : source;
-    const code = symbols.MPI_Irecv(bytes, view.count, this.#type(view), from, tag, this.#g.comm, request);
+    const code = symbols.MPI_Irecv(bytes, view.count, this.#type(view.itemBytes), from, tag, this.#g.comm, request);
     this.#g.runtime.check(code, "MPI_Irecv");
     return this.#add(new Work<Received>(this.#runner), { request, view, peer: source, receives: true, ...o });
   }
 
-  /** Takes the receive of `work` back, if no message has met it; whether it has ended now. */
+  /** Waits for a message of `source` with `tag` that no receive has taken, and leaves it. @throws {InputError} If MPI cannot take the tag. */
+  probe(source: number | "any", o: Envelope<number | "any">): Work<Probed> {
+    if (o.tag !== "any") this.#wireTag(o.tag, "f32");
+    const work = new Work<Probed>(this.#runner);
+    this.#probes.push({ work, peer: source, started: performance.now(), ...o });
+    this.#g.touch();
+    this.#runner.kick();
+    return work;
+  }
+
+  /** Takes the receive or probe of `work` back, if no message has met it; whether it has ended now. */
   takeBack(work: unknown, reason: unknown): boolean {
+    const probe = this.#probes.find((p) => p.work === work);
+    if (probe !== undefined) {
+      this.#probes = this.#probes.filter((p) => p !== probe);
+      probe.work.settle("failed", reason);
+      return true;
+    }
     const message = this.#pending.find((m) => m.work === work);
     if (message === undefined || !message.receives) return false;
     return this.#cancel(message, reason);
@@ -78,7 +102,11 @@ export class MpiMessages implements Side {
 
   /** What is under way: `recv from 2, tag 0`. */
   describe(): string[] {
-    return this.#pending.map((m) => `${m.receives ? "recv from" : "send to"} ${m.peer}, tag ${m.tag}`);
+    const what = (m: Message) => m.receives ? "recv from" : "send to";
+    return [
+      ...this.#pending.map((m) => `${what(m)} ${m.peer}, tag ${m.tag}`),
+      ...this.#probes.map((p) => `probe ${p.peer}, tag ${p.tag}`),
+    ];
   }
 
   pump(): boolean {
@@ -97,13 +125,40 @@ export class MpiMessages implements Side {
       else if (message.receives) this.#deliver(message);
       else message.work.settle("done");
     }
+    for (const probe of [...this.#probes]) {
+      const found = this.#find(probe);
+      if (found === undefined) continue;
+      this.#probes = this.#probes.filter((p) => p !== probe);
+      probe.work.settle("done", found);
+      moved = true;
+    }
     return moved;
+  }
+
+  /** The first message that `probe` asks for; of one tag, but any dtype, MPI does not say which came first. */
+  #find({ peer, tag }: Probe): Probed | undefined {
+    const { runtime, comm } = this.#g, { symbols, scratch, library } = runtime;
+    const source = peer === "any" ? library.abi.anySource : peer;
+    const tags = tag === "any" ? [library.abi.anyTag] : COMM_DTYPES.map((_, i) => tag * DTYPES + i);
+    for (const wire of tags) {
+      runtime.check(symbols.MPI_Iprobe(source, wire, comm, scratch.flag, scratch.status), "MPI_Iprobe");
+      if (scratch.flag[0] === 0) continue;
+      const found = runtime.status, dtype = COMM_DTYPES[found.tag % DTYPES]!;
+      const count = runtime.count(this.#type(byteLength(dtype as DType, 1)));
+      return { source: found.source, tag: Math.floor(found.tag / DTYPES), dtype, count };
+    }
+    return undefined;
   }
 
   check(): void {
     if (!this.busy) return;
     this.#g.listen();
     const now = performance.now();
+    for (const { peer, started, timeoutMs } of this.#probes) {
+      if (now - started >= timeoutMs) {
+        this.#g.lateMessage("probe for a message of", peer === "any" ? [] : [peer], timeoutMs);
+      }
+    }
     for (const { peer, started, timeoutMs, receives } of this.#pending) {
       if (now - started < timeoutMs) continue;
       this.#g.lateMessage(receives ? "receive from" : "send to", peer === "any" ? [] : [peer], timeoutMs);
@@ -116,6 +171,9 @@ export class MpiMessages implements Side {
   fail(error: unknown): void {
     const pending = this.#pending;
     this.#pending = [];
+    const probes = this.#probes;
+    this.#probes = [];
+    for (const { work } of probes) work.settle("failed", error);
     for (const message of pending) {
       this.#g.runtime.abandon(message.view.bytes);
       message.work.settle("failed", error);
@@ -133,7 +191,7 @@ export class MpiMessages implements Side {
     const { work, view } = message, { source, tag } = this.#g.runtime.status;
     const user = Math.floor(tag / DTYPES), dtype = COMM_DTYPES[tag % DTYPES]!;
     if (dtype !== view.dtype) return this.#refuse(message, dtype, source, user);
-    const count = this.#g.runtime.count(this.#type(view));
+    const count = this.#g.runtime.count(this.#type(view.itemBytes));
     (work as Work<Received>).settle("done", { source, tag: user, count });
   }
 
@@ -187,13 +245,13 @@ export class MpiMessages implements Side {
     return true;
   }
 
-  #type(view: View): Handle {
-    return this.#g.runtime.library.handles[BY_SIZE[view.itemBytes]!];
+  #type(itemBytes: number): Handle {
+    return this.#g.runtime.library.handles[BY_SIZE[itemBytes]!];
   }
 
-  #wireTag(tag: number, view: View): number {
+  #wireTag(tag: number, dtype: CommDType): number {
     const most = Math.floor((this.#g.runtime.largestTag + 1) / DTYPES) - 1;
-    if (Number.isInteger(tag) && tag >= 0 && tag <= most) return tag * DTYPES + COMM_DTYPES.indexOf(view.dtype);
+    if (Number.isInteger(tag) && tag >= 0 && tag <= most) return tag * DTYPES + COMM_DTYPES.indexOf(dtype);
     throw new InputError(`Cannot use ${tag} as a tag: over MPI tags are 0 to ${most}`);
   }
 }

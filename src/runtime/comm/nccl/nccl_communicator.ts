@@ -1,16 +1,17 @@
 /** The communicator over NCCL: ranks with a GPU each, on one host or on several. */
 import type { StoreClient } from "../../../core/store_client.ts";
 import { NCCL_ENUM } from "../../../ffi/nccl.ts";
-import { allocateTensor, type CommDType, type SymmetricTensor, type View } from "../buffers.ts";
-import type { GroupOptions } from "../communicator.ts";
+import { allocateTensor, type CommDType, type ReduceOp, type SymmetricTensor, type View } from "../buffers.ts";
+import { requirePlace } from "../arguments.ts";
+import type { GroupOptions, Verb } from "../communicator.ts";
 import { CommunicatorError, RendezvousError } from "../errors.ts";
-import type { Received } from "../mailbox.ts";
+import type { Probed, Received } from "../mailbox.ts";
 import { PrivateArena } from "../private_arena.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
 import { DeviceCollectives } from "./device_collectives.ts";
 import { NcclGroup } from "./nccl_group.ts";
-import { NcclMessages } from "./nccl_messages.ts";
+import { NcclMessages, unavailable } from "./nccl_messages.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 import { NcclSteps } from "./nccl_steps.ts";
 import { type Card, type Meet, requireFit } from "./rendezvous.ts";
@@ -103,6 +104,7 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
 
   async split(color: number | null, key = 0, options: GroupOptions = {}): Promise<NcclCommunicator | null> {
     this.requireOpen();
+    requirePlace(color, key);
     const place = this.#splits++;
     const all = (await this.objects.allGather({ color, key })).map((m, rank) => ({ ...m, rank }));
     if (color === null) return null;
@@ -118,6 +120,14 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     return await this.#child(ranks, `${this.name}.s${members}.${nth}`, options);
   }
 
+  override supports(dtype: CommDType, op?: ReduceOp, verb?: Verb): boolean {
+    return verb !== "probe" && super.supports(dtype, op, verb);
+  }
+
+  protected override get host(): string {
+    return this.#job.host;
+  }
+
   protected override sendView(view: View, dest: number, o: { tag: number; timeoutMs: number }): Work {
     return this.#messages.send(view, dest, o);
   }
@@ -128,6 +138,10 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     o: { tag: number | "any"; timeoutMs: number },
   ): Work<Received> {
     return this.#messages.recv(view, source, o);
+  }
+
+  protected override probeMessage(): Work<Probed> {
+    throw unavailable("ask for messages before they are received");
   }
 
   protected override takeBack(work: unknown, reason: unknown): boolean {

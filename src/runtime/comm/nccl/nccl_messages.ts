@@ -215,7 +215,8 @@ function requireUntagged(tag: number): void {
   if (tag !== 0) throw unavailable(`send or receive messages with tag ${tag}`);
 }
 
-function unavailable(what: string): UnavailableError {
+/** What to throw where NCCL cannot do `what`, with the engines that can. */
+export function unavailable(what: string): UnavailableError {
   return new UnavailableError(`Cannot ${what} over NCCL, which matches messages by their order alone`, {
     hint: "use the backend shm on one host, or mpi",
   });
