@@ -7,14 +7,22 @@ import { launch } from "../launcher/launch.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
+import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "../src/runtime/device_choice.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { DeviceMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import type { PlanConfig } from "./plan_options.ts";
 
+/** On what the ranks of a job compute. */
+export interface JobDevice {
+  readonly device?: DeviceChoice;
+  readonly dtype?: HeldDType;
+}
+
 /** Runs a model once. */
 export interface RunJob {
   readonly kind: "run";
+  readonly on: JobDevice;
   readonly model: string;
   readonly inputs: string;
   readonly outputs: string;
@@ -25,6 +33,7 @@ export interface RunJob {
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
+  readonly on: JobDevice;
   readonly cases: readonly VerifyCase[];
   readonly plan: PlanConfig;
 }
@@ -72,6 +81,7 @@ export interface VerifyResult {
 /** Continues prompts. */
 export interface GenerateJob {
   readonly kind: "generate";
+  readonly on: JobDevice;
   /** The folder, or the graph's file. */
   readonly model: string;
   /** Ids, one prompt or several; of an encoder-decoder, the encoder's, or a file with its inputs. */
@@ -112,6 +122,7 @@ export interface CalibrateJob {
 /** Records what ranks do. */
 export interface TraceJob {
   readonly kind: "trace";
+  readonly on: JobDevice;
   readonly model: string;
   readonly plan: PlanConfig;
   /** What to continue, where there are no inputs. */
@@ -131,6 +142,27 @@ export type Job = TraceJob | RunJob | VerifyJob | GenerateJob | CalibrateJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
+
+/** Options of every command that runs a model. */
+export const DEVICE_OPTIONS: Readonly<Record<string, OptionSpec>> = {
+  device: {
+    value: "cpu|cuda|auto",
+    help: "compute on CPUs (default), on a GPU a rank, or on GPUs where every rank has one",
+  },
+  dtype: { value: "fp16|bf16|fp32", help: "on GPUs: what floats are held in; default: as the model has them" },
+};
+
+/** On what `args` asks ranks to compute. @throws {UsageError} */
+export function jobDevice(args: ParsedArgs): JobDevice {
+  const device = args.text("device"), dtype = args.text("dtype");
+  if (dtype !== undefined && (device ?? "cpu") === "cpu") {
+    throw args.error("--dtype is for GPUs", "add --device cuda");
+  }
+  return {
+    ...(device === undefined ? {} : { device: requireDevice(device) }),
+    ...(dtype === undefined ? {} : { dtype: requireHeldDType(dtype) }),
+  };
+}
 
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;

@@ -33,7 +33,7 @@ if (import.meta.main) {
   try {
     const [file, reports] = Deno.args;
     const job = readJob(file);
-    await using comm = await init();
+    await using comm = await init("on" in job && job.on.device ? { device: job.on.device } : {});
     const report = (result: unknown) => {
       if (comm.rank === 0) Deno.writeTextFileSync(reports!, JSON.stringify(result) + "\n", { append: true });
     };
