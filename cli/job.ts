@@ -1,4 +1,5 @@
 /** What the command line asks its ranks to do, and how it starts them. */
+import { join } from "node:path";
 import { UsageError } from "../src/core/errors.ts";
 import type { BeamSearchOptions } from "../src/generate/beam_search.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
@@ -165,8 +166,6 @@ export function jobDevice(args: ParsedArgs): JobDevice {
 
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;
-/** Linux takes at most 128 KiB in one argument; a character may take 4 bytes. */
-const ARGUMENT_CHARACTERS = 30_000;
 
 /** The number of ranks that `--nproc` asks for; else what a model in parts was split for, or 1. @throws {UsageError} */
 export function rankCount(args: ParsedArgs, model?: string): number {
@@ -193,34 +192,29 @@ export interface RankContext {
 
 /**
  * Starts `nproc` ranks that carry out `job`, and resolves when they have ended. What rank 0 prints comes through unchanged; what it
- * reports goes through a file, so that the command can print it after everything else.
+ * reports goes through a file, so that the command can print it after everything else. So does the job: as arguments, one of
+ * hundreds of cases overflows the stack of a starting Deno.
  */
 export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
-  const file = Deno.makeTempFileSync({ prefix: "shardwise-job-", suffix: ".jsonl" });
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-job-" });
+  const files = [join(folder, "job.json"), join(folder, "reports.jsonl")] as const;
   try {
+    Deno.writeTextFileSync(files[0], JSON.stringify(job));
+    Deno.writeTextFileSync(files[1], "");
     const script = new URL("./worker.ts", import.meta.url).href;
-    const args = [file, ...packJob(job)];
-    const code = await launch({ program: { kind: "deno", script }, args, nproc, output: "rank0", stdin: "none" });
-    const lines = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "");
+    const program = { kind: "deno", script } as const;
+    const code = await launch({ program, args: files, nproc, output: "rank0", stdin: "none" });
+    const lines = Deno.readTextFileSync(files[1]).split("\n").filter((line) => line !== "");
     return { code, reports: lines.map((line) => JSON.parse(line)) };
   } finally {
-    Deno.removeSync(file);
+    Deno.removeSync(folder, { recursive: true });
   }
 }
 
-/** A job as arguments of a process. */
-export function packJob(job: Job): string[] {
-  const text = JSON.stringify(job);
-  return Array.from(
-    { length: Math.ceil(text.length / ARGUMENT_CHARACTERS) },
-    (_, i) => text.slice(i * ARGUMENT_CHARACTERS, (i + 1) * ARGUMENT_CHARACTERS),
-  );
-}
-
-/** The job that {@linkcode packJob} packed. @throws {UsageError} If the arguments are something else. */
-export function unpackJob(args: readonly string[]): Job {
+/** The job that {@linkcode startJob} wrote to `file`. @throws {UsageError} If there is none. */
+export function readJob(file: string | undefined): Job {
   try {
-    return JSON.parse(args.join("")) as Job;
+    return JSON.parse(Deno.readTextFileSync(file ?? "")) as Job;
   } catch (cause) {
     throw new UsageError("Cannot read the job of this rank: cli/worker.ts is started by the `shardwise` command", {
       cause,
