@@ -39,7 +39,9 @@ export {
 export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
 export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
-export type { StepTiming } from "./src/runtime/cpu/executor.ts";
+export type { StepTiming } from "./src/runtime/executor.ts";
+export type { ExecutionOptions } from "./src/runtime/open_executor.ts";
+export type { DeviceChoice, HeldDType } from "./src/runtime/device_choice.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
 export { DataParallelModel, type DataParallelParts } from "./src/runtime/data_parallel_model.ts";
 export { type DeviceMesh, parseMesh } from "./src/plan/mesh.ts";

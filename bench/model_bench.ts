@@ -27,6 +27,8 @@ const HELP = `deno run -A bench/model_bench.ts [options]
   --ranks N           our ranks; default 2
   --threads N         threads of each rank's sessions; default 1
   --peer-threads N    threads of the peer's session; default 2
+  --tolerance X       difference of logits, against the largest, that is rounding; default 0.002. Products that round
+                      activations to 8 bits (4-bit weights) need 0.05
   --cache FOLDER      where llama and gpt2 are written; default .cache/bench of this project
   --markdown          print for docs/benchmarks.md`;
 
@@ -41,6 +43,7 @@ const { values: options } = parseArgs({
     ranks: { type: "string", default: "2" },
     threads: { type: "string", default: "1" },
     "peer-threads": { type: "string", default: "2" },
+    tolerance: { type: "string", default: "0.002" },
     cache: { type: "string", default: fileURLToPath(new URL("../.cache/bench", import.meta.url)) },
     markdown: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
@@ -66,6 +69,7 @@ const setup: Setup = {
   ranks: number("ranks", options.ranks),
   threadsPerRank: number("threads", options.threads),
   peerThreads: number("peer-threads", options["peer-threads"]),
+  tolerance: Number(options.tolerance),
 };
 const rounds: Round[] = [];
 for (let i = 0; i < number("rounds", options.rounds); i++) {

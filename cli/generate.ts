@@ -5,7 +5,7 @@ import { ModelFolder } from "../src/generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { type GenerateJob, type GenerateReport, NPROC, rankCount, startJob } from "./job.ts";
+import { DEVICE_OPTIONS, type GenerateJob, type GenerateReport, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
 import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
@@ -53,6 +53,7 @@ export const generate: Command = {
     "ignore-eos": { help: "go on at the model's end-of-text token" },
     ids: { help: "print token ids instead of text" },
     echo: { help: "print the prompt before its continuation" },
+    ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
   },
   examples: [
@@ -119,6 +120,7 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
   return {
     job: {
       kind: "generate",
+      on: jobDevice(args),
       model: args.only("MODEL"),
       prompts,
       decoderPrompt,

@@ -1,4 +1,5 @@
 /** What the command line asks its ranks to do, and how it starts them. */
+import { join } from "node:path";
 import { UsageError } from "../src/core/errors.ts";
 import type { BeamSearchOptions } from "../src/generate/beam_search.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
@@ -6,14 +7,22 @@ import { launch } from "../launcher/launch.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
+import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "../src/runtime/device_choice.ts";
 import type { OutputDifference } from "./compare.ts";
 import type { DeviceMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import type { PlanConfig } from "./plan_options.ts";
 
+/** On what the ranks of a job compute. */
+export interface JobDevice {
+  readonly device?: DeviceChoice;
+  readonly dtype?: HeldDType;
+}
+
 /** Runs a model once. */
 export interface RunJob {
   readonly kind: "run";
+  readonly on: JobDevice;
   readonly model: string;
   readonly inputs: string;
   readonly outputs: string;
@@ -24,6 +33,7 @@ export interface RunJob {
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
+  readonly on: JobDevice;
   readonly cases: readonly VerifyCase[];
   readonly plan: PlanConfig;
 }
@@ -71,6 +81,7 @@ export interface VerifyResult {
 /** Continues prompts. */
 export interface GenerateJob {
   readonly kind: "generate";
+  readonly on: JobDevice;
   /** The folder, or the graph's file. */
   readonly model: string;
   /** Ids, one prompt or several; of an encoder-decoder, the encoder's, or a file with its inputs. */
@@ -111,6 +122,7 @@ export interface CalibrateJob {
 /** Records what ranks do. */
 export interface TraceJob {
   readonly kind: "trace";
+  readonly on: JobDevice;
   readonly model: string;
   readonly plan: PlanConfig;
   /** What to continue, where there are no inputs. */
@@ -131,10 +143,29 @@ export type Job = TraceJob | RunJob | VerifyJob | GenerateJob | CalibrateJob;
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
 
+/** Options of every command that runs a model. */
+export const DEVICE_OPTIONS: Readonly<Record<string, OptionSpec>> = {
+  device: {
+    value: "cpu|cuda|auto",
+    help: "compute on CPUs (default), on a GPU a rank, or on GPUs where every rank has one",
+  },
+  dtype: { value: "fp16|bf16|fp32", help: "on GPUs: what floats are held in; default: as the model has them" },
+};
+
+/** On what `args` asks ranks to compute. @throws {UsageError} */
+export function jobDevice(args: ParsedArgs): JobDevice {
+  const device = args.text("device"), dtype = args.text("dtype");
+  if (dtype !== undefined && (device ?? "cpu") === "cpu") {
+    throw args.error("--dtype is for GPUs", "add --device cuda");
+  }
+  return {
+    ...(device === undefined ? {} : { device: requireDevice(device) }),
+    ...(dtype === undefined ? {} : { dtype: requireHeldDType(dtype) }),
+  };
+}
+
 /** More ranks on one host than any machine has cores are a slip of the finger. */
 const MOST_RANKS = 256;
-/** Linux takes at most 128 KiB in one argument; a character may take 4 bytes. */
-const ARGUMENT_CHARACTERS = 30_000;
 
 /** The number of ranks that `--nproc` asks for; else what a model in parts was split for, or 1. @throws {UsageError} */
 export function rankCount(args: ParsedArgs, model?: string): number {
@@ -161,34 +192,29 @@ export interface RankContext {
 
 /**
  * Starts `nproc` ranks that carry out `job`, and resolves when they have ended. What rank 0 prints comes through unchanged; what it
- * reports goes through a file, so that the command can print it after everything else.
+ * reports goes through a file, so that the command can print it after everything else. So does the job: as arguments, one of
+ * hundreds of cases overflows the stack of a starting Deno.
  */
 export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
-  const file = Deno.makeTempFileSync({ prefix: "shardwise-job-", suffix: ".jsonl" });
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-job-" });
+  const files = [join(folder, "job.json"), join(folder, "reports.jsonl")] as const;
   try {
+    Deno.writeTextFileSync(files[0], JSON.stringify(job));
+    Deno.writeTextFileSync(files[1], "");
     const script = new URL("./worker.ts", import.meta.url).href;
-    const args = [file, ...packJob(job)];
-    const code = await launch({ program: { kind: "deno", script }, args, nproc, output: "rank0", stdin: "none" });
-    const lines = Deno.readTextFileSync(file).split("\n").filter((line) => line !== "");
+    const program = { kind: "deno", script } as const;
+    const code = await launch({ program, args: files, nproc, output: "rank0", stdin: "none" });
+    const lines = Deno.readTextFileSync(files[1]).split("\n").filter((line) => line !== "");
     return { code, reports: lines.map((line) => JSON.parse(line)) };
   } finally {
-    Deno.removeSync(file);
+    Deno.removeSync(folder, { recursive: true });
   }
 }
 
-/** A job as arguments of a process. */
-export function packJob(job: Job): string[] {
-  const text = JSON.stringify(job);
-  return Array.from(
-    { length: Math.ceil(text.length / ARGUMENT_CHARACTERS) },
-    (_, i) => text.slice(i * ARGUMENT_CHARACTERS, (i + 1) * ARGUMENT_CHARACTERS),
-  );
-}
-
-/** The job that {@linkcode packJob} packed. @throws {UsageError} If the arguments are something else. */
-export function unpackJob(args: readonly string[]): Job {
+/** The job that {@linkcode startJob} wrote to `file`. @throws {UsageError} If there is none. */
+export function readJob(file: string | undefined): Job {
   try {
-    return JSON.parse(args.join("")) as Job;
+    return JSON.parse(Deno.readTextFileSync(file ?? "")) as Job;
   } catch (cause) {
     throw new UsageError("Cannot read the job of this rank: cli/worker.ts is started by the `shardwise` command", {
       cause,

@@ -2,7 +2,7 @@
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { NPROC, rankCount, startJob } from "./job.ts";
+import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
 import { meshSize, parseMesh } from "../src/plan/mesh.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import { requireFolder } from "./plan_html.ts";
@@ -22,6 +22,7 @@ export const run: Command = {
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
     mesh: { value: "dp=D,tp=T", help: "D groups of T ranks that share the batch; D·T is the number of ranks" },
+    ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
   },
   examples: [
@@ -46,7 +47,7 @@ async function runModel(args: ParsedArgs): Promise<number> {
   await readTensors(inputs);
   requireFolder(outputs, "outputs", args);
   return (await startJob(
-    { kind: "run", model, inputs, outputs, plan, ...(mesh ? { mesh } : {}) },
+    { kind: "run", on: jobDevice(args), model, inputs, outputs, plan, ...(mesh ? { mesh } : {}) },
     nproc,
   )).code;
 }

@@ -7,7 +7,7 @@ import { traceView } from "../src/report/trace_view.ts";
 import { chromeTrace } from "../src/trace/chrome.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { NPROC, rankCount, startJob, type TraceReport } from "./job.ts";
+import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob, type TraceReport } from "./job.ts";
 import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { requireFolder } from "./plan_html.ts";
 import { printNote, printResult } from "./print.ts";
@@ -32,6 +32,7 @@ export const trace: Command = {
     steps: { value: "K", help: `steps to trace; default ${DEFAULT_STEPS}` },
     "prompt-ids": { value: "1,2,3", help: `token ids to continue; default ${DEFAULT_PROMPT}` },
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files, instead of a prompt" },
+    ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
   },
   examples: [
@@ -56,7 +57,15 @@ async function traceModel(args: ParsedArgs): Promise<number> {
   if (inputs !== undefined) await readTensors(inputs);
   const steps = args.number("steps", { least: 1, most: 10_000, whole: true }) ?? DEFAULT_STEPS;
   const prompt = args.numbers("prompt-ids") ?? DEFAULT_PROMPT;
-  const { code, reports: [report] } = await startJob({ kind: "trace", model, plan, prompt, inputs, steps }, nproc);
+  const { code, reports: [report] } = await startJob({
+    kind: "trace",
+    on: jobDevice(args),
+    model,
+    plan,
+    prompt,
+    inputs,
+    steps,
+  }, nproc);
   if (code !== 0 || report === undefined) return code === 0 ? 1 : code;
   const { trace } = report as TraceReport;
   if (out !== undefined) {

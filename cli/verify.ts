@@ -3,7 +3,7 @@ import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { startJob, type VerifyCase, type VerifyResult } from "./job.ts";
+import { DEVICE_OPTIONS, type JobDevice, jobDevice, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
 import { passConfig, PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 
@@ -23,6 +23,7 @@ export const verify: Command = {
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
+    ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
     json: { help: "print the results as JSON, every output by itself" },
   },
@@ -43,11 +44,11 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
       "leave --cases out to see all names",
     );
   }
-  const plan = planConfig(args), results: VerifyResult[] = [];
+  const on = jobDevice(args), plan = planConfig(args), results: VerifyResult[] = [];
   for (const size of sizes) passConfig(plan, size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, size, plan));
+    results.push(...await verifyAt(cases, { size, on, plan }));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -68,10 +69,13 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  * All cases at one world size, in one launch. A case that ends the job (a crash, ranks out of step) fails, and another launch goes on
  * after it.
  */
-async function verifyAt(cases: readonly VerifyCase[], size: number, plan: PlanConfig): Promise<VerifyResult[]> {
+async function verifyAt(
+  cases: readonly VerifyCase[],
+  { size, on, plan }: { readonly size: number; readonly on: JobDevice; readonly plan: PlanConfig },
+): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length), plan }, size);
+    const { code, reports } = await startJob({ kind: "verify", on, cases: cases.slice(results.length), plan }, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];

@@ -1,5 +1,5 @@
 /**
- * One rank of a command: the launcher starts this file on every rank, with the job as its arguments.
+ * One rank of a command: the launcher starts this file on every rank, with the file of the job as its argument.
  *
  * An error of the user's (a wrong input, a broken model) ends all ranks alike, and the launcher prints it once.
  */
@@ -7,7 +7,7 @@ import { describeError, ShardwiseError } from "../src/core/errors.ts";
 import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/core/exit_report.ts";
 import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
 import { init } from "../src/runtime/comm/init.ts";
-import { type Job, type RankContext, unpackJob } from "./job.ts";
+import { type Job, type RankContext, readJob } from "./job.ts";
 import { calibrateOnRank } from "./ranks/calibrate.ts";
 import { generateOnRank } from "./ranks/generate.ts";
 import { runOnRank } from "./ranks/run.ts";
@@ -31,11 +31,11 @@ async function carryOut(job: Job, context: RankContext): Promise<void> {
 
 if (import.meta.main) {
   try {
-    const [file, ...packed] = Deno.args;
-    const job = unpackJob(packed);
-    await using comm = await init();
+    const [file, reports] = Deno.args;
+    const job = readJob(file);
+    await using comm = await init("on" in job && job.on.device ? { device: job.on.device } : {});
     const report = (result: unknown) => {
-      if (comm.rank === 0) Deno.writeTextFileSync(file!, JSON.stringify(result) + "\n", { append: true });
+      if (comm.rank === 0) Deno.writeTextFileSync(reports!, JSON.stringify(result) + "\n", { append: true });
     };
     await carryOut(job, { comm, report });
   } catch (error) {

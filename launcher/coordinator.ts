@@ -38,7 +38,7 @@ export interface Coordinator extends AsyncDisposable {
   readonly done: (rank: number) => void;
   /** This host is told to end, with `code`, while it waits for the ends of the others. */
   readonly interrupt: (code: number) => void;
-  /** All ranks here have ended; `code` is what that means here, and `restart` whether this host would start again. */
+  /** All ranks here have ended; `code` is what that means here, and `restart` whether this host starts again if the job has failed. */
   readonly conclude: (attempt: number, result: AttemptResult, here: Verdict) => Promise<Verdict>;
 }
 
@@ -101,7 +101,8 @@ export class LocalCoordinator implements Coordinator {
 
   interrupt = (): void => {};
 
-  conclude = (_attempt: number, _result: AttemptResult, here: Verdict): Promise<Verdict> => Promise.resolve(here);
+  conclude = (_attempt: number, _result: AttemptResult, here: Verdict): Promise<Verdict> =>
+    Promise.resolve({ ...here, restart: here.restart && here.code !== 0 });
 
   [Symbol.asyncDispose](): Promise<void> {
     this.#server[Symbol.dispose]();

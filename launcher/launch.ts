@@ -139,8 +139,10 @@ class Job implements AsyncDisposable {
       const ranks = command.map((line, local) => this.#rank(line, local, threads[local]!, placement, attempt));
       const result = await this.#attempt(ranks, coordinator, attempt);
       const code = exitCode(result);
-      const again = this.#stopped === undefined && attempt < (this.#config.maxRestarts ?? 0);
-      const here = { code, restart: again && mayRestart(result, code) };
+      // Restarts are counted by node 0. Where all ranks have ended well, those of another node may still have to start again.
+      const left = placement.nodeRank > 0 || attempt < (this.#config.maxRestarts ?? 0);
+      const again = left && this.#stopped === undefined;
+      const here = { code, restart: again && (code === 0 || mayRestart(result, code)) };
       // A stop from now on is for the nodes whose ranks still run.
       this.#concluding = true;
       const verdict = await coordinator.conclude(attempt, result, here);
@@ -151,7 +153,9 @@ class Job implements AsyncDisposable {
       if (!verdict.restart) return await this.#close({ placement, result, verdict, attempt });
       const { causeLine } = await import("./report.ts");
       this.#say(
-        `attempt ${attempt} failed: ${causeLine(result)}; restarting (${attempt + 1} of ${this.#config.maxRestarts})`,
+        `attempt ${attempt} failed: ${causeLine(result, verdict.notice)}; restarting (${attempt + 1}${
+          this.#config.maxRestarts === undefined ? "" : ` of ${this.#config.maxRestarts}`
+        })`,
       );
     }
   }

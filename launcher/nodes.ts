@@ -14,6 +14,7 @@ import type { AttemptResult, StopReason } from "./attempt.ts";
 import { type Coordinator, type Placement, stopOf, type Verdict } from "./coordinator.ts";
 import type { NodePlace } from "./node_place.ts";
 import { exitCodeOf, type RankOutcome } from "./outcome.ts";
+import { causeLine } from "./report.ts";
 import { openRendezvous, type Rendezvous } from "./rendezvous.ts";
 import type { StoreServer } from "./store_server.ts";
 
@@ -39,6 +40,8 @@ interface NodeInfo {
   readonly nnodes: number;
 }
 
+const MEET_HINT =
+  "see whether their launchers run with the same --rdzv, --nnodes and --token, or give a longer --startup-timeout";
 const HEARTBEAT_MS = 5_000;
 const LOST_AFTER_MS = 15_000;
 const FAREWELL_MS = 30_000;
@@ -59,6 +62,14 @@ export async function joinNodes(options: NodeOptions): Promise<Coordinator> {
   const deadline = performance.now() + options.startupTimeoutMs;
   const meeting = await openRendezvous({ ...place, events, deadline, say: options.say });
   let coordinator: NodeCoordinator | undefined;
+  // Node 0 says why nobody starts; what this node waits for will not come then.
+  let told: string | undefined;
+  meeting.client.onAbort((reason) => {
+    const { message, code } = parseAbort(reason);
+    if (coordinator !== undefined || code !== EXIT.rendezvous) return;
+    told = message;
+    meeting.client[Symbol.dispose]();
+  });
   try {
     await meeting.client.hello(meeting.token, `node:${place.nodeRank}`);
     const infos = await register(options, meeting.client, deadline);
@@ -66,7 +77,12 @@ export async function joinNodes(options: NodeOptions): Promise<Coordinator> {
     for (const node of gone) coordinator.lost(node);
     return coordinator;
   } catch (error) {
+    if (error instanceof RendezvousError && meeting.server !== undefined) {
+      meeting.server.pushAbort(JSON.stringify({ message: error.message, code: EXIT.rendezvous } satisfies AbortNotice));
+      await meeting.server.waitForFarewell("node:", 1, 1_000);
+    }
     await meeting.close();
+    if (told !== undefined && !(error instanceof RendezvousError)) throw new RendezvousError(told, { hint: MEET_HINT });
     throw error instanceof StoreError
       ? new RendezvousError(error.message, { hint: "see whether all nodes use the same --token" })
       : error;
@@ -114,10 +130,7 @@ async function register(options: NodeOptions, client: StoreClient, deadline: num
         `Cannot start: node ${missing.join(", ")} of ${nnodes} did not come within ${
           Number((options.startupTimeoutMs / 1000).toFixed(1))
         } s`,
-        {
-          hint:
-            "see whether their launchers run with the same --rdzv, --nnodes and --token, or give a longer --startup-timeout",
-        },
+        { hint: MEET_HINT },
       );
     }
   }
@@ -223,7 +236,7 @@ class NodeCoordinator implements Coordinator {
       // A node whose ranks did not end as asked still has to tell the others, if it was not told by them.
       if (here.code !== 0 && this.#notice === undefined) {
         const message = result.cause === undefined
-          ? `node ${nodeRank} was ended: ${result.stop?.kind ?? "unknown"}`
+          ? `node ${nodeRank} (${this.#options.host}): ${causeLine(result)}`
           : noticeOf(result.cause, here.code).message;
         await this.#client.abort(JSON.stringify({ message, code: here.code } satisfies AbortNotice));
       }
@@ -273,9 +286,12 @@ class NodeCoordinator implements Coordinator {
       const timer = setTimeout(resolve, lost ? 1000 : this.#options.graceMs + FAREWELL_MS);
       await Promise.race([all, promise]);
       clearTimeout(timer);
-      return { code: this.#notice.code, restart: here.restart && !lost, notice: this.#notice };
+      // The node whose rank failed knows whether starting again may help, and each node whether it was told to end.
+      const known = ends.map((end) => this.#server!.state.get(end)).filter((end) => end !== undefined);
+      const restart = !lost && known.every((end) => parse<Verdict>(end).restart);
+      return { code: this.#notice.code, restart, notice: this.#notice };
     }
-    return here;
+    return { ...here, restart: false };
   }
 
   #hear(notice: AbortNotice): void {

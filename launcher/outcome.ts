@@ -82,7 +82,7 @@ export function explain(outcome: RankOutcome, oomKills = 0): Explanation {
     return {
       headline: crash ? `native crash: ${signal}` : `ended by ${signal}`,
       details: [],
-      hint: crash ? "a native library crashed; its last words, if any, are below" : undefined,
+      hint: crash ? "a native library crashed; its last words, if any, are above" : undefined,
     };
   }
   const error = errorLine(tail);

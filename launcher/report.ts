@@ -93,11 +93,11 @@ export function finalReport(input: ReportInput): string[] {
   );
 }
 
-/** The cause in one line. */
-export function causeLine(result: AttemptResult): string {
-  return result.cause === undefined
-    ? stopText(result.stop)
-    : `rank ${result.cause.rank}: ${explain(result.cause).headline}`;
+/** The cause in one line; `notice` is what ended the job, if that came from elsewhere. */
+export function causeLine(result: AttemptResult, notice?: AbortNotice): string {
+  if (result.cause !== undefined) return `rank ${result.cause.rank}: ${explain(result.cause).headline}`;
+  if (notice === undefined) return stopText(result.stop);
+  return notice.rank === undefined ? notice.message : `rank ${notice.rank}: ${notice.message}`;
 }
 
 function group(

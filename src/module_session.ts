@@ -8,21 +8,13 @@ import type { Module } from "./layers/module.ts";
 import type { StateTensor } from "./layers/parameter.ts";
 import { localize } from "./passes/localize.ts";
 import type { Plan } from "./plan/plan.ts";
-import type { Communicator } from "./runtime/comm/communicator.ts";
-import { compile } from "./runtime/compile.ts";
-import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
+import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { ParallelModel } from "./runtime/parallel_model.ts";
 
 /** How a module is run. */
-export interface RunModuleOptions {
-  /** The ranks that share the module, from `init()`. */
-  readonly comm: Communicator;
+export interface RunModuleOptions extends ExecutionOptions {
   /** The parameters by name, whole, or lazy as a file gives them; absent if the module has its data already. */
   readonly state?: ReadonlyMap<string, StateTensor>;
-  /** Threads of each of this rank's sessions; the host's cores shared out among its ranks by default. */
-  readonly threads?: number;
-  /** ONNX Runtime's native package, or its WebAssembly one; the first that loads by default. */
-  readonly engine?: EngineChoice;
 }
 
 /** How a module is compiled. */
@@ -56,15 +48,14 @@ export async function compileModule(module: Module, options: CompileModuleOption
   if (state) module.load(state);
   const sharded = module.trace(options.inputs, { ranks: comm.size });
   const local = localize(sharded, comm.rank, comm.size);
-  const engine = await openEngine(options.engine);
-  const executor = await compile(local, { engine, comm, threads: options.threads });
+  const { executors: [executor], notice } = await openExecutors([{ sharded, local }], options);
   return new ParallelModel({
     sharded,
     local,
     plan: planOf(sharded, comm.size),
-    executor,
+    executor: executor!,
     group: comm,
-    notice: engine.notice,
+    notice,
   });
 }
 

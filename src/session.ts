@@ -1,7 +1,6 @@
 /**
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
-import type { OnProgress } from "./core/progress.ts";
 import { symbolsOf } from "./core/dim.ts";
 import { FormatError, InputError, PlanError } from "./core/errors.ts";
 import { didYouMean } from "./core/suggest.ts";
@@ -29,9 +28,8 @@ import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { type SolvedPlan, solvePlan } from "./plan/search.ts";
 import type { Communicator } from "./runtime/comm/communicator.ts";
-import { compile, compileAll } from "./runtime/compile.ts";
-import { type EngineChoice, openEngine } from "./runtime/cpu/open_engine.ts";
 import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
+import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
@@ -39,19 +37,9 @@ import { opDef } from "./ops/table.ts";
 import { openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
-export interface ParallelizeOptions {
-  /** The ranks that share the model, from `init()`. */
-  readonly comm: Communicator;
+export interface ParallelizeOptions extends ExecutionOptions {
   /** What the passes may be told. */
   readonly config?: Config;
-  /** Threads of each of this rank's sessions; the host's cores shared out among its ranks by default. */
-  readonly threads?: number;
-  /** ONNX Runtime's native package, or its WebAssembly one; the first that loads by default. */
-  readonly engine?: EngineChoice;
-  /** Keep weights as they are mapped instead of packing them for speed: less private memory, slower with many rows. */
-  readonly disablePrepacking?: boolean;
-  /** Told of each phase as it begins, and of each segment that is loaded; on a large model some take many seconds. */
-  readonly onProgress?: OnProgress | undefined;
 }
 
 /**
@@ -76,27 +64,22 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
 
 /** Compiles this rank's part of a folder that holds the model in parts. */
 async function compileSharded(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm, onProgress, threads, disablePrepacking } = options;
+  const { comm } = options;
   const open = (source: OpenSource) => openRankPart(path, { rank: comm.rank, ranks: comm.size, open: source });
   using sources = mappedSources();
   using part = open(sources.open);
   const { sharded, local, plan } = part;
-  const engine = await openEngine(options.engine);
-  const executor = await compile(local, { engine, comm, threads, disablePrepacking, onProgress });
-  return new ParallelModel({
+  const { executors: [executor], notice } = await openExecutors([{
     sharded,
     local,
-    plan,
-    executor,
-    group: comm,
-    notice: engine.notice,
-    compilePlain: async () => {
+    plain: async (use) => {
       // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
       using again = mappedSources();
       using copy = open(again.open);
-      return await compile(copy.plain(), { engine, comm, threads, disablePrepacking });
+      return await use(copy.plain());
     },
-  });
+  }], options);
+  return new ParallelModel({ sharded, local, plan, executor: executor!, group: comm, notice });
 }
 
 /** The two files of a decoder whose first step is a model of its own. */
@@ -174,7 +157,7 @@ async function compileGraphs(
   read: (files: OpenFiles) => Graphs,
   options: ParallelizeOptions,
 ): Promise<ParallelModel> {
-  const { comm, onProgress, threads, disablePrepacking } = options;
+  const { comm, onProgress } = options;
   const config = await agreeOnCosts(comm, options.config ?? {});
   using files = new OpenFiles();
   const graphs = read(files);
@@ -189,31 +172,23 @@ async function compileGraphs(
     const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, slices: ctx.slices });
     parts.push(shardOther(other, sharded, ctx2));
   }
-  const engine = await openEngine(options.engine);
-  const executors = await compileAll(parts.map((p) => p.local), {
-    engine,
-    comm,
-    threads,
-    disablePrepacking,
-    onProgress,
-  });
-  const made = (i: number, otherGraph?: OtherGraph) => {
-    const { ctx, ...part } = parts[i]!;
-    return new ParallelModel({
-      ...part,
-      executor: executors[i]!,
-      group: comm,
-      notice: engine.notice,
-      other: otherGraph,
-      compilePlain: async () => {
+  const { executors, notice } = await openExecutors(
+    parts.map(({ sharded, local, ctx }, i) => ({
+      sharded,
+      local,
+      plain: async (use) => {
         // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
         using again = new OpenFiles();
         const { main, other } = read(again);
         const graph = shardPipeline().run(cleanPipeline().run(i === 0 ? main : other!.graph, ctx), ctx);
-        const local = localize(graph, comm.rank, comm.size, { plain: true });
-        return await compile(local, { engine, comm, threads, disablePrepacking });
+        return await use(localize(graph, comm.rank, comm.size, { plain: true }));
       },
-    });
+    })),
+    options,
+  );
+  const made = (i: number, otherGraph?: OtherGraph) => {
+    const { ctx: _, ...part } = parts[i]!;
+    return new ParallelModel({ ...part, executor: executors[i]!, group: comm, notice, other: otherGraph });
   };
   return made(0, other && { ...other, model: made(1) });
 }

@@ -2,6 +2,7 @@
 import { isCall } from "../src/graph/graph.ts";
 import { printPlacement } from "../src/graph/placement.ts";
 import type { OpDef } from "../src/ops/def.ts";
+import { loweringOf } from "../src/ops/kernels/table.ts";
 import { opDef, OPS } from "../src/ops/table.ts";
 import { candidateLayouts } from "../src/plan/candidates.ts";
 import { plannedCalls } from "../src/plan/places.ts";
@@ -13,8 +14,8 @@ import { exampleGraph } from "../tests/support/op_examples.ts";
 export function opsTable(): string {
   const rows = [...OPS.values()]
     .sort((a, b) => compare(a.domain, b.domain) || compare(a.op, b.op))
-    .map((def) => [def.op, def.domain || "ai.onnx", `${def.since}`, ways(def), carries(def)]);
-  const head = ["op", "domain", "from opset", "on two ranks", "carries a state"];
+    .map((def) => [def.op, def.domain || "ai.onnx", `${def.since}`, ways(def), carries(def), gpu(def)]);
+  const head = ["op", "domain", "from opset", "on two ranks", "carries a state", "GPU"];
   return [head, head.map(() => "---"), ...rows].map((r) => `| ${r.join(" | ")} |`).join("\n") + "\n";
 }
 
@@ -36,6 +37,10 @@ function ways(def: OpDef): string {
 
 function carries(def: OpDef): string {
   return def.carries ? "yes" : "";
+}
+
+function gpu(def: OpDef): string {
+  return loweringOf(def) ? "yes" : "";
 }
 
 function compare(a: string, b: string): number {

@@ -38,12 +38,14 @@ function decoderOf(graph: Graph, path: string): Decoder {
         "benches take decoders whose caches are [batch, heads, tokens, head size], with logits of a known vocabulary",
     });
   };
-  const caches = graph.carried.map(({ input, output }) => ({
-    input,
-    output: names[output]!,
-    heads: sizeOf(input, 1),
-    headDim: sizeOf(input, 3),
-  }));
+  const caches = graph.carried.flatMap(({ input, output }) =>
+    output === undefined ? [] : [{
+      input,
+      output: names[output]!,
+      heads: sizeOf(input, 1),
+      headDim: sizeOf(input, 3),
+    }]
+  );
   const logits = results[names.indexOf("logits")];
   if (caches.length === 0 || logits === undefined) {
     throw new FormatError(

@@ -30,7 +30,7 @@ export class PeerRunner implements Runner {
     this.#decoder = decoder;
     this.#capacity = capacity;
     this.#preallocate = preallocate;
-    this.#feeds = new CausalFeeds(decoder.inputs, capacity);
+    this.#feeds = new CausalFeeds(decoder.inputs, { capacity });
     this.reset();
   }
 
@@ -43,7 +43,7 @@ export class PeerRunner implements Runner {
 
   async step(ids: readonly number[]): Promise<Float32Array> {
     const feeds: Record<string, Tensor> = { ...this.#caches };
-    for (const [name, t] of Object.entries(this.#feeds.at(this.#past, ids))) feeds[name] = tensorOf(t);
+    for (const [name, t] of Object.entries(this.#feeds.at(this.#past, [ids]))) feeds[name] = tensorOf(t);
     this.#past += ids.length;
     const results = this.#preallocate
       ? await this.#session.run(feeds, this.#fetches(ids.length))

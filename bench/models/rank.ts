@@ -56,7 +56,7 @@ if (import.meta.main) {
 
 function makeRunner(model: ParallelModel, capacity: number, waits: number[]): Runner {
   const carried = new Set(model.carried.map(({ input }) => input));
-  const feeds = new CausalFeeds(model.inputs.filter(({ name }) => !carried.has(name)), capacity);
+  const feeds = new CausalFeeds(model.inputs.filter(({ name }) => !carried.has(name)), { capacity });
   let state = model.start(1), past = 0;
   return {
     reset() {
@@ -64,7 +64,7 @@ function makeRunner(model: ParallelModel, capacity: number, waits: number[]): Ru
       past = 0;
     },
     async step(ids) {
-      const { logits } = await model.step(feeds.at(past, ids), state);
+      const { logits } = await model.step(feeds.at(past, [ids]), state);
       past += ids.length;
       if (ids.length === 1) waits.push(model.timing.waiting);
       return logits!.data as Float32Array;

@@ -16,6 +16,8 @@ export interface Setup {
   readonly peerThreads: number;
   readonly ranks: number;
   readonly threadsPerRank: number;
+  /** Largest difference, against the largest logit, that rounding in another order explains. */
+  readonly tolerance: number;
 }
 
 /** What a round found. */
@@ -35,9 +37,6 @@ export interface Agreement {
   readonly ranksEqual: boolean;
 }
 
-/** Largest difference, against the largest logit, that rounding in another order explains. */
-const TOLERANCE = 2e-3;
-
 /** Runs both sides in the given order. @throws {Error} If a side fails, or the sides disagree. */
 export async function runRound(setup: Setup, order: readonly Side[]): Promise<Round> {
   const folder = Deno.makeTempDirSync({ prefix: "shardwise-bench-" });
@@ -48,7 +47,7 @@ export async function runRound(setup: Setup, order: readonly Side[]): Promise<Ro
       readLogits(`${folder}/peer.logits`),
       Array.from({ length: setup.ranks }, (_, rank) => readLogits(`${folder}/rank${rank}.logits`)),
     );
-    if (!(agreement.difference <= TOLERANCE * agreement.scale) || !agreement.ranksEqual) {
+    if (!(agreement.difference <= setup.tolerance * agreement.scale) || !agreement.ranksEqual) {
       throw new Error(`Cannot compare times of different results: ${JSON.stringify(agreement)}`);
     }
     const ranks = Array.from({ length: setup.ranks }, (_, rank) => read<RankMeasured>(`rank${rank}`));

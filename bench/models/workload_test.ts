@@ -62,12 +62,12 @@ for (const architecture of Object.values<Architecture>(ARCHITECTURES)) {
       await session.release();
 
       await using model = await parallelizeModel(path, { comm: new LocalCommunicator(), threads: 1 });
-      const state = model.start(1), feeds = new CausalFeeds(decoder.inputs, capacity);
+      const state = model.start(1), feeds = new CausalFeeds(decoder.inputs, { capacity });
       let past = 0;
       const got = await check({
         reset: () => void (past = 0),
         async step(ids) {
-          const { logits } = await model.step(feeds.at(past, ids), state);
+          const { logits } = await model.step(feeds.at(past, [ids]), state);
           past += ids.length;
           return logits!.data as Float32Array;
         },

@@ -17,7 +17,7 @@ interface Printer {
 
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
-  await using model = await loadFolder(job.model, comm, job.plan);
+  await using model = await loadFolder(job.model, { comm, on: job.on, plan: job.plan });
   const prompts: readonly EncoderPrompt[] = typeof job.prompts === "string"
     ? [Object.fromEntries(await readTensors(job.prompts))]
     : job.prompts;

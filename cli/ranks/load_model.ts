@@ -4,26 +4,38 @@ import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { type LoadedFolder, loadModelFolder } from "../../src/folder_session.ts";
 import { parallelizeModel } from "../../src/session.ts";
+import type { JobDevice } from "../job.ts";
 import { passConfig, type PlanConfig } from "../plan_options.ts";
 import { printNote } from "../print.ts";
 import { progressLine } from "./progress.ts";
 
+/** What a model is loaded with. */
+export interface LoadOptions {
+  readonly comm: Communicator;
+  readonly on: JobDevice;
+  readonly plan: PlanConfig;
+}
+
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, comm: Communicator, plan: PlanConfig): Promise<ParallelModel> {
-  const model = await withProgress(path, comm, passConfig(plan, comm.size));
+export async function loadModel(path: string, { comm, on, plan }: LoadOptions): Promise<ParallelModel> {
+  const model = await withProgress(path, { comm, on, config: passConfig(plan, comm.size) });
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }
 
 /** The same for a model folder. */
-export async function loadFolder(path: string, comm: Communicator, config: Config = {}): Promise<LoadedFolder> {
+export async function loadFolder(path: string, { comm, on, plan }: LoadOptions): Promise<LoadedFolder> {
   using line = progressLine(comm);
-  const folder = await loadModelFolder(path, { comm, config, onProgress: line.onProgress });
+  const config = passConfig(plan, comm.size);
+  const folder = await loadModelFolder(path, { comm, ...on, config, onProgress: line.onProgress });
   if (folder.decoder.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${folder.decoder.notice}`);
   return folder;
 }
 
-async function withProgress(path: string, comm: Communicator, config: Config): Promise<ParallelModel> {
+async function withProgress(
+  path: string,
+  { comm, on, config }: Omit<LoadOptions, "plan"> & { readonly config: Config },
+): Promise<ParallelModel> {
   using line = progressLine(comm);
-  return await parallelizeModel(path, { comm, config, onProgress: line.onProgress });
+  return await parallelizeModel(path, { comm, ...on, config, onProgress: line.onProgress });
 }

@@ -10,8 +10,8 @@ export async function runOnRank(job: RunJob, { comm }: RankContext): Promise<voi
   const inputs = Object.fromEntries(await readTensors(job.inputs));
   const { mesh } = job;
   await using model = mesh && mesh.dp > 1
-    ? await parallelizeOverMesh(job.model, { comm, mesh, config: job.plan })
-    : await loadModel(job.model, comm, job.plan);
+    ? await parallelizeOverMesh(job.model, { comm, mesh, ...job.on, config: job.plan })
+    : await loadModel(job.model, { comm, on: job.on, plan: job.plan });
   const outputs = await model.run(inputs);
   if (comm.rank !== 0) return;
   await writeTensors(job.outputs, new Map(Object.entries(outputs)));

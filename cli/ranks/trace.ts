@@ -12,7 +12,7 @@ const WARM_STEPS = 3;
 
 /** Carries out `job`. */
 export async function traceOnRank(job: TraceJob, { comm, report }: RankContext): Promise<void> {
-  await using model = await loadModel(job.model, comm, job.plan);
+  await using model = await loadModel(job.model, { comm, on: job.on, plan: job.plan });
   const steps = await stepsOf(job, model);
   await steps(Math.min(job.steps, WARM_STEPS));
   const trace = await model.trace(() => steps(job.steps));

@@ -9,7 +9,7 @@ import { LoadedFolder } from "../../src/folder_session.ts";
 import { loadFolder, loadModel } from "./load_model.ts";
 import { compareTensors } from "../compare.ts";
 import type { PlanConfig } from "../plan_options.ts";
-import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+import type { JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
 export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
@@ -18,12 +18,17 @@ export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel({ path, cases, plan: job.plan }, { comm, report });
+    await verifyModel({ path, cases, plan: job.plan, on: job.on }, { comm, report });
   }
 }
 
 async function verifyModel(
-  { path, cases, plan }: { readonly path: string; readonly cases: readonly VerifyCase[]; readonly plan: PlanConfig },
+  { path, cases, plan, on }: {
+    readonly path: string;
+    readonly cases: readonly VerifyCase[];
+    readonly plan: PlanConfig;
+    readonly on: JobDevice;
+  },
   { comm, report }: RankContext,
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
@@ -34,7 +39,8 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel | LoadedFolder;
   try {
-    model = cases[0]!.kind === "seq2seq" ? await loadFolder(path, comm, plan) : await loadModel(path, comm, plan);
+    const options = { comm, on, plan };
+    model = cases[0]!.kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;

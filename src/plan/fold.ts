@@ -10,14 +10,14 @@
  * there is no folded plan.
  */
 import { type Graph, isCall } from "../graph/graph.ts";
-import { type Placement, REPLICATE } from "../graph/placement.ts";
+import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import { picoseconds, seconds } from "./cost.ts";
 import { FrontierSearch, type Trace } from "./frontier.ts";
 import { measureMemory } from "./memory.ts";
-import type { Plan, PlanCost, Reshard, Strategy } from "./plan.ts";
+import type { Plan, PlanCost, Strategy } from "./plan.ts";
 import { buildProblem, meanMatrixBytes, type PlanOptions } from "./problem.ts";
 import type { BlockPlace, Repeats } from "./repeats.ts";
-import { readSolution, stepCost } from "./read_solution.ts";
+import { type Move, placeReshards, readSolution, stepCost } from "./read_solution.ts";
 import type { SolvedPlan } from "./capped.ts";
 import type { Problem, StepSource } from "./sequence.ts";
 
@@ -113,7 +113,7 @@ function wholeCost(
 
 /** The plan of the whole graph. */
 export function unfoldPlan(graph: Graph<"global">, folded: FoldedPlan): Plan {
-  const { solved: { plan }, cost, unfoldNode, unfoldValue, beside } = folded;
+  const { solved: { plan }, cost, unfoldNode, unfoldValue } = folded;
   const placements = new Map<string, Placement>(), strategies = new Map<string, Strategy>();
   const constants = new Set(graph.nodes.flatMap((n) => (n.kind === "get_attr" ? n.outputs : [])));
   for (const value of graph.values.keys()) if (!constants.has(value)) placements.set(value, REPLICATE);
@@ -121,13 +121,13 @@ export function unfoldPlan(graph: Graph<"global">, folded: FoldedPlan): Plan {
     for (const name of unfoldValue(value)) placements.set(name, placement);
   }
   for (const [node, strategy] of plan.strategies) for (const name of unfoldNode(node)) strategies.set(name, strategy);
-  const before = new Map<string, Reshard[]>();
-  for (const reshard of plan.reshards) {
-    const values = beside(reshard.before, reshard.value);
-    unfoldNode(reshard.before).forEach((name, i) => {
-      before.set(name, [...before.get(name) ?? [], { ...reshard, before: name, value: values[i]! }]);
-    });
+  const moves = new Map<string, Map<string, Move>>();
+  for (const { value, from, to } of plan.reshards) {
+    for (const name of unfoldValue(value)) {
+      moves.set(name, (moves.get(name) ?? new Map<string, Move>()).set(placementKey(to), { from, to }));
+    }
   }
+  const isConstant = (value: string) => constants.has(value);
   return {
     ...plan,
     placements,
@@ -136,7 +136,8 @@ export function unfoldPlan(graph: Graph<"global">, folded: FoldedPlan): Plan {
       const strategy = strategies.get(n.name);
       return strategy ? [[n.name, strategy] as const] : [];
     })),
-    reshards: graph.nodes.flatMap((n) => before.get(n.name) ?? []),
+    // Placed anew: which node of a block is the first to need a value depends on what came before it.
+    reshards: placeReshards(graph, { placements, strategies, moves, isConstant }),
     cost,
   };
 }

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { placementKey } from "../graph/placement.ts";
+import { isCall } from "../graph/graph.ts";
+import { placementKey, printPlacement, REPLICATE } from "../graph/placement.ts";
 import { isFoldable, KEPT_BLOCKS, solveFolded, unfoldPlan } from "./fold.ts";
 import type { Plan } from "./plan.ts";
 import { foldBlocks } from "./repeats.ts";
@@ -60,4 +61,34 @@ Deno.test("foldBlocks() leaves graphs alone that have few blocks, or blocks that
   // A block that is another: the run before and after it is too short.
   const odd = graph.nodes.map((n) => (n.name === "l7.gate" ? { ...n, op: "Mystery" } : n)) as typeof graph.nodes;
   assert.equal(foldBlocks({ ...graph, nodes: odd }, KEPT_BLOCKS), undefined);
+});
+
+Deno.test("an unfolded plan gives every node its inputs as it wants them", () => {
+  const sizes = { heads: 63, kvHeads: 21, headDim: 128, ffn: 28_672, vocab: 128_256 };
+  for (const layers of [12, 20]) {
+    for (const ranks of [2, 3, 4, 8]) {
+      const graph = decoder({ layers, ...sizes });
+      const { placements, strategies, reshards } = search(graph, { ranks, opDef: testOpDef });
+      const held = new Set([...placements].map(([value, p]) => `${value}\n${placementKey(p)}`));
+      const before = Map.groupBy(reshards, (r) => r.before);
+      for (const node of graph.nodes) {
+        for (const { value, from, to } of before.get(node.name) ?? []) {
+          assert.ok(
+            held.has(`${value}\n${placementKey(from)}`),
+            `${node.name}: ${value} is nowhere ${printPlacement(from)}`,
+          );
+          held.add(`${value}\n${placementKey(to)}`);
+        }
+        if (!isCall(node)) continue;
+        node.inputs.forEach((value, i) => {
+          if (!placements.has(value)) return;
+          const wanted = strategies.get(node.name)?.inputs[i] ?? REPLICATE;
+          assert.ok(
+            held.has(`${value}\n${placementKey(wanted)}`),
+            `${node.name} reads ${value} as ${printPlacement(wanted)}`,
+          );
+        });
+      }
+    }
+  }
 });

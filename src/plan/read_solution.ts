@@ -6,7 +6,7 @@ import { seconds } from "./cost.ts";
 import type { Decision, Solution } from "./frontier.ts";
 import { measureMemory } from "./memory.ts";
 import type { Plan, Reshard, Strategy } from "./plan.ts";
-import { communicates, directStep } from "./redistribute.ts";
+import { communicates, directStep, redistributeSteps } from "./redistribute.ts";
 import type { Problem } from "./sequence.ts";
 
 /** Turns the decisions of the search into a plan. */
@@ -77,13 +77,14 @@ export function stepCost(
   return { compute, communication };
 }
 
-interface Move {
+/** A change of placement that the search paid for. */
+export interface Move {
   readonly from: Placement;
   readonly to: Placement;
 }
 
 /** Puts each move in front of the first node that needs it. */
-function placeReshards(
+export function placeReshards(
   graph: Graph,
   decided: {
     readonly placements: ReadonlyMap<string, Placement>;
@@ -98,8 +99,11 @@ function placeReshards(
   const ensure = (before: string, value: string, wanted: Placement) => {
     const key = placementKey(wanted), id = `${value}\n${key}`;
     if (held.has(id) || isConstant(value) || key === placementKey(placements.get(value)!)) return;
-    // Values that the search does not follow are replicated, and so are their uses.
-    const move = moves.get(value)?.get(key);
+    // Values that the search does not follow are replicated, and so are their uses. In an unfolded plan a value may be the first
+    // of its kind that is needed so: it moves from where it is.
+    const from = placements.get(value)!;
+    const move = moves.get(value)?.get(key) ??
+      (redistributeSteps(from, wanted).length > 0 ? { from, to: wanted } : undefined);
     if (!move) return;
     ensure(before, value, move.from);
     reshards.push({ before, value, from: move.from, to: move.to });

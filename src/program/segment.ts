@@ -238,12 +238,16 @@ function firstOutput(node: Node): string {
   return node.outputs.find((o) => o !== "")!;
 }
 
-/** The nodes that the outputs need, in order. */
+/**
+ * The nodes that the outputs need, in order, and all collectives: a rank that holds nothing of what comes after one does not
+ * read its result, but the others wait for its part.
+ */
 function liveNodes(graph: Graph<"local">): Node[] {
   const needed = new Set<string>();
   const live: Node[] = [];
   for (const node of graph.nodes.toReversed()) {
-    if (node.kind !== "output" && node.kind !== "placeholder" && !node.outputs.some((o) => needed.has(o))) continue;
+    const isRoot = node.kind === "output" || node.kind === "placeholder" || node.kind === "collective";
+    if (!isRoot && !node.outputs.some((o) => needed.has(o))) continue;
     for (const name of readsOf(node)) needed.add(name);
     live.push(node);
   }

@@ -10,9 +10,8 @@ import type { Program } from "../program/program.ts";
 import type { ClockGroup } from "../trace/clock.ts";
 import type { RunTrace } from "../trace/run_trace.ts";
 import { checkInputs, checkKnown } from "./check_inputs.ts";
-import type { CpuExecutor, StepTiming } from "./cpu/executor.ts";
-import { ModelState } from "./model_state.ts";
-import { SizeLimits } from "./size_limits.ts";
+import type { Executor, StepTiming } from "./executor.ts";
+import type { ModelState } from "./model_state.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
 import { traceRun } from "./trace_run.ts";
 
@@ -49,14 +48,7 @@ export interface ParallelModelParts {
    *
    * @internal
    */
-  readonly executor: CpuExecutor;
-  /**
-   * Compiles the program of `local` with plain ops, for sizes that fused ops do not take; all ranks call it together. Absent: there
-   * are none.
-   *
-   * @internal
-   */
-  readonly compilePlain?: () => Promise<CpuExecutor>;
+  readonly executor: Executor;
   /**
    * The ranks, where whole outputs are gathered.
    *
@@ -103,20 +95,11 @@ export class ParallelModel implements AsyncDisposable {
   readonly #inputTypes: ReadonlyMap<string, TensorType>;
   /** The inputs of this graph. */
   readonly #ownInputs: readonly TensorInfo[];
-  readonly #executor: CpuExecutor;
+  readonly #executor: Executor;
   readonly #group: GatherGroup & ClockGroup;
   readonly #placements: ReadonlyMap<string, Placement>;
-  readonly #localTypes: ReadonlyMap<string, TensorType>;
   /** Types of the inputs that a caller of `step` gives. */
   readonly #stepInputs: ReadonlyMap<string, TensorType>;
-  /** The states that a step reads. */
-  readonly #readStates: readonly string[];
-  readonly #limits: SizeLimits | undefined;
-  readonly #compilePlain: (() => Promise<CpuExecutor>) | undefined;
-  /** Made when it is first needed. */
-  #plain: CpuExecutor | undefined;
-  /** The carried input of each carried output. */
-  readonly #inputOf: ReadonlyMap<string, string>;
 
   /** Made by `parallelizeModel`; by itself for graphs that were not read from a file. */
   constructor(parts: ParallelModelParts) {
@@ -133,13 +116,9 @@ export class ParallelModel implements AsyncDisposable {
     this.#inputTypes = new Map(this.inputs.map((i) => [i.name, i.type]));
     const output = outputOf(sharded);
     this.outputs = output.names.map((name, i) => ({ name, type: valueOf(sharded, output.inputs[i]!).type }));
-    this.#inputOf = new Map(this.carried.flatMap(({ input, output }) => output === undefined ? [] : [[output, input]]));
     const states = new Set(this.carried.map((c) => c.input));
     this.#stepInputs = new Map(this.#ownInputs.filter((i) => !states.has(i.name)).map((i) => [i.name, i.type]));
-    this.#readStates = this.#ownInputs.flatMap(({ name }) => states.has(name) ? [name] : []);
     this.#executor = executor;
-    this.#limits = parts.compilePlain && SizeLimits.of(sharded);
-    this.#compilePlain = parts.compilePlain;
     this.#group = parts.group;
     const places = new Map<string, Placement>();
     for (const { name } of this.#ownInputs) places.set(name, valueOf(sharded, name).placement ?? REPLICATE);
@@ -147,13 +126,6 @@ export class ParallelModel implements AsyncDisposable {
       places.set(`out:${name}`, valueOf(sharded, output.inputs[i]!).placement ?? REPLICATE);
     });
     this.#placements = places;
-    const localOutput = outputOf(parts.local);
-    this.#localTypes = new Map([
-      ...executor.program.inputs,
-      ...localOutput.names.map((name, i) =>
-        [`out:${name}`, valueOf(parts.local, localOutput.inputs[i]!).type] as const
-      ),
-    ]);
   }
 
   /**
@@ -203,12 +175,7 @@ export class ParallelModel implements AsyncDisposable {
     const local = Object.fromEntries(
       Object.entries(inputs).map(([name, t]) => [name, shardTensor(t, this.#placements.get(name)!, this.#group.rank)]),
     );
-    const executor = await this.#executorFor((name) => inputs[name]!.shape);
-    const results = await executor.step(local, ({ dtype, dims }) => ({
-      bytes: new Uint8Array(byteLength(dtype, dims.reduce((a, b) => a * b, 1))),
-      dims,
-      inPlace: false,
-    }));
+    const results = await this.#executor.run(local);
     const outputs: Record<string, HostTensor> = {};
     for (const { name } of this.outputs) {
       const placement = this.#placements.get(`out:${name}`)!;
@@ -221,13 +188,7 @@ export class ParallelModel implements AsyncDisposable {
 
   /** An empty state for `batch` sequences. @throws {InputError} If a carried tensor does not start empty. */
   start(batch = 1): ModelState {
-    const pairs = this.carried.map(({ input, output }) => ({
-      input,
-      from: this.#localTypes.get(input)!,
-      to: output === undefined ? undefined : this.#localTypes.get(`out:${output}`)!,
-      inPlace: this.#executor.statesInPlace.get(input),
-    }));
-    return new ModelState(batch, pairs);
+    return this.#executor.start(batch);
   }
 
   /**
@@ -244,23 +205,7 @@ export class ParallelModel implements AsyncDisposable {
       : { model: this, inputs };
     if (chosen.model !== this) return await chosen.model.step(chosen.inputs, state);
     checkInputs(chosen.inputs, this.#stepInputs);
-    const executor = await this.#executorFor((name) => chosen.inputs[name]?.shape ?? state.get(name).shape);
-    // What one program grows in place, another (a plain one, a first step) takes as any tensor.
-    const whole = (name: string) => executor !== this.#executor || !executor.statesInPlace.has(name);
-    const local: Record<string, HostTensor> = { ...chosen.inputs };
-    for (const name of this.#readStates) local[name] = state.get(name, whole(name));
-    const inputOf = this.#inputOf;
-    const results = await executor.step(local, (o) => {
-      const name = inputOf.get(o.output)!;
-      return state.next(name, o, whole(name));
-    });
-    const outputs: Record<string, HostTensor> = {};
-    for (const [name, tensor] of results) {
-      const input = inputOf.get(name);
-      if (input === undefined) outputs[name] = tensor;
-      else state.advance(input, tensor, whole(input));
-    }
-    return outputs;
+    return Object.fromEntries(await this.#executor.step(chosen.inputs, state));
   }
 
   /**
@@ -305,17 +250,10 @@ export class ParallelModel implements AsyncDisposable {
     return await traceRun(this.#executor, this.#group, body);
   }
 
-  /** The program for these shapes of the inputs: one with plain ops where they are above what a fused op takes. */
-  async #executorFor(shapeOf: (name: string) => readonly number[]): Promise<CpuExecutor> {
-    if (!this.#limits?.areExceeded(shapeOf)) return this.#executor;
-    return this.#plain ??= await this.#compilePlain!();
-  }
-
   /** Releases the sessions. Does not wait for other ranks. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#other?.model[Symbol.asyncDispose]();
     await this.#executor[Symbol.asyncDispose]();
-    await this.#plain?.[Symbol.asyncDispose]();
   }
 }
 

@@ -5,19 +5,10 @@ import { type HostTensor, hostTensorBytes, hostTensorFromBytes } from "../core/h
 import { sliceBytes } from "../graph/builder.ts";
 import { assemble, type Layout, localSize, type Range } from "../graph/layout.ts";
 import type { Placement } from "../graph/placement.ts";
-import type { SymmetricBuffer } from "./comm/arena.ts";
+import type { Communicator } from "./comm/communicator.ts";
 
 /** What gathering needs of a communicator. */
-export interface GatherGroup {
-  readonly rank: number;
-  readonly size: number;
-  readonly arena: {
-    alloc(bytes: number): SymmetricBuffer;
-    mark(): { readonly chunk: number; readonly used: number };
-    reset(mark: { readonly chunk: number; readonly used: number }): void;
-  };
-  barrierSync(): void;
-}
+export type GatherGroup = Pick<Communicator, "rank" | "size" | "backend" | "arena" | "barrierSync" | "allGather">;
 
 /** This rank's part of a whole tensor. */
 export function shardTensor(tensor: HostTensor, placement: Placement, rank: number): HostTensor {
@@ -45,23 +36,43 @@ export function gatherTensor(local: HostTensor, placement: Placement, group: Gat
   const inner = byteLength(local.dtype, whole.slice(dim + 1).reduce((a, b) => a * b, 1));
   const outer = whole.slice(0, dim).reduce((a, b) => a * b, 1) * repeats;
   const bytesOf = (r: number) => outer * localSize(layout, r) * inner;
-  const mark = group.arena.mark();
-  const buffer = group.arena.alloc(Math.max(...layout.parts.map((_, r) => bytesOf(r))));
-  buffer.local.set(hostTensorBytes(local));
-  group.barrierSync();
+  const parts = partsOfAll(hostTensorBytes(local), layout.parts.map((_, r) => bytesOf(r)), group);
   const out = new Uint8Array(outer * layout.size * inner);
   let at = 0;
   for (let o = 0; o < outer; o++) {
     for (const { rank, start, end } of assemble(layout)) {
       const row = o * localSize(layout, rank) * inner;
-      const from = rank === group.rank ? buffer.local : buffer.peer(rank);
-      out.set(from.subarray(row + start * inner, row + end * inner), at);
+      out.set(parts.bytes[rank]!.subarray(row + start * inner, row + end * inner), at);
       at += (end - start) * inner;
     }
   }
-  group.barrierSync();
-  group.arena.reset(mark);
+  parts.release();
   return hostTensorFromBytes(local.dtype, whole, out);
+}
+
+/** All ranks' bytes, of which rank r has `sizes[r]`; in place where ranks share memory, else copied. */
+function partsOfAll(
+  own: Uint8Array,
+  sizes: readonly number[],
+  group: GatherGroup,
+): { readonly bytes: readonly Uint8Array[]; readonly release: () => void } {
+  if (group.backend !== "shm") {
+    const all = new Uint8Array(sizes.reduce((a, b) => a + b, 0));
+    group.allGather(own, all, { counts: sizes }).waitSync();
+    let at = 0;
+    return { bytes: sizes.map((size) => all.subarray(at, at += size)), release: () => {} };
+  }
+  const mark = group.arena.mark(), buffer = group.arena.alloc(Math.max(...sizes));
+  buffer.local.set(own);
+  group.barrierSync();
+  const bytes = sizes.map((_, r) => (r === group.rank ? buffer.local : buffer.peer(r)));
+  return {
+    bytes,
+    release: () => {
+      group.barrierSync();
+      group.arena.reset(mark);
+    },
+  };
 }
 
 /** A copy that outlives the executor's buffers. */

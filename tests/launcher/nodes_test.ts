@@ -130,6 +130,31 @@ Deno.test("a job of several nodes is started again as a whole", async () => {
   assert.match(runs[0]!.stdout, /attempt 1 rank 0/);
 });
 
+Deno.test("a node whose ranks have all ended well starts them again when another node's fail", async () => {
+  const script = 'echo "attempt $SHARDWISE_ATTEMPT rank $RANK"; [ $RANK = 0 ] || [ "$SHARDWISE_ATTEMPT" = 1 ] || ' +
+    "{ sleep 1; exit 4; }";
+  const flags = ["--max-restarts", "1", "--exec"];
+  const runs = await finish(nodes([1, 1], `tcp://127.0.0.1:${freePort()}`, ["sh", "-c", script], flags));
+  assert.deepEqual(runs.map((r) => r.code), [0, 0], runs.map((r) => r.stderr).join());
+  for (const [rank, r] of runs.entries()) {
+    assert.match(r.stdout, new RegExp(`attempt 1 rank ${rank}`));
+    assert.match(r.stderr, /attempt 0 failed: rank 1: exited with code 4; restarting \(1 of 1\)/);
+  }
+});
+
+Deno.test("no node starts again after a clean error of the user's, or a stop, on another node", async () => {
+  const flags = ["--max-restarts", "2"];
+  const user = await finish(nodes([1, 1], `tcp://127.0.0.1:${freePort()}`, [FAULT, "user", "1"], flags));
+  assert.deepEqual(user.map((r) => r.code), [3, 3], user.map((r) => r.stderr).join());
+  const stopped = nodes([1, 1], `tcp://127.0.0.1:${freePort()}`, [FAULT, "done", "99"], flags);
+  await Promise.all(stopped.map((job) => job.said("is up")));
+  stopped[1]!.kill("SIGTERM");
+  const runs = await finish(stopped);
+  assert.deepEqual(runs.map((r) => r.code), [143, 143], runs.map((r) => r.stderr).join());
+  for (const r of runs) assert.match(causeLine(r), /node 1 \(.*\): the launcher received SIGTERM/);
+  for (const r of [...user, ...runs]) assert.doesNotMatch(r.stderr, /restarting/);
+});
+
 Deno.test("a launcher that dies ends the job on the other nodes with 113, whichever it is", async () => {
   for (const victim of [0, 1]) {
     const jobs = nodes([1, 1], `tcp://127.0.0.1:${freePort()}`, [FAULT, "done", "99"]);
@@ -168,11 +193,11 @@ Deno.test("a rendezvous that never completes says who is missing and ends with 1
   const flags = ["--nproc", "1", "--nnodes", "3", "--rdzv", rdzv, "--token", "t", "--startup-timeout", "700ms"];
   const runs = await finish([
     start([...flags, "--node-rank", "0", ...BARRIER]),
-    start([...flags, "--node-rank", "2", ...BARRIER]),
+    // Its own patience is longer: it hears of node 0's.
+    start([...flags, "--node-rank", "2", "--startup-timeout", "60s", ...BARRIER]),
   ]);
-  assert.equal(runs[0]!.code, 116);
-  assert.match(runs[0]!.stderr, /node 1 of 3 did not come within 0\.7 s/);
-  assert.equal(runs[1]!.code, 116);
+  assert.deepEqual(runs.map((r) => r.code), [116, 116], runs.map((r) => r.stderr).join());
+  for (const r of runs) assert.match(r.stderr, /node 1 of 3 did not come within 0\.7 s/);
 });
 
 Deno.test("Ctrl-C ends a launcher that waits for other nodes", async () => {

@@ -124,6 +124,20 @@ testWith(
       await output([which("scancel")!, id], env);
       await until(() => over(id), 15_000);
     });
+    await t.step("the example's early signal reaches the ranks under srun, and opens no debugger", async () => {
+      const example = await read(`${ROOT}/examples/cluster/slurm_launchers.sbatch`);
+      const signal = /--signal=(\w+)@/.exec(example)![1]!;
+      const command = [which("srun")!, "-n1", ...LAUNCH, "--nproc", "2", program("stubborn.ts"), "usr2"];
+      const { id, out } = await batch([`exec ${command.join(" ")}`]);
+      await up(out, 2);
+      // As before the time limit: to every process of the step.
+      await output([which("scancel")!, "-s", signal, id], env);
+      const heard = async (rank: number) => (await read(out)).includes(`rank ${rank} got USR2`);
+      await until(async () => await heard(0) && await heard(1), 20_000);
+      await output([which("scancel")!, id], env);
+      await until(() => over(id), 15_000);
+      assert.doesNotMatch(await read(out), /Debugger|inspector/);
+    });
     for (
       const [who, flags, command] of [
         ["srun's ranks", [], [which("srun")!, "-n4", "--mpi=none", ...RANK]],

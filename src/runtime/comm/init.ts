@@ -3,6 +3,7 @@ import { type EnvRecord, filled } from "../../core/env_record.ts";
 import { detectLaunchEnv, type LaunchEnv } from "../../core/launch_env.ts";
 import type { Communicator } from "./communicator.ts";
 import { flightFile, FlightRecorder } from "./flight_recorder.ts";
+import { type DeviceChoice, requireDevice } from "../device_choice.ts";
 import { type BackendChoice, openEngine, requireBackend } from "./engines.ts";
 
 /** Options of {@linkcode init}. */
@@ -12,6 +13,11 @@ export interface InitOptions {
    * are on one host, and MPI between hosts.
    */
   readonly backend?: BackendChoice;
+  /**
+   * On what the ranks will compute; default `SHARDWISE_DEVICE`, else `cpu`. Ranks with GPUs are joined by NCCL unless `backend` says
+   * otherwise.
+   */
+  readonly device?: DeviceChoice;
   /** How long a collective waits for the other ranks, in milliseconds; default 10 minutes. */
   readonly timeoutMs?: number;
   /** How long to wait for all ranks to start, in milliseconds; default 60 s. */
@@ -35,9 +41,13 @@ export interface InitOptions {
  */
 export async function init(options: InitOptions = {}): Promise<Communicator> {
   const record = options.env ?? Deno.env.toObject();
-  const backend = requireBackend(
+  const asked = requireBackend(
     options.backend ?? (filled(record, "SHARDWISE_BACKEND") ? record.SHARDWISE_BACKEND! : "auto"),
   );
+  const device = requireDevice(
+    options.device ?? (filled(record, "SHARDWISE_DEVICE") ? record.SHARDWISE_DEVICE! : "cpu"),
+  );
+  const backend = asked === "auto" ? await backendFor(device, record) : asked;
   const env = jobOf(record, backend), flight = new FlightRecorder(env, flightFile(record, env));
   // Only where the launcher's shim listens too: alone, the last listener's going would make the signal deadly again.
   if (filled(record, "SHARDWISE_LAUNCHER_PID")) flight.listen();
@@ -47,6 +57,16 @@ export async function init(options: InitOptions = {}): Promise<Communicator> {
     timeoutMs: options.timeoutMs ?? 600_000,
     joinTimeoutMs: options.joinTimeoutMs ?? 60_000,
   });
+}
+
+/** NCCL for several ranks with a GPU each. */
+async function backendFor(device: DeviceChoice, record: EnvRecord): Promise<BackendChoice> {
+  if (device === "cpu") return "auto";
+  const env = jobOf(record, "nccl");
+  if (env.worldSize === 1) return "auto";
+  if (device === "cuda") return "nccl";
+  const { gpuProblem } = await import("../cuda/probe.ts");
+  return gpuProblem(env) === undefined ? "nccl" : "auto";
 }
 
 /**

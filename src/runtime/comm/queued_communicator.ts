@@ -5,7 +5,7 @@
 import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena } from "./arena.ts";
-import { overlap, requireApart, requirePlace, requireTag, requireTimeout } from "./arguments.ts";
+import { overlap, requireApart, requireTag, requireTimeout } from "./arguments.ts";
 import {
   type Buf,
   type CommDType,

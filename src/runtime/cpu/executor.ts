@@ -19,6 +19,7 @@ import { type Program, segmentsOf, type Source, type Stored } from "../../progra
 import { replaceSizes } from "../../program/reshape_targets.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import type { SymmetricArena } from "../comm/arena.ts";
+import type { StepTiming } from "../executor.ts";
 import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
 import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
@@ -80,14 +81,6 @@ interface Renewal {
   readonly moved: ReadonlySet<SegmentShare>;
   readonly renewed: ReadonlySet<string>;
   readonly affects: (symbols: ReadonlySet<string>) => boolean;
-}
-
-/** Time of one step, in milliseconds. */
-export interface StepTiming {
-  /** Of the whole step. */
-  readonly total: number;
-  /** Spent in barriers: the skew between the ranks. */
-  readonly waiting: number;
 }
 
 /** A compiled program with its memory. */

@@ -21,6 +21,7 @@ export interface NcclDevice {
 /** A process that talks by NCCL. */
 export class NcclProcess {
   readonly nccl: Nccl;
+  readonly libraries: CudaLibraries;
   readonly driver: CudaDriver;
   readonly context: CudaContext;
   readonly facts: DeviceFacts;
@@ -38,7 +39,7 @@ export class NcclProcess {
    * @throws {UnavailableError} If a library is missing, or there are more ranks on this host than GPUs.
    */
   constructor({ env, flight }: { readonly env: LaunchEnv; readonly flight: FlightRecorder }, device?: NcclDevice) {
-    const libraries = device?.libraries ?? new CudaLibraries();
+    const libraries = this.libraries = device?.libraries ?? new CudaLibraries();
     this.env = env;
     this.flight = flight;
     this.driver = device?.driver ?? new CudaDriver(libraries);
@@ -60,6 +61,6 @@ export function chooseDevice(driver: CudaDriver, env: Pick<LaunchEnv, "localRank
   if (env.localRank < count) return env.localRank;
   throw new UnavailableError(
     `Cannot give rank ${env.localRank} of ${env.localWorldSize} on this host a GPU: ${count} are visible`,
-    { hint: `start at most ${count} ranks a host, or use the backend shm` },
+    { hint: `start at most ${count} ranks a host; with SHARDWISE_BACKEND=shm ranks share GPUs, which is slow` },
   );
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { dimAdd, symbol } from "../core/dim.ts";
-import { fromNumbers, toNumbers } from "../core/host_tensor.ts";
-import { ModelState } from "./model_state.ts";
+import { dimAdd, symbol } from "../../core/dim.ts";
+import { fromNumbers, toNumbers } from "../../core/host_tensor.ts";
+import { HostState } from "./host_state.ts";
 
 const [batch, past, sequence] = ["batch", "past", "sequence"].map((name) => symbol(name)) as [
   ReturnType<typeof symbol>,
@@ -13,7 +13,7 @@ const TO = { dtype: "f32", shape: [batch, 2, dimAdd(past, sequence), 3] } as con
 const ENCODED = { dtype: "f32", shape: [batch, 2, sequence, 3] } as const;
 
 /** Fills a state with the numbers of a step: row r holds 100·r and more. */
-function write(state: ModelState, name: string, length: number): void {
+function write(state: HostState, name: string, length: number): void {
   const dims = [state.batch, 2, length, 3], row = 2 * length * 3;
   const { bytes } = state.next(name, { dtype: "f32", dims }, true);
   const tensor = fromNumbers(
@@ -25,14 +25,14 @@ function write(state: ModelState, name: string, length: number): void {
   state.advance(name, tensor, true);
 }
 
-function firstOfRows(state: ModelState, name: string): number[] {
+function firstOfRows(state: HostState, name: string): number[] {
   const tensor = state.get(name, true), row = tensor.data.length / state.batch;
   return Array.from({ length: state.batch }, (_, r) => toNumbers(tensor)[r * row]!);
 }
 
 for (const inPlace of [undefined, 2]) {
-  Deno.test(`ModelState moves rows, and what steps leave as it is only if asked (${inPlace ? "in place" : "in turns"})`, () => {
-    const state = new ModelState(3, [{ input: "k", from: FROM, to: TO, inPlace }, {
+  Deno.test(`HostState moves rows, and what steps leave as it is only if asked (${inPlace ? "in place" : "in turns"})`, () => {
+    const state = new HostState(3, [{ input: "k", from: FROM, to: TO, inPlace }, {
       input: "e",
       from: ENCODED,
       to: undefined,
@@ -49,10 +49,10 @@ for (const inPlace of [undefined, 2]) {
   });
 }
 
-Deno.test("ModelState starts empty along the dim that grows, with the head size that the result tells", () => {
+Deno.test("HostState starts empty along the dim that grows, with the head size that the result tells", () => {
   const open = { dtype: "f32", shape: [batch, 2, past, symbol("kv_cache_dim")] } as const;
-  const state = new ModelState(4, [{ input: "k", from: open, to: TO }, { input: "e", from: ENCODED, to: undefined }]);
+  const state = new HostState(4, [{ input: "k", from: open, to: TO }, { input: "e", from: ENCODED, to: undefined }]);
   assert.deepEqual(state.get("k").shape, [4, 2, 0, 3]);
   assert.deepEqual(state.get("e").shape, [0, 2, 0, 3]);
-  assert.throws(() => new ModelState(1, [{ input: "x", from: TO, to: TO }]), /no dim of .* grows/);
+  assert.throws(() => new HostState(1, [{ input: "x", from: TO, to: TO }]), /no dim of .* grows/);
 });

@@ -1,0 +1,27 @@
+/** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
+import { ATTENTION } from "./attention.ts";
+import { EMBED_NORM } from "./embed_norm.ts";
+import { GATHERS } from "./gathers.ts";
+import type { Lowering } from "./kernel.ts";
+import { MAPS } from "./maps.ts";
+import { MOVES } from "./moves.ts";
+import { PRODUCTS } from "./products.ts";
+import { QUANTISED } from "./quantised.ts";
+import { ROWS } from "./rows.ts";
+
+const ALL: Readonly<Record<string, Lowering>> = {
+  ...MAPS,
+  ...MOVES,
+  ...GATHERS,
+  ...PRODUCTS,
+  ...ROWS,
+  ...ATTENTION,
+  ...QUANTISED,
+  ...EMBED_NORM,
+};
+
+/** The lowering of an op, if it has one. */
+export function loweringOf(node: { readonly domain: string; readonly op: string }): Lowering | undefined {
+  const key = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
+  return Object.hasOwn(ALL, key) ? ALL[key] : undefined;
+}

@@ -1,0 +1,134 @@
+/** Compiled kernels: by NVRTC, once for a text, kept on disk for later processes. */
+import { createHash } from "node:crypto";
+import { dirname, join } from "node:path";
+import { CudaModule } from "../../ffi/cuda_handles.ts";
+import type { CudaDriver } from "../../ffi/cuda_driver.ts";
+import type { Nvrtc } from "../../ffi/nvrtc.ts";
+import type { Launch } from "./kernel_text.ts";
+import { PRELUDE } from "./prelude.ts";
+
+/** For whom kernels are compiled. */
+export interface KernelTarget {
+  readonly driver: CudaDriver;
+  readonly nvrtc: Nvrtc;
+  /** Compute capability: 90 is sm_90. */
+  readonly architecture: number;
+  /** A folder for compiled kernels; none are kept where undefined. */
+  readonly folder: string | undefined;
+}
+
+/** The kernels of one GPU, by name. */
+export class KernelCache implements Disposable {
+  readonly #target: KernelTarget;
+  readonly #functions = new Map<string, bigint>();
+  readonly #modules: CudaModule[] = [];
+
+  constructor(target: KernelTarget) {
+    this.#target = target;
+  }
+
+  /** Makes sure that all kernels of `launches` can be called; those that are new become one module. @throws {KernelCompileError} */
+  load(launches: readonly Launch[]): void {
+    const texts = new Map(launches.filter((l) => !this.#functions.has(l.name)).map((l) => [l.name, l.text]));
+    if (texts.size === 0) return;
+    const names = [...texts.keys()].sort();
+    const source = PRELUDE + names.map((name) => texts.get(name)!).join("\n");
+    const module = new CudaModule(this.#target.driver, this.#image(source));
+    this.#modules.push(module);
+    for (const name of names) this.#functions.set(name, module.function(name));
+  }
+
+  /** The `CUfunction` of a kernel that was loaded. */
+  function(name: string): bigint {
+    return this.#functions.get(name)!;
+  }
+
+  #image(source: string): Uint8Array<ArrayBuffer> {
+    const { nvrtc, architecture, folder } = this.#target;
+    const known = nvrtc.architectures;
+    // A GPU newer than the compiler gets PTX, which its driver translates.
+    const newest = known.length === 0 ? architecture : Math.max(...known.filter((a) => a <= architecture), 0);
+    const option = newest === architecture
+      ? `--gpu-architecture=sm_${architecture}`
+      : `--gpu-architecture=compute_${newest}`;
+    const { major, minor } = nvrtc.version;
+    const key = createHash("sha256").update(`${nvrtc.path} ${major}.${minor} ${option}\n${source}`).digest("hex");
+    const path = folder === undefined ? undefined : join(folder, `${key}.cubin`);
+    const compile = () => nvrtc.compile({ source, name: "shardwise.cu", options: [option, "--std=c++17"] }).image;
+    if (path === undefined) return compile();
+    const kept = read(path);
+    if (kept) return kept;
+    // Ranks start together and need the same kernels: one compiles, the others wait for its file.
+    using turn = takeTurn(path);
+    const made = turn.waited ? read(path) : undefined;
+    if (made) return made;
+    const image = compile();
+    keep(path, image);
+    return image;
+  }
+
+  [Symbol.dispose](): void {
+    for (const module of this.#modules.splice(0)) module[Symbol.dispose]();
+    this.#functions.clear();
+  }
+}
+
+function read(path: string): Uint8Array<ArrayBuffer> | undefined {
+  try {
+    return Deno.readFileSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Between two looks at a file that another process makes, and how long it may take, in milliseconds. */
+const LOOK_MS = 20, PATIENCE_MS = 120_000;
+
+/** Waits while another process of this host makes `path`; where none does, others wait for this one until it is disposed. */
+function takeTurn(path: string): Disposable & { readonly waited: boolean } {
+  const lock = `${path}.lock`, pause = new Int32Array(new SharedArrayBuffer(4));
+  const none = { waited: true, [Symbol.dispose]() {} };
+  for (const until = performance.now() + PATIENCE_MS; performance.now() < until;) {
+    try {
+      Deno.mkdirSync(dirname(path), { recursive: true });
+      Deno.writeTextFileSync(lock, `${Deno.pid}`, { createNew: true });
+      return { waited: false, [Symbol.dispose]: () => Deno.removeSync(lock) };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AlreadyExists)) return none; // a cache that cannot be written is none
+    }
+    if (!isRunning(lock)) return none;
+    Atomics.wait(pause, 0, 0, LOOK_MS);
+    if (read(path)) return none;
+  }
+  return none;
+}
+
+/** Whether the process that wrote `lock` still runs; one that was killed leaves a lock that means nothing. */
+function isRunning(lock: string): boolean {
+  try {
+    const pid = Deno.readTextFileSync(lock);
+    if (pid === "") return true; // it is being written
+    if (Deno.statSync(`/proc/${pid}`)) return true;
+  } catch {
+    // It is gone, or its process is.
+  }
+  try {
+    Deno.removeSync(lock);
+  } catch {
+    // Another one has.
+  }
+  return false;
+}
+
+/** Writes a file that other processes see whole or not at all; a cache that cannot be written is none. */
+function keep(path: string, image: Uint8Array<ArrayBuffer>): void {
+  const partial = `${path}.${Deno.pid}`;
+  try {
+    Deno.mkdirSync(dirname(path), { recursive: true });
+    Deno.writeFileSync(partial, image);
+    Deno.renameSync(partial, path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable)) throw error;
+  }
+}

@@ -1,0 +1,95 @@
+/** A rank's part of a model on its GPU. */
+import type { DType } from "../../core/dtype.ts";
+import { InputError, UnavailableError } from "../../core/errors.ts";
+import type { OnProgress } from "../../core/progress.ts";
+import { CudaDriver } from "../../ffi/cuda_driver.ts";
+import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
+import type { Graph } from "../../graph/graph.ts";
+import type { Communicator } from "../comm/communicator.ts";
+import { NcclCommunicator } from "../comm/nccl/nccl_communicator.ts";
+import type { HeldDType } from "../device_choice.ts";
+import { GpuDevice } from "./device.ts";
+import { GpuExecutor, type RankExchange } from "./executor.ts";
+import { requireKernels } from "./missing_kernels.ts";
+import { NcclExchange } from "./nccl_exchange.ts";
+import { StagedExchange } from "./staged_exchange.ts";
+import { WeightPool } from "./weights.ts";
+
+/** How a graph is put on a GPU. */
+export interface OpenGpuOptions {
+  /** The ranks; those that NCCL joins use the GPU of their communicator, others GPU number LOCAL_RANK. */
+  readonly comm: Communicator;
+  /** What the model's floats are held in; as the file has them by default. */
+  readonly dtype?: HeldDType | undefined;
+  /** Told how far it is. */
+  readonly onProgress?: OnProgress | undefined;
+}
+
+const HELD: Readonly<Record<HeldDType, DType>> = { fp32: "f32", fp16: "f16", bf16: "bf16" };
+
+/**
+ * Puts a model's graphs on this rank's GPU, where they share weights; all ranks call it together.
+ *
+ * @throws {UnavailableError} If a library, a GPU or its memory is missing. @throws {GraphError} If ops have no kernel: which.
+ */
+export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptions): GpuExecutor[] {
+  for (const graph of graphs) requireKernels(graph);
+  const { comm, dtype, onProgress } = options, held = heldBy(graphs, dtype);
+  const device = openDevice(comm), weights = new WeightPool({ device, held, onProgress });
+  const release = () => {
+    weights[Symbol.dispose]();
+    device[Symbol.dispose]();
+  };
+  let open = graphs.length;
+  try {
+    return graphs.map((graph) =>
+      new GpuExecutor(graph, {
+        device,
+        weights,
+        rank: comm.rank,
+        ranks: comm.size,
+        collectives: exchangeOf(comm, device),
+        held,
+        onDispose: () => {
+          if (--open === 0) release();
+        },
+      })
+    );
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+function exchangeOf(comm: Communicator, device: GpuDevice): RankExchange | undefined {
+  if (comm.size === 1) return undefined;
+  return comm instanceof NcclCommunicator ? new NcclExchange(comm, device) : new StagedExchange(comm, device);
+}
+
+function openDevice(comm: Communicator): GpuDevice {
+  if (comm instanceof NcclCommunicator) return new GpuDevice({ gpu: comm.process });
+  const libraries = new CudaLibraries(), { deviceCount } = new CudaDriver(libraries);
+  if (deviceCount === 0) {
+    throw new UnavailableError("Cannot use a GPU: this process sees none", {
+      hint: "see nvidia-smi and CUDA_VISIBLE_DEVICES, or run with device cpu",
+    });
+  }
+  // Ranks that exchange through the host may share a GPU.
+  return new GpuDevice({ gpu: comm.localRank % deviceCount, libraries });
+}
+
+/** The dtype in which each dtype is held: the one that most of the weights have becomes `dtype`, others stay. */
+export function heldBy(graphs: readonly Graph<"local">[], dtype: HeldDType | undefined): (dtype: DType) => DType {
+  if (dtype === undefined) return (own) => own;
+  const bytes = new Map<DType, number>();
+  for (const node of graphs.flatMap((g) => g.nodes)) {
+    if (node.kind !== "get_attr") continue;
+    const { dtype: own, shape } = node.data;
+    if (own === "f32" || own === "f16" || own === "bf16") {
+      bytes.set(own, (bytes.get(own) ?? 0) + shape.reduce((a, b) => a * b, 1));
+    }
+  }
+  const [most] = [...bytes].sort((a, b) => b[1] - a[1])[0] ?? [];
+  if (most === undefined) throw new InputError(`Cannot hold the model in ${dtype}: it has no weights that are floats`);
+  return (own) => (own === most ? HELD[dtype] : own);
+}

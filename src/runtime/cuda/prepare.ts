@@ -1,0 +1,186 @@
+/**
+ * What each node of a local graph launches at given sizes. When sizes change from step to step, as in generation, most nodes do not notice:
+ * what was prepared for them stays.
+ */
+import type { DType } from "../../core/dtype.ts";
+import { type Bindings, evalDim, symbolsOf } from "../../core/dim.ts";
+import { GraphError } from "../../core/errors.ts";
+import { type Call, type Collective, type Graph, isCall, type Node, valueOf } from "../../graph/graph.ts";
+import type { AliasStep, GemmStep, KernelContext, KernelTensor, Lowered } from "../../ops/kernels/kernel.ts";
+import { loweringOf } from "../../ops/kernels/table.ts";
+import { collectiveSteps, type Exchange } from "./collectives.ts";
+import { type Launch, mapLaunch, rowsLaunch } from "./kernel_text.ts";
+import { KernelTexts } from "./kernel_texts.ts";
+
+/** One thing that the GPU does. */
+export type Work =
+  | { readonly kind: "kernel"; readonly launch: Launch }
+  | { readonly kind: "gemm"; readonly step: GemmStep }
+  | { readonly kind: "exchange"; readonly exchange: Exchange };
+
+/** A node at given sizes. */
+export interface Prepared {
+  readonly works: readonly Work[];
+  readonly aliases: readonly AliasStep[];
+  readonly scratch: readonly KernelTensor[];
+}
+
+/** Who runs the graph, and how values are held. */
+export interface PrepareTarget {
+  readonly rank: number;
+  readonly ranks: number;
+  readonly held: (dtype: DType) => DType;
+}
+
+/** The nodes of a graph at the sizes of the last `bind`. */
+export class Preparer {
+  readonly #graph: Graph<"local">;
+  readonly #target: PrepareTarget;
+  readonly #texts = new KernelTexts();
+  readonly #read: ReadonlySet<string>;
+  readonly #symbols = new Map<string, ReadonlySet<string>>();
+  readonly #tensors = new Map<string, KernelTensor>();
+  readonly #ints = new Map<string, readonly number[] | undefined>();
+  readonly #prepared = new Map<Node, Prepared>();
+  /** What calls of these sizes launch, by all that a lowering sees of them. */
+  readonly #forms = new Map<string, Prepared>();
+  /** The part of a call's form that does not change; null for calls that have none. */
+  readonly #attributes = new Map<Call, string | null>();
+  #bindings: Bindings = new Map();
+
+  constructor(graph: Graph<"local">, target: PrepareTarget) {
+    this.#graph = graph;
+    this.#target = target;
+    this.#read = new Set(graph.nodes.flatMap((n) => ("inputs" in n ? n.inputs : [])));
+  }
+
+  /** Sets the sizes of all symbols, and forgets what depends on those that changed. */
+  bind(bindings: Bindings): void {
+    const before = this.#bindings;
+    this.#bindings = bindings;
+    const changed = new Set([...bindings.keys()].filter((name) => before.get(name) !== bindings.get(name)));
+    if (changed.size === 0) return;
+    this.#forms.clear();
+    const depends = (name: string) => !this.#symbolsOf(name).isDisjointFrom(changed);
+    for (const name of this.#tensors.keys()) if (depends(name)) this.#tensors.delete(name);
+    for (const name of this.#ints.keys()) if (depends(name)) this.#ints.delete(name);
+    for (const node of this.#prepared.keys()) {
+      const names = "inputs" in node ? [...node.inputs, ...node.outputs] : node.outputs;
+      const outer = node.kind === "collective" && node.shard ? symbolsOf(node.shard.layout.outer) : new Set<string>();
+      if (!outer.isDisjointFrom(changed) || names.some((n) => n !== "" && depends(n))) this.#prepared.delete(node);
+    }
+  }
+
+  /** Type and sizes of a value. @throws {GraphError} If only data tells them. */
+  tensorOf(name: string): KernelTensor {
+    let tensor = this.#tensors.get(name);
+    if (!tensor) {
+      const { type } = valueOf(this.#graph, name), shape = type.shape?.map((d) => evalDim(d, this.#bindings));
+      if (!type.dtype || !shape || shape.includes(undefined)) {
+        throw new GraphError(`Cannot place "${name}" on a GPU: only data tells its size`, {
+          hint: "run this model with device cpu",
+        });
+      }
+      this.#tensors.set(name, tensor = { dtype: this.#target.held(type.dtype), shape: shape as number[] });
+    }
+    return tensor;
+  }
+
+  /** The content of a small integer tensor that the host knows. */
+  intsOf(name: string): readonly number[] | undefined {
+    if (this.#ints.has(name)) return this.#ints.get(name);
+    const found = valueOf(this.#graph, name).ints?.elements.map((e) => evalDim(e, this.#bindings));
+    const ints = found === undefined || found.includes(undefined) ? undefined : found as number[];
+    this.#ints.set(name, ints);
+    return ints;
+  }
+
+  /** What `node` launches; undefined for what the host knows without. @throws {GraphError} If an op does not run on a GPU. */
+  prepare(node: Call | Collective): Prepared | undefined {
+    let prepared = this.#prepared.get(node);
+    if (prepared) return prepared;
+    if (isCall(node)) {
+      // What the host knows needs no work; it is uploaded where a kernel reads it.
+      if (node.outputs.every((n) => n === "" || this.intsOf(n) !== undefined)) return undefined;
+      if (!node.outputs.some((n) => this.isRead(n))) return undefined;
+      prepared = this.#call(node);
+    } else prepared = this.#collective(node);
+    this.#prepared.set(node, prepared);
+    return prepared;
+  }
+
+  /** Whether anything reads a value. */
+  isRead(name: string): boolean {
+    return name !== "" && this.#read.has(name);
+  }
+
+  #call(node: Call): Prepared {
+    const lowering = loweringOf(node);
+    if (!lowering) {
+      const name = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
+      throw new GraphError(`Cannot run ${name} "${node.name}" on a GPU: it has no kernel`, {
+        hint: "run this model with device cpu",
+      });
+    }
+    const context: KernelContext = {
+      node,
+      attributes: node.attributes,
+      opset: this.#graph.opsets.get(node.domain) ?? 1,
+      inputs: node.inputs.map((n) => (n === "" ? undefined : this.tensorOf(n))),
+      outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
+      ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
+    };
+    // Layers are alike: what one of them needs, all need.
+    const form = this.#formOf(node, context);
+    let prepared = form === undefined ? undefined : this.#forms.get(form);
+    if (!prepared) {
+      prepared = this.#lowered(lowering(context));
+      if (form !== undefined) this.#forms.set(form, prepared);
+    }
+    return prepared;
+  }
+
+  #lowered({ steps, scratch = [] }: Lowered): Prepared {
+    const works = steps.flatMap((step): Work[] => {
+      if (step.kind === "alias") return [];
+      if (step.kind === "gemm") return [{ kind: "gemm", step }];
+      const launch = step.kind === "map" ? mapLaunch(step, this.#texts) : rowsLaunch(step, this.#texts);
+      return launch ? [{ kind: "kernel", launch }] : [];
+    });
+    return { works, aliases: steps.filter((s) => s.kind === "alias"), scratch };
+  }
+
+  /** All that a lowering sees of a call, as text; undefined where that is too much. */
+  #formOf(node: Call, { inputs, outputs, ints, opset }: KernelContext): string | undefined {
+    let own = this.#attributes.get(node);
+    if (own === undefined) {
+      const attributes = Object.entries(node.attributes);
+      const plain = attributes.every(([, a]) => a.kind !== "tensor" && a.kind !== "graph");
+      this.#attributes.set(node, own = plain ? JSON.stringify([node.domain, node.op, opset, attributes]) : null);
+    }
+    if (own === null) return undefined;
+    const tensors = (list: KernelContext["inputs"]) => list.map((t) => (t ? `${t.dtype}[${t.shape}]` : "-")).join(" ");
+    return `${own} ${tensors(inputs)} > ${tensors(outputs)} ${ints.map((i) => i?.join() ?? "-").join(";")}`;
+  }
+
+  #collective(node: Collective): Prepared {
+    const { rank, ranks } = this.#target;
+    const from = this.tensorOf(node.inputs[0]), to = this.tensorOf(node.outputs[0]);
+    const { exchange, steps, scratch } = collectiveSteps(node, { from, to, rank, ranks, bindings: this.#bindings });
+    const copies = steps.flatMap((step): Work[] => {
+      const launch = mapLaunch(step, this.#texts);
+      return launch ? [{ kind: "kernel", launch }] : [];
+    });
+    return { works: [{ kind: "exchange", exchange }, ...copies], aliases: [], scratch };
+  }
+
+  #symbolsOf(name: string): ReadonlySet<string> {
+    let known = this.#symbols.get(name);
+    if (!known) {
+      const symbols = new Set<string>(), { type, ints } = valueOf(this.#graph, name);
+      for (const d of [...type.shape ?? [], ...ints?.elements ?? []]) symbolsOf(d, symbols);
+      this.#symbols.set(name, known = symbols);
+    }
+    return known;
+  }
+}

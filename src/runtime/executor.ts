@@ -1,0 +1,29 @@
+/** What runs a rank's part of a model, whatever it runs on: a CPU's sessions, or a GPU's kernels. */
+import type { HostTensor } from "../core/host_tensor.ts";
+import type { Program } from "../program/program.ts";
+import type { Recorder } from "../trace/recorder.ts";
+import type { ModelState } from "./model_state.ts";
+
+/** Time of one step, in milliseconds. */
+export interface StepTiming {
+  /** Of the whole step. */
+  readonly total: number;
+  /** Spent in barriers: the skew between the ranks. */
+  readonly waiting: number;
+}
+
+/** A compiled part of a model. All ranks call the same methods in the same order. */
+export interface Executor extends AsyncDisposable {
+  /** What the rank does in a step. */
+  readonly program: Program;
+  /** Takes down what steps do, while there is one. */
+  recorder: Recorder | undefined;
+  /** How the last step spent its time. */
+  readonly timing: StepTiming;
+  /** One run on this rank's local tensors by input name, states among them; gives all results, valid until the next call. */
+  run(inputs: Readonly<Record<string, HostTensor>>): Promise<ReadonlyMap<string, HostTensor>>;
+  /** An empty state for `batch` sequences. @throws {InputError} If a carried tensor does not start empty. */
+  start(batch: number): ModelState;
+  /** One step that moves `state` on, which `start` made; gives the other results, valid until the next call. */
+  step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<ReadonlyMap<string, HostTensor>>;
+}

@@ -1,0 +1,98 @@
+/** From a rank's graphs to what runs them: sessions of a CPU engine, or a GPU. */
+import type { OnProgress } from "../core/progress.ts";
+import type { Graph } from "../graph/graph.ts";
+import type { Communicator } from "./comm/communicator.ts";
+import { compile, compileAll } from "./compile.ts";
+import { CpuModelExecutor } from "./cpu/model_executor.ts";
+import { type EngineChoice, openEngine } from "./cpu/open_engine.ts";
+import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "./device_choice.ts";
+import type { Executor } from "./executor.ts";
+
+/** On what a model runs. */
+export interface ExecutionOptions {
+  /** The ranks that share the model, from `init()`. */
+  readonly comm: Communicator;
+  /** On what this rank computes; default `SHARDWISE_DEVICE`, else a GPU for ranks that NCCL joins, and the CPU for others. */
+  readonly device?: DeviceChoice | undefined;
+  /** On a GPU: what floats are held in; default `SHARDWISE_DTYPE`, else as the model has them. */
+  readonly dtype?: HeldDType | undefined;
+  /** Threads of each of this rank's sessions; the host's cores shared out among its ranks by default. */
+  readonly threads?: number | undefined;
+  /** ONNX Runtime's native package, or its WebAssembly one; the first that loads by default. */
+  readonly engine?: EngineChoice | undefined;
+  /** Keep weights as they are mapped instead of packing them for speed: less private memory, slower with many rows. */
+  readonly disablePrepacking?: boolean | undefined;
+  /** Told of each phase as it begins, and of each segment that is loaded; on a large model some take many seconds. */
+  readonly onProgress?: OnProgress | undefined;
+}
+
+/** Calls `use` with a rank's graph, whose weights can be read until what `use` gives is there. */
+export type UsePlain = <T>(use: (graph: Graph<"local">) => Promise<T>) => Promise<T>;
+
+/** The graphs of a model. */
+export interface ExecutableGraphs {
+  readonly sharded: Graph<"sharded">;
+  /** This rank's. */
+  readonly local: Graph<"local">;
+  /** This rank's with plain ops, for sizes that fused ones do not take on a CPU. Absent: there are none. */
+  readonly plain?: UsePlain | undefined;
+}
+
+/** What runs the graphs, in their order, and why it is not the best that was asked for. */
+export interface OpenedExecutors {
+  readonly executors: readonly Executor[];
+  readonly notice: string | undefined;
+}
+
+/**
+ * Opens them: several graphs of one model (a first step and the steps after it) share states and weights. All ranks call it together.
+ *
+ * @throws {UnavailableError} If what was asked for is not here.
+ */
+export async function openExecutors(
+  graphs: readonly ExecutableGraphs[],
+  options: ExecutionOptions,
+): Promise<OpenedExecutors> {
+  const { comm } = options, wanted = deviceOf(options);
+  let problem: string | undefined;
+  if (wanted === "auto" && comm.backend !== "nccl") {
+    // Ranks that met for GPUs are joined by NCCL; one rank has nobody to meet.
+    problem = comm.size > 1 ? "not every rank has a GPU" : (await import("./cuda/probe.ts")).gpuProblem({
+      localWorldSize: 1,
+      worldSize: 1,
+    });
+  }
+  if (wanted !== "cpu" && problem === undefined) {
+    const dtype = options.dtype ?? (Deno.env.get("SHARDWISE_DTYPE") || undefined);
+    const { openGpu } = await import("./cuda/open.ts");
+    const executors = openGpu(graphs.map((g) => g.local), {
+      comm,
+      dtype: dtype === undefined ? undefined : requireHeldDType(dtype),
+      onProgress: options.onProgress,
+    });
+    return { executors, notice: undefined };
+  }
+  const opened = await openCpu(graphs, options);
+  return problem === undefined ? opened : { ...opened, notice: opened.notice ?? `no GPU (${problem}): using the CPU` };
+}
+
+function deviceOf({ comm, device }: ExecutionOptions): DeviceChoice {
+  const named = device ?? (Deno.env.get("SHARDWISE_DEVICE") || undefined);
+  if (named !== undefined) return requireDevice(named);
+  return comm.backend === "nccl" ? "cuda" : "cpu";
+}
+
+async function openCpu(graphs: readonly ExecutableGraphs[], options: ExecutionOptions): Promise<OpenedExecutors> {
+  const { comm, threads, disablePrepacking, onProgress } = options;
+  const engine = await openEngine(options.engine), common = { engine, comm, threads, disablePrepacking };
+  const fused = await compileAll(graphs.map((g) => g.local), { ...common, onProgress });
+  const executors = graphs.map(({ sharded, local, plain }, i) =>
+    new CpuModelExecutor({
+      sharded,
+      local,
+      fused: fused[i]!,
+      compilePlain: plain && (async () => await plain((graph) => compile(graph, common))),
+    })
+  );
+  return { executors, notice: engine.notice };
+}

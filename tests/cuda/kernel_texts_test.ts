@@ -1,0 +1,45 @@
+/** Every kernel that the ops' examples need compiles with NVIDIA's compiler, for each architecture that is supported. */
+import { type Graph, isCall } from "../../src/graph/graph.ts";
+import { REPLICATE } from "../../src/graph/placement.ts";
+import { loweringOf } from "../../src/ops/kernels/table.ts";
+import { OPS } from "../../src/ops/table.ts";
+import { localize } from "../../src/passes/localize.ts";
+import type { DType } from "../../src/core/dtype.ts";
+import { lowerGraph } from "../../src/runtime/cuda/lower.ts";
+import { PRELUDE } from "../../src/runtime/cuda/prelude.ts";
+import { exampleGraph } from "../support/op_examples.ts";
+import { ARCHITECTURES, nvccMissing, requireNvcc } from "./kernel_gate.ts";
+
+const missing = Deno.env.get("SHARDWISE_TEST_ALL") === "1"
+  ? await nvccMissing()
+  : "SHARDWISE_TEST_ALL=1 runs it, in minutes";
+
+/** The texts of all examples, with floats held as `float`. */
+function texts(float: DType): string[] {
+  const held = (dtype: DType) => (dtype === "f32" ? float : dtype);
+  const found = new Map<string, string>();
+  for (const def of OPS.values()) {
+    for (const example of def.examples) {
+      const { graph } = exampleGraph(def, example);
+      if (!loweringOf(graph.nodes.find(isCall)!)) continue;
+      const values = new Map([...graph.values].map(([n, v]) => [n, { ...v, placement: REPLICATE }] as const));
+      const whole: Graph<"sharded"> = { ...graph, stage: "sharded", values };
+      const { commands } = lowerGraph(localize(whole, 0, 1), { bindings: new Map(), rank: 0, ranks: 1, held });
+      for (const c of commands) if (c.kind === "kernel") found.set(c.launch.name, c.launch.text);
+    }
+  }
+  return [...found.values()];
+}
+
+Deno.test({
+  name: `nvcc compiles the kernels of all ops${missing ? ` (skipped: ${missing})` : ""}`,
+  ignore: missing !== undefined,
+  fn: async () => {
+    for (const float of ["f32", "f16", "bf16"] as const) {
+      const source = PRELUDE + texts(float).join("\n");
+      for (const architecture of ARCHITECTURES) {
+        await requireNvcc([{ name: `the kernels of all ops in ${float}`, source }], [architecture]);
+      }
+    }
+  },
+});

@@ -1,0 +1,45 @@
+/** Models on GPUs, one a rank: real processes that NCCL joins, against PyTorch. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { runRanks } from "../support/ranks.ts";
+import { REPOSITORY } from "../support/shared.ts";
+import { cudaTest } from "../support/standin.ts";
+
+const PROGRAM = new URL("./programs/models.ts", import.meta.url);
+const folder = (name: string) => join(REPOSITORY, "tests/data/models", name);
+
+/** Lines that say how a case went. */
+async function cases(ranks: number, args: readonly string[], env: Record<string, string>): Promise<string[]> {
+  const [first] = await runRanks(ranks, PROGRAM, { args, env });
+  return first!.stdout.trim().split("\n");
+}
+
+function assertAgree(lines: readonly string[], count: number): void {
+  assert.equal(lines.length, count, lines.join("\n"));
+  assert.deepEqual(lines.filter((line) => !line.endsWith(" agree")), []);
+}
+
+cudaTest("one GPU gives what PyTorch gives, and keeps the cache of a text that it continues", async (env) => {
+  assertAgree(await cases(1, ["1e-4", "-", folder("gpt2")], env), 4);
+});
+
+cudaTest("two GPUs share a model with grouped heads: the same outputs, the same text", async (env) => {
+  assertAgree(await cases(2, ["1e-4", "-", folder("llama")], env), 4);
+}, { gpus: 2 });
+
+cudaTest("three GPUs share what three does not divide: heads, vocabulary and hidden sizes", async (env) => {
+  assertAgree(await cases(3, ["1e-4", "-", folder("bloom")], env), 4);
+}, { gpus: 3 });
+
+cudaTest("ranks that share a GPU exchange through the host", async (env) => {
+  const shared = { ...env, CUDA_VISIBLE_DEVICES: "0", SHARDWISE_BACKEND: "shm" };
+  assertAgree(await cases(2, ["1e-4", "-", folder("bert")], shared), 2);
+});
+
+cudaTest("half precision stays near the model as it was trained", async (env) => {
+  for (const dtype of ["fp16", "bf16"]) {
+    // 11 and 8 bits of mantissa, through two layers.
+    const tolerance = dtype === "fp16" ? "2e-2" : "1.5e-1";
+    assertAgree(await cases(1, [tolerance, dtype, folder("llama")], env), 3);
+  }
+});
