@@ -57,6 +57,7 @@ const VALUES = [
   "UsageError",
   "VocabParallelCrossEntropyLoss",
   "VocabParallelEmbedding",
+  "Work",
   "ZEROS",
   "balanced",
   "beamSearch",
@@ -124,6 +125,7 @@ const VALUES = [
 const TYPES = [
   "Activation",
   "AllReduceOptions",
+  "AllToAllOptions",
   "AlternativeReport",
   "ArenaMark",
   "Atom",
@@ -179,6 +181,7 @@ const TYPES = [
   "ExportOptions",
   "ExternalReference",
   "FeedInput",
+  "Finished",
   "FolderBatchOptions",
   "FolderBeamOptions",
   "FolderGenerateOptions",
@@ -232,6 +235,7 @@ const TYPES = [
   "PlanReport",
   "PreMulSum",
   "PrintOptions",
+  "Probed",
   "Program",
   "RMSNormOptions",
   "Range",
@@ -284,7 +288,6 @@ const TYPES = [
   "Value",
   "Verb",
   "WeightReport",
-  "Work",
   "WorkState",
 ];
 
