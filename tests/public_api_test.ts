@@ -117,6 +117,7 @@ const VALUES = [
   "symmetricView",
   "tanh",
   "toNumbers",
+  "Work",
   "verify",
   "writeTensors",
 ];
@@ -124,6 +125,9 @@ const VALUES = [
 const TYPES = [
   "Activation",
   "AllReduceOptions",
+  "AllToAllOptions",
+  "Finished",
+  "Probed",
   "AlternativeReport",
   "ArenaMark",
   "Atom",
@@ -284,7 +288,6 @@ const TYPES = [
   "Value",
   "Verb",
   "WeightReport",
-  "Work",
   "WorkState",
 ];
 
