@@ -28,6 +28,11 @@ export async function groupCases(run: Run): Promise<void> {
     await pair.close();
   }
 
+  const here = await comm.splitByHost();
+  run.same("whether this rank is among those of its host", here.ranks[here.rank], comm.ranks[rank]);
+  await sums(run, "the ranks of a host", here, here.ranks.map((r) => comm.ranks.indexOf(r)));
+  await here.close();
+
   const rows = size % 2 === 0 ? 2 : 1;
   const mesh = await comm.mesh({ dp: rows, pp: 1, tp: -1 }, { combine: [["tp", "pp"]] });
   const columns = size / rows, { dp, tp } = mesh.coordinates as { dp: number; tp: number };
@@ -62,6 +67,28 @@ export async function groupCases(run: Run): Promise<void> {
     () => comm.allGather(new Float32Array(2), new Int32Array(2 * size)),
   );
   await run.refused("half a pair", "InputError", () => comm.allReduce(new Float32Array(3), "minloc"));
+  const some4 = new Float32Array(4), wrong = "summ" as "sum";
+  await run.refused("an unknown operation", "InputError", () => comm.allReduce(some4, wrong));
+  await run.refused("an unknown operation, blocking", "InputError", () => comm.allReduceSync(some4, wrong));
+  await run.refused("no factor", "InputError", () => comm.scan(some4, {} as { preMulSum: number } & "sum"));
+  await run.refused("no buffer", "InputError", () => comm.allReduce(undefined as unknown as Float32Array));
+  await run.refused("a list", "InputError", () => comm.allReduce([1, 2] as unknown as Float32Array));
+  await run.refused("an unknown dtype", "InputError", () => comm.allocate([1], "f8e4m3" as "f32"));
+  await run.refused(
+    "an output that overlaps its input",
+    "InputError",
+    () => comm.allReduce(some4.subarray(0, 3), "sum", { recv: some4.subarray(1) }),
+  );
+  await run.refused("a time that is none", "InputError", () => comm.barrier({ timeoutMs: -1 }));
+  await run.refused("a color that is none", "InputError", () => comm.split(0.5));
+  await run.refused("a key that is none", "InputError", () => comm.split(0, NaN));
+  await run.refused("an async group", "InputError", () => comm.group(async () => await Promise.resolve()));
+  await run.refused(
+    "blocks that overlap",
+    "InputError",
+    () =>
+      comm.allGather(new Float32Array(1), new Float32Array(1), { displs: Array.from(ranks, () => size > 1 ? 0 : 1) }),
+  );
   await comm.barrier();
 }
 

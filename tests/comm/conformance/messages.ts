@@ -1,4 +1,5 @@
 /** Messages from rank to rank, and groups of calls. */
+import { Work } from "../../../src/runtime/comm/work.ts";
 import type { Features, Run } from "./cases.ts";
 import { bufferOf, bytesOf, garbage, source } from "./tensors.ts";
 
@@ -38,7 +39,33 @@ export async function messageCases(run: Run, features: Features): Promise<void> 
   }).waitSync();
   run.equal("a group that is waited for blocking", recv, from(before, 5));
 
-  if (!features.tags) return;
+  // One buffer for both directions is replaced.
+  const both = bufferOf("f32", from(rank, 50_000));
+  await comm.sendRecv({ send: both, dest: next }, { recv: both, source: before });
+  run.equal("sendRecv of one buffer", both, from(before, 50_000));
+
+  await run.refused("any of no works", "InputError", () => Work.any([]));
+  await run.refused("a negative tag", "InputError", () => comm.send(both, next, { tag: -1 }));
+  await run.refused("half a tag", "InputError", () => comm.recv(both, next, { tag: 0.5 }));
+  await run.refused("a time that is none", "InputError", () => comm.recv(both, next, { timeoutMs: NaN }));
+
+  if (!run.supports("probe", "f32")) {
+    await run.refused("a probe", "UnavailableError", () => comm.probe(before));
+  } else await probes(run);
+  if (!features.tags) return; // without them a receive must not wait beside a barrier
+  // Of several works, the first, then all that are done.
+  const ways = [garbage("f32", 9), garbage("f32", 9)].map((x, i) =>
+    comm.group(() => {
+      if (i === 0) comm.recv(x, before);
+    })
+  );
+  run.same("the work that is done first", (await Work.any(ways)).index, 1);
+  await comm.barrier(); // until all ranks have asked
+  const nine = comm.send(bufferOf("f32", from(rank, 9)), next);
+  await Work.all(ways);
+  await nine;
+  run.same("the works that are done", (await Work.some(ways)).map(({ index }) => index), [0, 1]);
+  run.same("the works of none", await Work.some([]), []);
   await comm.barrier();
   const one = new Int32Array(2), works = [];
   for (let i = 0; i < 20; i++) works.push(comm.send(Int32Array.of(i, rank), next, { tag: i % 2 }));
@@ -58,5 +85,28 @@ export async function messageCases(run: Run, features: Features): Promise<void> 
     seen.add(got.source);
   }
   if (rank === 0) run.same("how many sources were seen", seen.size, size - 1);
+  await comm.barrier();
+}
+
+/** Messages that are looked at before they are received. */
+async function probes(run: Run): Promise<void> {
+  const { comm } = run, { rank, size } = comm, next = (rank + 1) % size, before = (rank + size - 1) % size;
+  const unmet = comm.probe("any", { tag: "any" });
+  run.same("whether a probe is done before anything is sent", unmet.test(), false);
+  await comm.barrier();
+  const small = comm.send(Int32Array.of(rank), next, { tag: 6 });
+  run.same("what a probe of any finds", await unmet, { source: before, tag: 6, dtype: "i32", count: 1 });
+  const long = comm.send(new Float64Array(9000).fill(rank), next, { tag: 7 });
+  const found = await comm.probe(before, { tag: 7 });
+  run.same("what a probe finds behind another message", found, { source: before, tag: 7, dtype: "f64", count: 9000 });
+  run.same("what a second probe finds", await comm.probe("any", { tag: 7 }), found);
+  const x = new Float64Array(found.count), one = new Int32Array(1);
+  await comm.recv(x, found.source, { tag: found.tag });
+  await comm.recv(one, before, { tag: 6 });
+  run.same("what was received after probes", [x[0], x[8999], one[0]], [before, before, before]);
+  await Promise.all([small, long]);
+  const stop = new AbortController(), never = comm.probe(before, { tag: 8, signal: stop.signal });
+  stop.abort(new DOMException("enough", "AbortError"));
+  await run.refused("a probe that is taken back", "AbortError", async () => await never);
   await comm.barrier();
 }

@@ -62,6 +62,46 @@ export async function moveCases(run: Run, dtype: CommDType, n: number): Promise<
   }
 
   if (run.supports("allToAll", dtype)) await exchanges(run, dtype, n);
+  if (n <= 3) await apart(run, dtype, { n, parts: parts.map((p) => bytesOf(p)), root });
+}
+
+/** Blocks with displacements: in the ranks' order turned around, with one element before each that nobody touches. */
+async function apart(
+  run: Run,
+  dtype: CommDType,
+  o: { readonly n: number; readonly parts: readonly Uint8Array[]; readonly root: number },
+): Promise<void> {
+  const { comm } = run, { rank, size } = comm, { parts, root } = o, item = byteLength(dtype, 1);
+  const counts = parts.map((p) => p.length / item), displs = counts.map(() => 0);
+  let end = 0;
+  for (let r = size - 1; r >= 0; r--) end = (displs[r] = end + 1) + counts[r]!;
+  const laidOut = (into: TypedBuffer) => {
+    const bytes = bytesIn(into).slice();
+    parts.forEach((p, r) => bytes.set(p, displs[r]! * item));
+    return bytes;
+  };
+  const recv = garbage(dtype, end, false), expected = laidOut(recv);
+  if (run.supports("allGather", dtype)) {
+    await comm.allGather(bufferOf(dtype, parts[rank]!), recv, { counts, displs });
+    run.equal(`allGather of ${counts} to ${displs}`, recv, expected);
+  }
+  if (run.supports("gather", dtype)) {
+    const into = garbage(dtype, end), wanted = laidOut(into);
+    await comm.gather(bufferOf(dtype, parts[rank]!), rank === root ? into : null, root, { counts, displs });
+    if (rank === root) run.equal(`gather of ${counts} to ${displs}`, into, wanted);
+  }
+  if (run.supports("scatter", dtype)) {
+    const own = garbage(dtype, counts[rank]!);
+    await comm.scatter(rank === root ? bufferOf(dtype, expected) : null, own, root, { counts, displs });
+    run.equal(`scatter of ${counts} from ${displs}`, own, parts[rank]!);
+  }
+  if (run.supports("allToAll", dtype)) {
+    // Every rank sends its whole part to each, from one place; blocks that are read may overlap.
+    const same = counts.map(() => counts[rank]!), into = garbage(dtype, end), wanted = laidOut(into);
+    const options = { sendCounts: same, sendDispls: same.map(() => 0), recvCounts: counts, recvDispls: displs };
+    await comm.allToAll(bufferOf(dtype, parts[rank]!, false), into, options);
+    run.equal(`allToAll of ${counts} to ${displs}`, into, wanted);
+  }
 }
 
 async function exchanges(run: Run, dtype: CommDType, n: number): Promise<void> {

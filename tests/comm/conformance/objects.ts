@@ -10,9 +10,17 @@ export async function objectCases(run: Run, features: Features): Promise<void> {
   run.same("objects.gather", await comm.objects.gather(value(rank), last), rank === last ? everyone : null);
   run.same("objects.broadcast", await comm.objects.broadcast(rank === last ? value(7) : undefined, last), value(7));
   run.same("objects.scatter", await comm.objects.scatter(rank === 0 ? everyone : null, 0), value(rank));
-  if (!features.tags) return;
   const next = (rank + 1) % size, before = (rank + size - 1) % size;
+  // Several at once: each receive gets the whole of one message.
+  const sends = [0, 1, 2].map((i) => comm.objects.send([i, value(rank)], next));
+  const got = await Promise.all([0, 1, 2].map(() => comm.objects.recv(before)));
+  run.same("three objects.recv at once", got, [0, 1, 2].map((i) => [i, value(before)]));
+  await Promise.all(sends);
+  if (!features.tags) return;
   const sent = comm.objects.send(value(rank), next, { tag: 3 });
   run.same("objects.recv", await comm.objects.recv(before, { tag: 3 }), value(before));
   await sent;
+  const any = comm.objects.send(rank, next, { tag: 4 });
+  run.same("objects.recv of any", await comm.objects.recv("any", { tag: "any" }), before);
+  await any;
 }

@@ -13,6 +13,12 @@ import { type Runner, type Side, Work } from "../work.ts";
 import type { NcclGroup } from "./nccl_group.ts";
 import { Staging } from "./staging.ts";
 
+/**
+ * How long what is left after one NCCL group waits for the callers whom that group has woken, in milliseconds, where no turn of the
+ * event loop lets them run before: they may have a receive to add without which this send and the peer's would wait for ever.
+ */
+const HOLD_MS = 2;
+
 interface Message {
   readonly kind: "send" | "recv";
   readonly work: Work | Work<Received>;
@@ -39,6 +45,8 @@ export class NcclMessages implements Side, Disposable {
   #stream: CudaStream;
   #event: CudaEvent;
   #flushing = false;
+  /** Until when nothing begins, as `performance.now()`. */
+  #heldUntil = 0;
 
   constructor(group: NcclGroup, runner: Runner) {
     this.#g = group;
@@ -92,7 +100,10 @@ export class NcclMessages implements Side, Disposable {
 
   pump(): boolean {
     let moved = this.#meetSelf();
-    if (this.#batch === undefined && this.#waiting.some((m) => m.peer !== this.#g.rank)) moved = this.#begin() || moved;
+    const held = this.#heldUntil > 0 && performance.now() < this.#heldUntil;
+    if (this.#batch === undefined && !held && this.#waiting.some((m) => m.peer !== this.#g.rank)) {
+      moved = this.#begin() || moved;
+    }
     const batch = this.#batch;
     if (batch === undefined || !this.#g.connected()) return moved;
     if (!batch.returning) {
@@ -111,7 +122,17 @@ export class NcclMessages implements Side, Disposable {
       if (message.kind === "recv") view.bytes.set(this.#staging.bytes.subarray(at, at + view.bytes.length));
       settle(message);
     }
+    this.#hold();
     return true;
+  }
+
+  #hold(): void {
+    if (this.#waiting.length === 0) return;
+    this.#heldUntil = performance.now() + HOLD_MS;
+    setTimeout(() => {
+      this.#heldUntil = 0;
+      this.#runner.kick();
+    }, 0);
   }
 
   check(): void {
