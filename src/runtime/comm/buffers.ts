@@ -1,7 +1,7 @@
 /** What collectives take: typed arrays, or bytes with a dtype of their own, or symmetric memory. */
 import { byteLength, type DType, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
-import { didYouMean } from "../../core/suggest.ts";
+import { didYouMean, nearest } from "../../core/suggest.ts";
 import type { SymmetricArena, SymmetricBuffer } from "./arena.ts";
 
 /** The element types that collectives know. */
@@ -104,9 +104,13 @@ export function viewOf(buffer: Buf, what: string): View {
   }
   if (dtype === undefined) {
     const found = ArrayBuffer.isView(buffer) ? Object.prototype.toString.call(buffer).slice(8, -1) : buffer.dtype;
-    throw new InputError(`Cannot use a buffer of ${found} as ${what}${didYouMean(`${found}`, COMM_DTYPES)}`, {
-      hint: `pass { data, dtype } with one of ${COMM_DTYPES.join(", ")}`,
-    });
+    const near = nearest(`${found}`, COMM_DTYPES);
+    throw new InputError(
+      `Cannot use a buffer of ${found} as ${what}${near === undefined ? "" : `: did you mean "${near}"?`}`,
+      {
+        hint: `pass { data, dtype } with one of ${COMM_DTYPES.join(", ")}`,
+      },
+    );
   }
   if ((data.buffer as ArrayBuffer).detached === true) {
     throw new InputError(`Cannot use ${what}: its memory was transferred away`);

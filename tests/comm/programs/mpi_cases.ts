@@ -54,8 +54,8 @@ const large = 32767;
 const tagged = comm.send(Int32Array.of(rank), next, { tag: large });
 assert.equal((await comm.recv(new Int32Array(1), before, { tag: large })).tag, large);
 await tagged;
-assert.throws(() => comm.send(nothing, next, { tag: -1 }), /Cannot use -?\d+ as a tag|over MPI tags are 0 to \d+/);
-assert.throws(() => comm.recv(nothing, next, { tag: 2 ** 31 }), /Cannot use -?\d+ as a tag|over MPI tags are 0 to \d+/);
+assert.throws(() => comm.send(nothing, next, { tag: -1 }), /Cannot use -1 as a tag/);
+assert.throws(() => comm.recv(nothing, next, { tag: 2 ** 31 - 1 }), /over MPI tags are 0 to \d+/);
 assert.throws(() => comm.send(nothing, size), /Cannot use \d+ as a rank/);
 done.push("tags");
 
