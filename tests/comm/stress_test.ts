@@ -37,8 +37,8 @@ Deno.test(`${ALL ? 10_000 : 1000} groups made and closed leave no file, no mappi
   for (const { stdout, stderr } of await job.results) {
     assert.notEqual(stdout, "", stderr);
     const { early, end } = JSON.parse(stdout);
-    // The engine opens a file, takes a mapping and grows its heap now and then; one of ours a group would be thousands.
-    assert.ok(Math.abs(end.files - early.files) < 10, `${early.files} files became ${end.files}`);
+    assert.ok(end.files <= early.files, `${early.files} files became ${end.files}`);
+    // The engine's own heap grows and takes mappings; one of ours a group would be thousands.
     assert.ok(end.maps - early.maps < 100, `${early.maps} mappings became ${end.maps}`);
     assert.ok(end.used - early.used < 8, `${early.used} MB in use became ${end.used}`);
     assert.ok(end.megabytes - early.megabytes < 60, `${early.megabytes} MB became ${end.megabytes}`);
