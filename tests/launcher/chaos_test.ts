@@ -1,6 +1,6 @@
 /**
  * Short jobs with a random fault at a random time. Each ends within 2 s of its fault, with the right cause in summary.json, and leaves
- * nothing. CHAOS_JOBS sets how many (default 20), CHAOS_SEED replays a run.
+ * nothing. CHAOS_JOBS sets how many (default 200), CHAOS_SEED replays a run.
  */
 import assert from "node:assert/strict";
 import type { Summary } from "../../launcher/summary.ts";
@@ -36,7 +36,7 @@ function random(seed: number): () => number {
   };
 }
 
-const jobs = Number(Deno.env.get("CHAOS_JOBS") ?? 20);
+const jobs = Number(Deno.env.get("CHAOS_JOBS") ?? 200);
 const seed = Number(Deno.env.get("CHAOS_SEED") ?? 20_261_124);
 
 Deno.test(`${jobs} jobs with a random fault (seed ${seed}) end in time, name their cause and leave nothing`, async () => {
