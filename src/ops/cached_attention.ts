@@ -12,19 +12,13 @@
 import { type Dim, dimAdd, dimMul } from "../core/dim.ts";
 import { float, floatOf, int, intOf, ints as intsAttribute } from "../graph/attributes.ts";
 import type { Attributes } from "../graph/graph.ts";
-import { attentionFlops, emitHeads, headFactor, maskHeads } from "./attention.ts";
+import { attentionFlops, emitHeads, headFactor, type Heads, maskHeads } from "./heads.ts";
 import type { InferContext, Inferred, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
 import { unknownShape } from "./shapes.ts";
 
 /** Names of the inputs by position. */
 const INPUTS = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length", "bias"];
-
-interface Heads {
-  readonly q: number;
-  readonly kv: number;
-  readonly size: number;
-}
 
 function headsOf({ attributes, inputs }: Pick<InferContext, "attributes" | "inputs">): Heads | undefined {
   const q = intOf(attributes, "num_heads"), kv = intOf(attributes, "kv_num_heads"), width = inputs[0]?.shape?.at(-1);

@@ -1,10 +1,13 @@
 /** The vocabulary: every op that is described, by key. An op that is not in it runs replicated. */
 import { opKey } from "../graph/graph.ts";
-import { ATTENTION, GROUP_QUERY_ATTENTION, MULTI_HEAD_ATTENTION, PACKED_ATTENTION, rotaryOps } from "./attention.ts";
+import { ATTENTION } from "./attention.ts";
 import { biasActivationOps, binaryOps, CLIP, variadicOps, WHERE } from "./binary.ts";
 import { CACHED_ATTENTION } from "./cached_attention.ts";
 import { CAST, CAST_LIKE } from "./cast.ts";
 import { CONCAT, SPLIT } from "./concat.ts";
+import { GROUP_QUERY_ATTENTION } from "./group_query_attention.ts";
+import { MULTI_HEAD_ATTENTION, PACKED_ATTENTION } from "./multi_head_attention.ts";
+import { rotaryOps } from "./rotary.ts";
 import { IF, LOOP } from "./control.ts";
 import { CONV } from "./conv.ts";
 import { CROSS_ENTROPY_LOSS } from "./cross_entropy.ts";

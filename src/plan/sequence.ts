@@ -10,7 +10,7 @@ import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
 import { printType } from "../graph/types.ts";
 import { type Pricing, shareOf } from "./cost.ts";
-import type { Alternative, Step } from "./frontier.ts";
+import type { Alternative, Step } from "./step.ts";
 import { Memo } from "./memo.ts";
 import { narrow, type Touches } from "./narrow.ts";
 import type { PlannedCall } from "./places.ts";

@@ -3,7 +3,18 @@ import { floatOf, intOf, intsOf as intsAttribute } from "../../graph/attributes.
 import { input, inputOf, output, unknownForm, whole } from "./access.ts";
 import type { AttentionSizes } from "./attend.ts";
 import { groupQuery } from "./group_query.ts";
-import { append, copy, type Form, type Heads, headsFirst, headStrides, maskOf, resultSteps, Scratch } from "./heads.ts";
+import {
+  append,
+  copy,
+  type Form,
+  type Heads,
+  headsFirst,
+  headStrides,
+  maskOf,
+  resultSteps,
+  scaleOf,
+  Scratch,
+} from "./heads.ts";
 import type { Access, KernelContext, KernelStep, KernelTensor, Lowered, Lowering, Operand } from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { rotary } from "./rotary.ts";
@@ -100,13 +111,12 @@ function multiHead(context: KernelContext): Lowered {
     reads.push({ operand: input(context, 4), offset: 0, strides: [padding.shape[1]!, 0, 0, 1] });
     conditions.push("c0 != 0");
   }
-  const given = floatOf(attributes, "scale") ?? 0;
   steps.push(...resultSteps({
     sizes,
     query,
     key,
     value,
-    scale: given === 0 ? 1 / Math.sqrt(size) : given,
+    scale: scaleOf(context, size),
     softcap: 0,
     masks: maskOf(context, 5),
     condition: conditions.join(" && ") || undefined,
@@ -176,13 +186,12 @@ function packed(context: KernelContext): Lowered {
     reads.push({ operand: input(context, 3), offset: 0, strides: [1, 0, 0, 0] });
     conditions.push("r0 < c0");
   } else if (mask) throw unknownForm(context, `a mask of shape [${mask.shape}]`);
-  const given = floatOf(attributes, "scale") ?? 0;
   steps.push(...resultSteps({
     sizes: { batch, heads, kvHeads: heads, queries, keys, size, valueSize },
     query,
     key,
     value,
-    scale: given === 0 ? 1 / Math.sqrt(size) : given,
+    scale: scaleOf(context, size),
     softcap: 0,
     masks: maskOf(context, 5),
     condition: conditions.join(" && ") || undefined,

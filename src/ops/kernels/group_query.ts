@@ -2,7 +2,7 @@
 import { floatOf, intOf } from "../../graph/attributes.ts";
 import { input, inputOf, output, stridesOf, unknownForm, whole } from "./access.ts";
 import type { Mask } from "./attend.ts";
-import { copy, headStrides, maskOf, resultSteps, Scratch } from "./heads.ts";
+import { copy, headStrides, maskOf, resultSteps, scaleOf, Scratch } from "./heads.ts";
 import type { Access, KernelContext, KernelStep, Lowered, MapStep, Operand } from "./kernel.ts";
 import { rotate } from "./rotary.ts";
 
@@ -90,13 +90,12 @@ export function groupQuery(context: KernelContext): Lowered {
   const window = intOf(attributes, "local_window_size") ?? -1;
   const position = `(${before("c0")} + i2)`;
   const conditions = [`r0 <= ${position}`, ...(window > 0 ? [`r0 > ${position} - window`] : [])];
-  const given = floatOf(attributes, "scale") ?? 0;
   steps.push(...resultSteps({
     sizes: { batch, heads, kvHeads, queries, keys, size, valueSize: size },
     query,
     key,
     value,
-    scale: given === 0 ? 1 / Math.sqrt(size) : given,
+    scale: scaleOf(context, size),
     softcap: floatOf(attributes, "softcap") ?? 0,
     masks: biasOf(context, keys),
     condition: conditions.join(" && "),

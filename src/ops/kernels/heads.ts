@@ -1,4 +1,5 @@
 /** What lowerings of attention share: heads as a dim or within a row, caches that grow, results, scratch memory. */
+import { floatOf } from "../../graph/attributes.ts";
 import { input, whole } from "./access.ts";
 import { attend, type Attention, type Mask, scoresOf } from "./attend.ts";
 import type { Access, KernelContext, KernelStep, KernelTensor, MapStep, Operand } from "./kernel.ts";
@@ -11,6 +12,11 @@ export class Scratch {
     this.tensors.push({ dtype, shape });
     return { of: "scratch", index: this.tensors.length - 1, dtype };
   }
+}
+
+/** What com.microsoft's ops multiply scores by: 0 and nothing mean `1 / √size`. */
+export function scaleOf({ attributes }: KernelContext, size: number): number {
+  return floatOf(attributes, "scale") || 1 / Math.sqrt(size);
 }
 
 /** Which dims a `[batch, heads, length, size]` view has in memory. */

@@ -5,6 +5,12 @@ import type { View } from "./buffers.ts";
 /** The largest tag of a message; an engine may have fewer. */
 const MOST_TAG = 2 ** 31 - 1;
 
+/** @throws {InputError} Unless `rank` is one of the group's. */
+export function requireRank({ size }: { readonly size: number }, rank: number): void {
+  if (Number.isInteger(rank) && rank >= 0 && rank < size) return;
+  throw new InputError(`Cannot use ${rank} as a rank: expected 0 to ${size - 1}`);
+}
+
 /** @throws {InputError} Unless `tag` is a whole number that a message can carry. */
 export function requireTag(tag: unknown): void {
   if (typeof tag === "number" && Number.isInteger(tag) && tag >= 0 && tag <= MOST_TAG) return;

@@ -1,6 +1,7 @@
 /** The communicator of a job of one rank: every verb at once, on any system, without shared memory. */
 import { UnavailableError } from "../../core/errors.ts";
-import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
+import type { SymmetricArena } from "./arena.ts";
+import { PrivateArena } from "./private_arena.ts";
 import { requirePlace } from "./arguments.ts";
 import type { GroupOptions } from "./communicator.ts";
 import type { OperationCode } from "./control_block.ts";
@@ -14,7 +15,7 @@ import { MeetingCommunicator } from "./verbs.ts";
 /** One rank alone. */
 export class LocalCommunicator extends MeetingCommunicator {
   readonly backend = "local";
-  readonly arena: SymmetricArena = new LocalArena();
+  readonly arena: SymmetricArena = new PrivateArena(0, "local");
 
   #meeting: LocalMeeting;
 
@@ -110,37 +111,5 @@ class LocalMeeting implements Meeting {
   }
   abort(error: CommunicatorError): void {
     this.#failure ??= error;
-  }
-}
-
-/** Plain memory; a mark is how many buffers there are. */
-class LocalArena implements SymmetricArena {
-  #buffers: SymmetricBuffer[] = [];
-
-  get partBytes(): number {
-    return this.#buffers.reduce((sum, buffer) => sum + buffer.byteLength, 0);
-  }
-
-  alloc(bytes: number): SymmetricBuffer {
-    const local = new Uint8Array(bytes);
-    const peer = (rank: number) => {
-      if (rank === 0) return local;
-      throw new RangeError(`Cannot use ${rank} as a rank: expected 0 to 0`);
-    };
-    const buffer = { byteLength: bytes, local, peer, memory: undefined };
-    this.#buffers.push(buffer);
-    return buffer;
-  }
-
-  mark(): ArenaMark {
-    return { chunk: 0, used: this.#buffers.length };
-  }
-
-  reset(mark: ArenaMark): void {
-    this.#buffers.length = mark.used;
-  }
-
-  [Symbol.dispose](): void {
-    this.#buffers = [];
   }
 }

@@ -1,5 +1,9 @@
 /** Values as bytes, and messages of them, over any communicator's sends and receives. */
 import { deserialize, serialize } from "node:v8";
+import { InputError } from "../../core/errors.ts";
+import { requireRank } from "./arguments.ts";
+import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from "./collective_steps.ts";
+import type { Steps } from "./collectives.ts";
 import type { Communicator, ObjectCollectives, ReceiveOptions } from "./communicator.ts";
 
 /** `value` as bytes, as structured clone sees it. */
@@ -12,8 +16,43 @@ export function unpack<T>(bytes: Uint8Array): T {
   return deserialize(bytes) as T;
 }
 
+/** Collectives of values, issued by `run` as steps of an engine, and messages of them. */
+export function objectCollectives(
+  comm: Communicator,
+  steps: CollectiveSteps,
+  run: <T>(verb: string, root: number, start: () => Steps<T>) => PromiseLike<T>,
+): ObjectCollectives {
+  const { rank, size } = comm;
+  return {
+    broadcast: async <T>(value: T | undefined, root: number): Promise<T> => {
+      requireRank(comm, root);
+      const payload = rank === root ? pack(value) : new Uint8Array();
+      return unpack<T>(await run("broadcast", root, () => broadcastBytes(steps, comm, payload, root)));
+    },
+    allGather: async <T>(value: T): Promise<T[]> => {
+      const payload = pack(value);
+      return (await run("allGather", -1, () => gatherBytes(steps, comm, payload))).map(unpack<T>);
+    },
+    gather: async <T>(value: T, root: number): Promise<T[] | null> => {
+      requireRank(comm, root);
+      const payload = pack(value);
+      const all = await run("gather", root, () => gatherBytes(steps, comm, payload, root));
+      return rank === root ? all.map(unpack<T>) : null;
+    },
+    scatter: async <T>(values: readonly T[] | null, root: number): Promise<T> => {
+      requireRank(comm, root);
+      if (rank === root && values?.length !== size) {
+        throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${size} ranks`);
+      }
+      const payloads = rank === root ? values!.map(pack) : undefined;
+      return unpack<T>(await run("scatter", root, () => scatterBytes(steps, comm, payloads, root)));
+    },
+    ...objectMessages(comm),
+  };
+}
+
 /** Messages of values: first how many bytes, then the bytes, which stay together because a pair's messages keep their order. */
-export function objectMessages(comm: Communicator): Pick<ObjectCollectives, "send" | "recv"> {
+function objectMessages(comm: Communicator): Pick<ObjectCollectives, "send" | "recv"> {
   const turns = new Turns();
   return {
     send: async (value, dest, options) => {

@@ -5,7 +5,8 @@
 import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import type { SymmetricArena } from "./arena.ts";
-import { overlap, requireApart, requireTag, requireTimeout } from "./arguments.ts";
+import { overlap, requireRank, requireTag, requireTimeout } from "./arguments.ts";
+import { atRoot, blockCounts, even, evenBlocks, perRank, receiver, reduction, sum } from "./blocks.ts";
 import {
   type Buf,
   type CommDType,
@@ -17,7 +18,7 @@ import {
   type View,
   viewOf,
 } from "./buffers.ts";
-import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from "./collective_steps.ts";
+import type { CollectiveSteps } from "./collective_steps.ts";
 import type { Steps } from "./collectives.ts";
 import type {
   AllReduceOptions,
@@ -37,8 +38,8 @@ import { placed, withLayouts } from "./displacements.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Probed, Received } from "./mailbox.ts";
 import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
-import { objectMessages, pack, unpack } from "./objects.ts";
-import { canReduce, isPairOp, nameOf, premultiplied, requirePairs, requireReducible } from "./operations.ts";
+import { objectCollectives } from "./objects.ts";
+import { canReduce, nameOf } from "./operations.ts";
 import type { AnyWork, Waiting, Work, WorkQueue } from "./work.ts";
 import { workOfAll } from "./work_group.ts";
 
@@ -93,7 +94,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     this.waiting = o.waiting;
     this.queue = o.queue;
     this.steps = o.steps;
-    this.objects = this.#makeObjects();
+    this.objects = objectCollectives(this, this.steps, (verb, root, start) => this.#issue({ verb, root }, {}, start));
   }
 
   abstract allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor;
@@ -168,7 +169,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   broadcast(buf: Buf, root: number, options: OpOptions = {}): Work {
     const view = viewOf(buf, "the buffer");
-    this.requireRank(root);
+    requireRank(this, root);
     return this.#issue({ verb: "broadcast", view, root }, options, () => this.steps.broadcast(view, root));
   }
 
@@ -192,7 +193,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   reduce(buf: Buf, root: number, op: ReduceOp = "sum", options: RecvOptions = {}): Work {
-    this.requireRank(root);
+    requireRank(this, root);
     const own = viewOf(buf, "the input"), recv = this.rank === root ? receiver(own, options.recv) : undefined;
     const { send, by } = reduction(own, op);
     return this.#issue(
@@ -204,7 +205,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   allGather(buf: Buf, into: Buf, options: CountOptions = {}): Work {
     const send = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count), options.displs);
+    const counts = blockCounts(this, send, recv, options.counts ?? even(this, send.count), options.displs);
     const to = placed(recv, counts, options.displs, { what: "the output", written: true });
     const room = to?.packed ?? recv;
     return this.#issue(
@@ -216,7 +217,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   reduceScatter(buf: Buf, into: Buf, op: ReduceOp = "sum", options: CountOptions = {}): Work {
     const own = viewOf(buf, "the input"), recv = viewOf(into, "the output");
-    const counts = this.#counts(recv, own, options.counts ?? this.#even(recv.count));
+    const counts = blockCounts(this, recv, own, options.counts ?? even(this, recv.count));
     const { send, by } = reduction(own, op, counts);
     return this.#issue(
       { verb: "reduceScatter", view: send, op },
@@ -226,9 +227,9 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   gather(buf: Buf, into: Buf | null, root: number, options: CountOptions = {}): Work {
-    this.requireRank(root);
-    const send = viewOf(buf, "the input"), recv = this.#atRoot(into, root, "the output");
-    const counts = this.#counts(send, recv, options.counts ?? this.#even(send.count), options.displs);
+    requireRank(this, root);
+    const send = viewOf(buf, "the input"), recv = atRoot(this, into, root, "the output");
+    const counts = blockCounts(this, send, recv, options.counts ?? even(this, send.count), options.displs);
     const to = placed(recv, counts, options.displs, { what: "the output", written: true });
     return this.#issue(
       { verb: "gather", view: send, root, count: sum(counts) },
@@ -238,9 +239,9 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   scatter(buf: Buf | null, into: Buf, root: number, options: CountOptions = {}): Work {
-    this.requireRank(root);
-    const recv = viewOf(into, "the output"), send = this.#atRoot(buf, root, "the input");
-    const counts = this.#counts(recv, send, options.counts ?? this.#even(recv.count), options.displs);
+    requireRank(this, root);
+    const recv = viewOf(into, "the output"), send = atRoot(this, buf, root, "the input");
+    const counts = blockCounts(this, recv, send, options.counts ?? even(this, recv.count), options.displs);
     const from = placed(send, counts, options.displs, { what: "the input", written: false });
     return this.#issue(
       { verb: "scatter", view: recv, root, count: sum(counts) },
@@ -252,8 +253,8 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   allToAll(buf: Buf, into: Buf, options: AllToAllOptions = {}): Work {
     const send = viewOf(buf, "the input"), recv = viewOf(into, "the output"), { sendDispls, recvDispls } = options;
     requireSameDType(send, recv);
-    const sendCounts = this.#perRank(options.sendCounts ?? this.#split(send, sendDispls));
-    const recvCounts = this.#perRank(options.recvCounts ?? this.#split(recv, recvDispls));
+    const sendCounts = perRank(this, options.sendCounts ?? evenBlocks(this, send, sendDispls));
+    const recvCounts = perRank(this, options.recvCounts ?? evenBlocks(this, recv, recvDispls));
     if (sendDispls === undefined) requireCount(send, sum(sendCounts), "the input");
     if (recvDispls === undefined) requireCount(recv, sum(recvCounts), "the output");
     const from = placed(send, sendCounts, sendDispls, { what: "the input", written: false });
@@ -279,7 +280,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
 
   send(buf: Buf, dest: number, options: MessageOptions = {}): Work {
     this.requireOpen();
-    this.requireRank(dest);
+    requireRank(this, dest);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
     requireTag(tag);
     requireTimeout(timeoutMs);
@@ -343,14 +344,10 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   /** @throws {InputError} Unless `rank` is one of this group. */
-  protected requireRank(rank: number): void {
-    if (Number.isInteger(rank) && rank >= 0 && rank < this.size) return;
-    throw new InputError(`Cannot use ${rank} as a rank: expected 0 to ${this.size - 1}`);
-  }
 
   /** @throws {InputError} Unless `ranks` are a group that this rank can make. */
   protected requireMembers(ranks: readonly number[]): void {
-    for (const rank of ranks) this.requireRank(rank);
+    for (const rank of ranks) requireRank(this, rank);
     if (ranks.includes(this.rank) && new Set(ranks).size === ranks.length) return;
     throw new InputError(`Cannot make a subgroup of ranks ${ranks.join(", ")} at rank ${this.rank}`, {
       hint: "name each member once, and call it at the members only",
@@ -409,104 +406,10 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   #envelope(source: number | "any", options: ReceiveOptions): { tag: number | "any"; timeoutMs: number } {
-    if (source !== "any") this.requireRank(source);
+    if (source !== "any") requireRank(this, source);
     const { tag = 0, timeoutMs = this.timeoutMs } = options;
     if (tag !== "any") requireTag(tag);
     requireTimeout(timeoutMs);
     return { tag, timeoutMs };
   }
-
-  #makeObjects(): ObjectCollectives {
-    const run = <T>(verb: string, root: number, start: () => Steps<T>) => this.#issue({ verb, root }, {}, start);
-    return {
-      broadcast: async <T>(value: T | undefined, root: number): Promise<T> => {
-        this.requireRank(root);
-        const payload = this.rank === root ? pack(value) : new Uint8Array();
-        return unpack<T>(await run("broadcast", root, () => broadcastBytes(this.steps, this, payload, root)));
-      },
-      allGather: async <T>(value: T): Promise<T[]> => {
-        const payload = pack(value);
-        return (await run("allGather", -1, () => gatherBytes(this.steps, this, payload))).map(unpack<T>);
-      },
-      gather: async <T>(value: T, root: number): Promise<T[] | null> => {
-        this.requireRank(root);
-        const payload = pack(value);
-        const all = await run("gather", root, () => gatherBytes(this.steps, this, payload, root));
-        return this.rank === root ? all.map(unpack<T>) : null;
-      },
-      scatter: async <T>(values: readonly T[] | null, root: number): Promise<T> => {
-        this.requireRank(root);
-        if (this.rank === root && values?.length !== this.size) {
-          throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${this.size} ranks`);
-        }
-        const payloads = this.rank === root ? values!.map(pack) : undefined;
-        return unpack<T>(await run("scatter", root, () => scatterBytes(this.steps, this, payloads, root)));
-      },
-      ...objectMessages(this),
-    };
-  }
-
-  #atRoot(buf: Buf | null, root: number, what: string): View | undefined {
-    if (this.rank !== root) return undefined;
-    if (buf === null) throw new InputError(`Cannot do without ${what} at root ${root}`);
-    return viewOf(buf, what);
-  }
-
-  /** Checks a collective of blocks: `own` is one rank's, `all` those of all ranks. */
-  #counts(
-    own: View,
-    all: View | undefined,
-    counts: readonly number[],
-    displs?: readonly number[],
-  ): readonly number[] {
-    requireCount(own, this.#perRank(counts)[this.rank]!, "this rank's block");
-    if (all === undefined) return counts;
-    requireSameDType(own, all);
-    if (displs === undefined) requireCount(all, sum(counts), `the blocks of ${this.size} ranks`);
-    return counts;
-  }
-
-  #perRank(counts: readonly number[]): readonly number[] {
-    if (counts.length === this.size && counts.every((n) => Number.isSafeInteger(n) && n >= 0)) return counts;
-    throw new InputError(`Cannot use [${counts.join(", ")}] as the counts of ${this.size} ranks`);
-  }
-
-  #even(count: number): number[] {
-    return Array.from({ length: this.size }, () => count);
-  }
-
-  #split(view: View, displs?: readonly number[]): number[] {
-    if (displs !== undefined) {
-      throw new InputError("Cannot use displacements without counts", { hint: "pass sendCounts and recvCounts too" });
-    }
-    if (view.count % this.size === 0) return this.#even(view.count / this.size);
-    throw new InputError(`Cannot cut ${view.count} elements into ${this.size} equal blocks`, {
-      hint: "pass sendCounts and recvCounts",
-    });
-  }
-}
-
-function receiver(send: View, recv: Buf | undefined): View {
-  if (recv === undefined) return send;
-  const view = viewOf(recv, "the output");
-  requireSameDType(send, view);
-  requireCount(view, send.count, "the output");
-  requireApart(send, view);
-  return view;
-}
-
-/** How `op` reduces, and what of: `own`, or its products. `counts`: of blocks that are reduced for themselves. */
-function reduction(
-  own: View,
-  op: ReduceOp,
-  counts: readonly number[] = [own.count],
-): { readonly send: View; readonly by: ReduceOpName } {
-  if (typeof op !== "string") return { send: premultiplied(own, op), by: "sum" };
-  requireReducible(own.dtype, op);
-  if (isPairOp(op)) requirePairs(op, counts);
-  return { send: own, by: op };
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((a, b) => a + b, 0);
 }
