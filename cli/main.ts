@@ -25,12 +25,19 @@ export async function main(args: readonly string[]): Promise<number> {
     return await dispatch(args);
   } catch (error) {
     printNote(errorText(error));
-    return error instanceof UsageError ? EXIT.usage : error instanceof ShardwiseError ? USER_ERROR : 1;
+    if (error instanceof UsageError) return EXIT.usage;
+    return error instanceof ShardwiseError || isRefusal(error) ? USER_ERROR : 1;
   }
+}
+
+/** Whether the system refused a file or folder: that is no bug of ours, and its message names the path. */
+function isRefusal(error: unknown): error is Error {
+  return error instanceof Error && "code" in error && typeof error.code === "string" && /^E[A-Z]+$/.test(error.code);
 }
 
 /** What the user sees of an error: message and hint; the stack too when it is a bug of ours. */
 export function errorText(error: unknown): string {
+  if (isRefusal(error)) return `error: ${error.message}\nhint: give a path that can be written, with room for the file`;
   if (error instanceof ShardwiseError) return `error: ${describeError(error).replace("\n  hint: ", "\nhint: ")}`;
   return `error: ${error instanceof Error ? error.stack ?? error.message : String(error)}`;
 }

@@ -98,3 +98,21 @@ Deno.test("shardwise refuses arguments that make no sense before it starts a ran
   await requireError(["verify", testModel("llama"), "--cases", "zzz"], 64, /no case matches/);
   await requireError(["generate", "examples/demo", "--prompt-ids", "1000"], 2, /token 1000.*vocabulary has 63/);
 });
+
+Deno.test("a folder or file that cannot be written is one error that names it, without a stack", async () => {
+  const model = testModel("mlp");
+  for (
+    const args of [["export", model, "--tp", "2", "--out", "/proc/parts"], [
+      "plan",
+      model,
+      "--tp",
+      "2",
+      "--html",
+      "/proc/plan.html",
+    ]]
+  ) {
+    const { code, stderr } = await shardwise(...args);
+    assert.equal(code, 2, stderr);
+    assert.match(stderr, /^error: .*'\/proc\/(parts|plan\.html)'\nhint: .*\n$/, stderr);
+  }
+});
