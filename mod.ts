@@ -263,3 +263,5 @@ export {
   PeerLost,
   RendezvousError,
 } from "./src/runtime/comm/errors.ts";
+export { ProgressLine, progressLine } from "./src/runtime/progress_line.ts";
+export type { ProgressIo } from "./src/runtime/progress_line.ts";

@@ -13,6 +13,8 @@ export interface AbortNotice {
   readonly hint?: string;
   /** The message is a clean error of the user's. */
   readonly user?: boolean;
+  /** Nothing failed: a user or a time limit ended the job. */
+  readonly stopped?: boolean;
 }
 
 const LONGEST = 2000;
@@ -48,6 +50,7 @@ export function parseAbort(text: string): AbortNotice {
       ...(typeof found.host === "string" ? { host: found.host.slice(0, 200) } : {}),
       ...(typeof found.hint === "string" ? { hint: found.hint.slice(0, LONGEST) } : {}),
       ...(found.user === true ? { user: true } : {}),
+      ...(found.stopped === true ? { stopped: true } : {}),
     };
   } catch {
     return { message: text.slice(0, LONGEST), code: 1 };

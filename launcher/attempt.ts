@@ -19,6 +19,11 @@ export type StopReason =
   /** Another node, or a client of the store, asked for it. */
   | { readonly kind: "abort"; readonly notice: AbortNotice };
 
+/** Whether a user or a time limit ended the ranks, so that nothing failed. */
+export function isStopped(reason: StopReason | undefined): boolean {
+  return reason?.kind === "signal" || reason?.kind === "timeout";
+}
+
 /** What an attempt needs to know. */
 export interface AttemptOptions {
   readonly ranks: readonly RankStart[];

@@ -4,7 +4,7 @@
  *     const code = await launch({ program: { kind: "deno", script: "train.ts" }, nproc: 4 });
  */
 import { UnavailableError, UsageError } from "../src/core/errors.ts";
-import { Attempt, type AttemptResult, type StopReason } from "./attempt.ts";
+import { Attempt, type AttemptResult, isStopped, type StopReason } from "./attempt.ts";
 import { jobTempDir, killLeftovers, remove, removeSharedMemory, removeStale, systemTempDir } from "./cleanup.ts";
 import type { LaunchConfig, OutputTarget } from "./config.ts";
 import { type Coordinator, LocalCoordinator, type Placement, type Verdict } from "./coordinator.ts";
@@ -344,7 +344,7 @@ class Job implements AsyncDisposable {
   }
 
   #stop(reason: StopReason): void {
-    if (reason.kind === "signal" || reason.kind === "timeout") {
+    if (isStopped(reason)) {
       this.#stopped ??= reason;
       this.#interrupted.resolve(reason);
       if (this.#concluding) this.#coordinator?.interrupt(exitCode({ outcomes: [], cause: undefined, stop: reason }));

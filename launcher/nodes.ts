@@ -10,7 +10,7 @@ import { randomHex } from "../src/core/run_id.ts";
 import { StoreClient } from "../src/core/store_client.ts";
 import { field, StoreError, text } from "../src/core/store_protocol.ts";
 import { type AbortNotice, noticeOf, parseAbort } from "./abort_notice.ts";
-import type { AttemptResult, StopReason } from "./attempt.ts";
+import { type AttemptResult, isStopped, type StopReason } from "./attempt.ts";
 import { type Coordinator, type Placement, stopOf, type Verdict } from "./coordinator.ts";
 import type { NodePlace } from "./node_place.ts";
 import { exitCodeOf, type RankOutcome } from "./outcome.ts";
@@ -207,7 +207,7 @@ class NodeCoordinator implements Coordinator {
 
   interrupt = (code: number): void => {
     const message = `the launcher of node ${this.#options.place.nodeRank} (${this.#options.host}) was told to end`;
-    this.#client.abort(JSON.stringify({ message, code } satisfies AbortNotice)).catch(() => {});
+    this.#client.abort(JSON.stringify({ message, code, stopped: true } satisfies AbortNotice)).catch(() => {});
   };
 
   /** Node `node`'s launcher is gone before the job's end. */
@@ -238,7 +238,8 @@ class NodeCoordinator implements Coordinator {
         const message = result.cause === undefined
           ? `node ${nodeRank} (${this.#options.host}): ${causeLine(result)}`
           : noticeOf(result.cause, here.code).message;
-        await this.#client.abort(JSON.stringify({ message, code: here.code } satisfies AbortNotice));
+        const stopped = result.cause === undefined && isStopped(result.stop);
+        await this.#client.abort(JSON.stringify({ message, code: here.code, stopped } satisfies AbortNotice));
       }
       await this.#client.set(end(nodeRank), field(JSON.stringify(here)));
       if (this.#server !== undefined) {

@@ -1,5 +1,5 @@
 /** The last thing on the screen after a failure: at most 40 lines that say which rank failed, why, and what to do. Pure. */
-import type { AttemptResult } from "./attempt.ts";
+import { type AttemptResult, isStopped } from "./attempt.ts";
 import type { AbortNotice } from "./abort_notice.ts";
 import { explain, type RankOutcome } from "./outcome.ts";
 import { rankRanges } from "./rank_ranges.ts";
@@ -37,7 +37,7 @@ export function finalReport(input: ReportInput): string[] {
   const notice = input.notice ?? (stop?.kind === "abort" ? stop.notice : undefined);
   // What ended the whole job outranks what failed here afterwards.
   const cause = notice === undefined || notice.rank === result.cause?.rank ? result.cause : undefined;
-  const stopped = cause === undefined && notice === undefined && (stop?.kind === "signal" || stop?.kind === "timeout");
+  const stopped = cause === undefined && (notice === undefined ? isStopped(stop) : notice.stopped === true);
   const attempts = (input.attempts ?? 1) > 1 ? `, attempt ${input.attempts}` : "";
   const logs = input.logDir === undefined ? "" : `   logs: ${input.logDir}`;
   const head = `shardwise: job ${input.runId} ${stopped ? "STOPPED" : "FAILED"} after ${

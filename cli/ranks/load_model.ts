@@ -7,7 +7,7 @@ import { parallelizeModel } from "../../src/session.ts";
 import type { JobDevice } from "../job.ts";
 import { passConfig, type PlanConfig } from "../plan_options.ts";
 import { printNote } from "../print.ts";
-import { progressLine } from "./progress.ts";
+import { progressLine } from "../../src/runtime/progress_line.ts";
 
 /** What a model is loaded with. */
 export interface LoadOptions {

@@ -10,6 +10,7 @@ import { Sampler } from "../../src/generate/sampler.ts";
 import { TextStream } from "../../src/generate/text_stream.ts";
 import { planOutline } from "../../src/plan/outline.ts";
 import { init } from "../../src/runtime/comm/init.ts";
+import { progressLine } from "../../src/runtime/progress_line.ts";
 import { explainModel, parallelizeModel } from "../../src/session.ts";
 
 const PROMPT = "And David said unto";
@@ -19,7 +20,9 @@ const tokenizer = folder.tokenizer();
 const prompt = tokenizer.encode(PROMPT);
 
 await using comm = await init();
-await using model = await parallelizeModel(folder.model, { comm });
+const line = progressLine(comm);
+await using model = await parallelizeModel(folder.model, { comm, onProgress: line.onProgress });
+line[Symbol.dispose]();
 
 const encoder = new TextEncoder();
 /** Only rank 0 speaks; all ranks compute. */

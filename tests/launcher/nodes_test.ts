@@ -175,6 +175,7 @@ Deno.test("Ctrl-C on one node ends all", async () => {
   jobs[1]!.kill("SIGINT");
   const runs = await finish(jobs);
   assert.deepEqual(runs.map((r) => r.code), [130, 130], runs.map((r) => r.stderr).join());
+  for (const { stderr } of runs) assert.match(stderr, /shardwise: job \S+ STOPPED after/);
 });
 
 Deno.test("Ctrl-C on a node whose ranks have ended ends those of the others", async () => {
@@ -185,6 +186,7 @@ Deno.test("Ctrl-C on a node whose ranks have ended ends those of the others", as
   jobs[1]!.kill("SIGINT");
   const runs = await finish(jobs);
   assert.deepEqual(runs.map((r) => r.code), [130, 130], runs.map((r) => r.stderr).join());
+  for (const { stderr } of runs) assert.match(stderr, /shardwise: job \S+ STOPPED after/);
   assert.match(causeLine(runs[0]!), /the launcher of node 1 .*was told to end/);
 });
 

@@ -1,5 +1,5 @@
 /** One line on a terminal that says how far the loading of a model is, and is gone when it is done. */
-import type { OnProgress } from "../../src/core/progress.ts";
+import type { OnProgress } from "../core/progress.ts";
 
 /** Where the line is written, and what time it is. */
 export interface ProgressIo {
@@ -40,7 +40,15 @@ export class ProgressLine implements Disposable {
   }
 }
 
-/** The line of this rank: shown by rank 0 only, and only if the launcher says that its stderr is a terminal. */
+/**
+ * The line of this rank: shown by rank 0 only, and only if the launcher says that its stderr is a terminal.
+ *
+ * @example
+ * ```ts ignore
+ * using line = progressLine(comm);
+ * await using model = await parallelizeModel("model.onnx", { comm, onProgress: line.onProgress });
+ * ```
+ */
 export function progressLine(comm: { readonly rank: number }): ProgressLine {
   const watched = comm.rank === 0 && Deno.env.get("SHARDWISE_STDERR_TTY") === "1" && Deno.env.get("TERM") !== "dumb";
   const encoder = new TextEncoder();

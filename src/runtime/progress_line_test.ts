@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { ProgressLine } from "./progress.ts";
+import { ProgressLine } from "./progress_line.ts";
 
 Deno.test("ProgressLine shows phases and counts on one line, and removes it at the end", () => {
   let text = "", now = 0;
