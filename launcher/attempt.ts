@@ -54,6 +54,10 @@ export interface AttemptResult {
 
 /** How long the ends of victims wait for the end of the rank that they lost, in ms. */
 const VICTIM_PATIENCE = 500;
+/** Signals by which others end processes. */
+const TOLD_TO_END: ReadonlySet<string> = new Set(["SIGTERM", "SIGINT", "SIGHUP"]);
+/** How long after a rank ended by one of them the launcher's own may come, in ms. */
+const COMPANY_MS = 300;
 
 /** A running generation. */
 export class Attempt {
@@ -153,6 +157,8 @@ export class Attempt {
     // A rank that failed and hung in its exit was ended by the alarm that the preload had set: its own code is what counts.
     const alarmed = end.signal === "SIGALRM" && record !== undefined;
     const { code, signal } = alarmed ? { code: record.code ?? 1, signal: null } : end;
+    // A scheduler that ends a job signals ranks and launcher alike; which of them hears it first says nothing.
+    if (signal !== null && TOLD_TO_END.has(signal) && !this.stopping) await this.#company();
     const kind = this.#kindOf(code, signal, record);
     // The cause is frozen now; the lines it wrote last come with the outcome.
     const early = this.#outcome(rank, kind, { code, signal, endedMs, record });
@@ -165,11 +171,18 @@ export class Attempt {
     this.#outcomes.push(outcome);
   }
 
+  /** Resolves when the ranks are being ended, or when it is clear that only one of them was told to. */
+  async #company(): Promise<void> {
+    const until = this.#options.now() + COMPANY_MS;
+    while (!this.stopping && this.#options.now() < until) await new Promise((done) => setTimeout(done, 10));
+  }
+
   #kindOf(code: number, signal: string | null, record: ErrorRecord | undefined): RankOutcome["kind"] {
     if (!this.stopping) return ownEnd(code, record);
     if (code === 0) return "stopped";
     if (signal === "SIGKILL" && this.#killSent) return "killed";
     if (signal === "SIGTERM" && this.#termSent) return "stopped";
+    if (signal !== null && TOLD_TO_END.has(signal) && isStopped(this.#stop)) return "stopped";
     // Its own end came while ours was on the way: it may be what others were victims of.
     const crashed = signal !== null || record?.kind === "exception" || record?.kind === "collective";
     if (this.#stop?.kind === "failure" && crashed && this.#cause === undefined) return ownEnd(code, record);

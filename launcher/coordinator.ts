@@ -75,7 +75,7 @@ export class LocalCoordinator implements Coordinator {
       // What the last attempt's ranks wrote, and they themselves, mean nothing to this one.
       this.#server.revoke(this.#token);
       this.#server.state.keepOnly("job/");
-      this.#server.clearAbort();
+      this.#server.beginAttempt();
     }
     this.#token = randomHex(16);
     this.#server.allow(this.#token);

@@ -173,7 +173,7 @@ class NodeCoordinator implements Coordinator {
     if (this.#server !== undefined) {
       if (attempt > 0) this.#server.revoke(this.#token);
       this.#server.state.keepOnly("job/");
-      this.#server.clearAbort();
+      this.#server.beginAttempt();
       this.#token = randomHex(16);
       this.#server.allow(this.#token);
       await this.#client.set(key, field(JSON.stringify({ jobId: runId, token: this.#token })));

@@ -43,6 +43,7 @@ export class StoreServer implements Disposable {
   readonly #clients = new Set<Client>();
   readonly #tokens = new Set<string>();
   #aborted: Uint8Array<ArrayBuffer> | undefined;
+  readonly #left: Uint8Array<ArrayBuffer>[] = [];
 
   /** Listens at once; clients are answered from the next turn of the event loop on. */
   constructor(options: { hostname: string; port: number; events?: StoreEvents }) {
@@ -70,14 +71,16 @@ export class StoreServer implements Disposable {
     for (const client of this.#clients) if (client.token !== undefined) client.send(this.#aborted);
   }
 
-  /** Forgets an abort, for the next attempt. */
-  clearAbort(): void {
+  /** Forgets an abort and who left: the next attempt has ranks of its own. */
+  beginAttempt(): void {
     this.#aborted = undefined;
+    this.#left.length = 0;
   }
 
-  /** Tells all clients that `rank` ended normally. */
+  /** Tells all clients, now and later ones, that `rank` ended normally. */
   pushLeft(rank: number): void {
     const frame = encodeFrame(OP.pushLeft, 0, [field(String(rank))]);
+    this.#left.push(frame);
     for (const client of this.#clients) if (client.token !== undefined) client.send(frame);
   }
 
@@ -156,6 +159,8 @@ export class StoreServer implements Disposable {
     client.who = text(frame.fields[1]);
     client.reply(frame.id);
     if (this.#aborted !== undefined) client.send(this.#aborted);
+    // A rank that was quick may have ended before a slow one came.
+    for (const frame of this.#left) client.send(frame);
     this.#events.onHello?.(client.who);
     return true;
   }

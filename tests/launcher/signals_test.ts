@@ -120,6 +120,29 @@ for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGQUIT", 131
   });
 }
 
+Deno.test("a job of which ranks hear SIGTERM before the launcher does, as under Slurm, was stopped and did not fail", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  for (const pid of alive(job.mark)) if (pid !== job.pid) Deno.kill(pid, "SIGTERM");
+  await new Promise((done) => setTimeout(done, 50));
+  job.kill("SIGTERM");
+  const ended = await job.done;
+  assert.equal(ended.code, 143, ended.stderr);
+  assert.match(ended.stderr, /STOPPED after/);
+  assert.match(causeLine(ended), /received SIGTERM/);
+  await assertNothingLeft(job);
+});
+
+Deno.test("a rank that somebody else ends by SIGTERM has failed", async () => {
+  const job = start(["--nproc", "2", ...WAITING]);
+  await job.said("is up", 2);
+  Deno.kill(alive(job.mark).find((pid) => pid !== job.pid)!, "SIGTERM");
+  const ended = await job.done;
+  assert.match(ended.stderr, /FAILED after/);
+  assert.match(causeLine(ended), /ended by SIGTERM/);
+  await assertNothingLeft(job);
+});
+
 Deno.test("a second Ctrl-C kills ranks that ignore the first one, long before the grace period ends", async () => {
   const job = start(["--nproc", "2", STUBBORN, "ignore"]);
   await job.said("is up", 2);

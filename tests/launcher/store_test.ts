@@ -62,6 +62,17 @@ Deno.test("adding to what is no number is refused and changes nothing", async ()
   assert.equal(text(await store.get("word")), "x");
 });
 
+Deno.test("a client that comes late hears who has left; the next attempt forgets it", async () => {
+  using server = serve();
+  server.pushLeft(1);
+  using late = await connect(server, 0);
+  await assert.rejects(late.barrier("late", { rank: 0, worldSize: 2 }), /rank 1 ended normally/);
+  server.beginAttempt();
+  using next = await connect(server, 2);
+  await next.ping();
+  assert.deepEqual([...next.left], []);
+});
+
 Deno.test("a wrong token is refused at once, without its owner hanging", async () => {
   using server = serve();
   await assert.rejects(connect(server, 0, "guess"), /token is not that of this job/);
