@@ -192,8 +192,8 @@ export interface RankContext {
 
 /**
  * Starts `nproc` ranks that carry out `job`, and resolves when they have ended. What rank 0 prints comes through unchanged; what it
- * reports goes through a file, so that the command can print it after everything else. So does the job: as arguments, one of
- * hundreds of cases overflows the stack of a starting Deno.
+ * reports goes through a file, so that the command can print it after everything else. So does the job: with hundreds
+ * of cases in the arguments, Deno was seen to end by a stack overflow at its start.
  */
 export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
   const folder = Deno.makeTempDirSync({ prefix: "shardwise-job-" });
