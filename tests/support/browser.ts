@@ -52,7 +52,8 @@ export async function openPage(browser: string, path: string): Promise<Page> {
       // It has ended.
     }
     await process.status;
-    Deno.removeSync(profile, { recursive: true });
+    // The browser's helper processes outlive it by a moment and still write there.
+    await until(() => Deno.removeSync(profile, { recursive: true }));
   };
   try {
     const port = await until(() => {
