@@ -35,6 +35,7 @@ import {
   MATMUL_NBITS,
   QUANTIZE_LINEAR,
 } from "./quantised.ts";
+import { randomOps } from "./random.ts";
 import { reduceOps } from "./reduce.ts";
 import { FLATTEN, RESHAPE } from "./reshape.ts";
 import { argOps, CUM_SUM, TOP_K } from "./search.ts";
@@ -53,6 +54,7 @@ const ALL: readonly OpDef[] = [
   ...rotaryOps(),
   ...lossOps(),
   ...moeOps(),
+  ...randomOps(),
   ATTENTION,
   CACHED_ATTENTION,
   CAST,

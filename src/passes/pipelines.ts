@@ -11,12 +11,14 @@ import { ParallelLayerReplacePass } from "./parallel_layer_replace_pass.ts";
 import { pass } from "./pass.ts";
 import { PassPipeline } from "./pipeline.ts";
 import { RewritePass } from "./rewrite_pass.ts";
+import { seedDraws } from "./seed_draws.ts";
 
 type Global = Graph<"global">;
 
 /** Cleans an imported graph: aliases, types, shape arithmetic, fused ops, layers. What planning starts from. */
 export function cleanPipeline(): PassPipeline<Graph<"global">> {
   return new PassPipeline<Global>()
+    .append(pass("seed_draws", (g: Global) => seedDraws(g)))
     .append(pass("fold_constants", (g: Global) => foldConstants(g)))
     .append(pass("infer_types", (g: Global) => inferTypes(g)))
     .append(pass("fold_shapes", (g: Global) => foldShapes(g)))
