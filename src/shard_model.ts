@@ -1,17 +1,12 @@
 /** Splitting a model into files, one part a rank; sharded_folder.ts says what they are and reads them. */
 import { basename, dirname, join } from "node:path";
-import { create, toBinary } from "@bufbuild/protobuf";
 import { byteLength } from "./core/dtype.ts";
 import { FormatError } from "./core/errors.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
-import {
-  ModelProtoSchema,
-  StringStringEntryProtoSchema,
-  TensorProto_DataLocation,
-  TensorProtoSchema,
-} from "./formats/onnx_schema.ts";
+import { encodeModel } from "./formats/onnx_encode.ts";
+import { create, DATA_LOCATION } from "./formats/onnx_messages.ts";
 import { exportRankModel } from "./formats/rank_model.ts";
 import type { Graph, TensorData } from "./graph/graph.ts";
 import { printGraph } from "./graph/text.ts";
@@ -171,12 +166,12 @@ function annotatedModel(
     const { location } = file.tensor(proto);
     const placed = location.kind === "file" ? data.find({ location: at(location) }) : undefined;
     if (!placed) return proto;
-    const entry = (key: string, value: unknown) => create(StringStringEntryProtoSchema, { key, value: String(value) });
-    return create(TensorProtoSchema, {
+    const entry = (key: string, value: unknown) => create("StringStringEntryProto", { key, value: String(value) });
+    return create("TensorProto", {
       name: proto.name,
       dims: proto.dims,
       dataType: proto.dataType,
-      dataLocation: TensorProto_DataLocation.EXTERNAL,
+      dataLocation: DATA_LOCATION.external,
       externalData: [
         entry("location", placed.location),
         entry("offset", placed.offset),
@@ -185,7 +180,7 @@ function annotatedModel(
     });
   });
   writeShardings(model, { name: `tp${plan.ranks}`, devices: plan.ranks }, shardingsOf(graph, plan));
-  return toBinary(ModelProtoSchema, model);
+  return encodeModel(model);
 }
 
 /** A file that grows by aligned pieces; it is there only if anything was written. */
