@@ -6,7 +6,7 @@ import { FormatError } from "../core/errors.ts";
 import { type ByteSource, openRanges, type OpenSource } from "./mapped_file.ts";
 import { checkModel, nodeLabel, normalDomain, subgraphs } from "./onnx_check.ts";
 import { inlineFunctions } from "./onnx_functions.ts";
-import type { GraphProto, ModelProto, TensorProto } from "./onnx_schema.ts";
+import type { GraphProto, ModelProto, TensorProto } from "./onnx_messages.ts";
 import { externalPath, onnxTensor, type TensorContext } from "./onnx_tensor.ts";
 import { decodeModel } from "./onnx_wire.ts";
 import type { TensorSource } from "./tensor_source.ts";

@@ -12,7 +12,7 @@ import { dtypeInfo } from "../../src/core/dtype.ts";
 import { type HostTensor, hostTensorFromBytes } from "../../src/core/host_tensor.ts";
 import { importOnnx } from "../../src/formats/import_onnx.ts";
 import { readOnnx } from "../../src/formats/onnx_file.ts";
-import { TensorProtoSchema } from "../../src/formats/onnx_schema.ts";
+import { TensorProtoSchema } from "../support/onnx_schema.ts";
 import { onnxTensor } from "../../src/formats/onnx_tensor.ts";
 import { type Graph, outputOf } from "../../src/graph/graph.ts";
 import { ParallelExecutionCtx } from "../../src/passes/context.ts";
