@@ -1,7 +1,7 @@
 /** `shardwise trace`: what every rank does when, as a file for Perfetto and as a page. */
-import { basename, dirname } from "node:path";
+import { resolve } from "node:path";
 import { readTensors } from "../src/formats/tensor_file.ts";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { ModelFolder, modelName } from "../src/generate/model_folder.ts";
 import { reportHtml } from "../src/report/html.ts";
 import { traceView } from "../src/report/trace_view.ts";
 import { chromeTrace } from "../src/trace/chrome.ts";
@@ -70,7 +70,7 @@ async function traceModel(args: ParsedArgs): Promise<number> {
   const { trace } = report as TraceReport;
   if (out !== undefined) writeOutput(out, JSON.stringify(chromeTrace(trace)));
   if (html !== undefined) {
-    const title = `${nameOf(model)} on ${nproc} rank${nproc === 1 ? "" : "s"}`;
+    const title = `${modelName(resolve(model))} on ${nproc} rank${nproc === 1 ? "" : "s"}`;
     writeOutput(html, await reportHtml({ viewer: "trace", title, data: traceView(title, trace) }));
   }
   printResult(traceSummary(trace));
@@ -84,8 +84,4 @@ export function traceSummary(trace: RunTrace): string {
     const parts = flame.parts.map(({ kind, ms }) => `${ms.toFixed(3)} ms ${kind}`);
     return `rank ${rank}: ${flame.ms.toFixed(3)} ms a step, of which ${parts.join(", ")}`;
   }).join("\n");
-}
-
-function nameOf(model: string): string {
-  return /^model\.onnx$/.test(basename(model)) ? basename(dirname(model)) : basename(model);
 }
