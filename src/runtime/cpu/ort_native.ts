@@ -55,7 +55,7 @@ function createSession(binding: Binding, model: Uint8Array, options: SessionOpti
         executionMode: "sequential",
         graphOptimizationLevel: "all",
         // An arena for each of many sessions holds memory that none of them needs at a time.
-        enableCpuMemArena: Deno.env.get("ARENA") === "1",
+        enableCpuMemArena: false,
         logSeverityLevel: 3,
         extra: {
           session: {
