@@ -8,7 +8,7 @@
  * keys     Concat(%past, %step) over dim 2, each head repeated by Unsqueeze, Expand and Reshape where heads share keys
  * ```
  */
-import { type Dim, dimMul } from "../../core/dim.ts";
+import { dimMul } from "../../core/dim.ts";
 import type { Call } from "../../graph/graph.ts";
 import type { MaskTerm } from "./causal_mask.ts";
 import type { Matcher } from "./matcher.ts";
