@@ -7,7 +7,6 @@ import { basename, dirname, join } from "node:path";
 import { readCases } from "../../cli/cases.ts";
 import { compareTensors } from "../../cli/compare.ts";
 import { fromNumbers, type HostTensor } from "../../src/core/host_tensor.ts";
-import { dtypeFromOrt, type TypedArray } from "../../src/core/dtype.ts";
 import { evalDim } from "../../src/core/dim.ts";
 import { importOnnx } from "../../src/formats/import_onnx.ts";
 import { readOnnx } from "../../src/formats/onnx_file.ts";
@@ -115,8 +114,8 @@ async function assertLikeSession(
   const names = outputOf(importOnnx(file)).names;
   const results = await session.run(Object.fromEntries(feeds), Object.fromEntries(names.map((n) => [n, null])));
   const expected = new Map(names.map((n) => {
-    const { type, dims, data } = results[n]!;
-    return [n, { dtype: dtypeFromOrt(type), shape: dims, data: data as TypedArray }] as const;
+    const { dtype, dims, data } = results[n]!;
+    return [n, { dtype, shape: dims, data }] as const;
   }));
   for (const ranks of sizes) {
     await using model = await emulatedModel(engine, path, ranks);
