@@ -34,6 +34,7 @@ import {
   MATMUL_NBITS,
   QUANTIZE_LINEAR,
 } from "./quantised.ts";
+import { randomOps } from "./random.ts";
 import { EMBEDDING_NBITS, GATHER_BLOCK_QUANTIZED } from "./quantised_tables.ts";
 import { reduceOps } from "./reduce.ts";
 import { FLATTEN, RESHAPE } from "./reshape.ts";
@@ -53,6 +54,7 @@ const ALL: readonly OpDef[] = [
   ...rotaryOps(),
   ...lossOps(),
   ...moeOps(),
+  ...randomOps(),
   ATTENTION,
   CACHED_ATTENTION,
   CAST,

@@ -116,6 +116,29 @@ export interface GemmStep {
   readonly beta: number;
 }
 
+/** Memory that a hand-written kernel reads or writes, from an element on. */
+export interface Pointer {
+  readonly operand: Operand;
+  /** Elements; 0 by default. */
+  readonly offset?: number;
+}
+
+/**
+ * A kernel that is written by hand, for what needs warps or shared memory. Its text has what decides about registers as numbers; what changes
+ * from step to step (rows, lengths) is in `params`, and a block whose work is done by others must find out by them.
+ */
+export interface CodeStep {
+  readonly kind: "code";
+  /** Statements in CUDA C++, over the names of `reads`, `writes` and `params`; `I` is the type of an index. */
+  readonly body: string;
+  readonly reads: Readonly<Record<string, Pointer>>;
+  readonly writes: Readonly<Record<string, Pointer>>;
+  readonly params: Params;
+  readonly blocks: number;
+  /** A multiple of 32. */
+  readonly threads: number;
+}
+
 /** The output is the input's memory with another shape. */
 export interface AliasStep {
   readonly kind: "alias";
@@ -124,7 +147,7 @@ export interface AliasStep {
 }
 
 /** One step. */
-export type KernelStep = MapStep | RowsStep | GemmStep | AliasStep;
+export type KernelStep = MapStep | RowsStep | GemmStep | CodeStep | AliasStep;
 
 /** What becomes of one call: steps in order, and the scratch tensors that they share. */
 export interface Lowered {

@@ -27,7 +27,7 @@ export interface Launch {
 const THREADS = 256, MAX_BLOCKS = 65_535;
 
 /** Declares fields in the argument's struct. */
-class Arguments {
+export class Arguments {
   readonly fields: Field[] = [];
   readonly #declarations: string[] = [];
 
@@ -95,7 +95,8 @@ function offset(name: string, args: Arguments, at: { prefix: string; strides: re
   return terms.length > 0 ? terms.join(" + ") : "0";
 }
 
-function declareParams(args: Arguments, params: Params, mentioned: (name: string) => boolean): string {
+/** Statements that declare the `params` that expressions mention. */
+export function declareParams(args: Arguments, params: Params, mentioned: (name: string) => boolean): string {
   return Object.entries(params).filter(([name]) => mentioned(name)).map(([name, value]) => {
     if (typeof value === "number") return `const long long ${name} = ${args.int(name, value)};`;
     args.float(name, value.float);
@@ -103,7 +104,8 @@ function declareParams(args: Arguments, params: Params, mentioned: (name: string
   }).join(" ");
 }
 
-function finish(
+/** The kernel of `body`. */
+export function finish(
   body: string,
   args: Arguments,
   to: { readonly blocks: number; readonly threads: number; readonly wide: boolean; readonly texts: KernelTexts },
@@ -112,7 +114,9 @@ function finish(
   const { name, text } = to.texts.named(`${index}${struct}${body}`, (hash) => ({
     name: `sw_${hash}`,
     text: `struct P_${hash} { ${struct} };\n` +
-      `extern "C" __global__ void __launch_bounds__(${THREADS}) sw_${hash}(const P_${hash} p) {\n` +
+      `extern "C" __global__ void __launch_bounds__(${
+        Math.max(THREADS, to.threads)
+      }) sw_${hash}(const P_${hash} p) {\n` +
       `  typedef ${index} I;\n${body}}\n`,
   }));
   return { name, text, fields: args.fields, blocks: to.blocks, threads: to.threads };

@@ -6,9 +6,19 @@ import type { DType } from "../../core/dtype.ts";
 import { type Bindings, evalDim, symbolsOf } from "../../core/dim.ts";
 import { GraphError } from "../../core/errors.ts";
 import { type Call, type Collective, type Graph, isCall, type Node, valueOf } from "../../graph/graph.ts";
-import type { AliasStep, GemmStep, KernelContext, KernelTensor, Lowered } from "../../ops/kernels/kernel.ts";
+import type {
+  AliasStep,
+  CodeStep,
+  GemmStep,
+  KernelContext,
+  KernelTensor,
+  Lowered,
+  MapStep,
+  RowsStep,
+} from "../../ops/kernels/kernel.ts";
 import { loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
+import { codeLaunch } from "./code_text.ts";
 import { type Launch, mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
 
@@ -144,7 +154,7 @@ export class Preparer {
     const works = steps.flatMap((step): Work[] => {
       if (step.kind === "alias") return [];
       if (step.kind === "gemm") return [{ kind: "gemm", step }];
-      const launch = step.kind === "map" ? mapLaunch(step, this.#texts) : rowsLaunch(step, this.#texts);
+      const launch = launchOf(step, this.#texts);
       return launch ? [{ kind: "kernel", launch }] : [];
     });
     return { works, aliases: steps.filter((s) => s.kind === "alias"), scratch };
@@ -183,4 +193,9 @@ export class Preparer {
     }
     return known;
   }
+}
+
+function launchOf(step: MapStep | RowsStep | CodeStep, texts: KernelTexts): Launch | undefined {
+  if (step.kind === "code") return codeLaunch(step, texts);
+  return step.kind === "map" ? mapLaunch(step, texts) : rowsLaunch(step, texts);
 }
