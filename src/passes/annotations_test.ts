@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary } from "@bufbuild/protobuf";
 import { readShardings, writeShardings } from "../formats/device_annotations.ts";
 import { importOnnx } from "../formats/import_onnx.ts";
 import { encodeModel } from "../formats/onnx_encode.ts";
