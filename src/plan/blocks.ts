@@ -6,16 +6,7 @@
  * reads, one block further, windows of one period are blocks, wherever they begin. Nothing is known of names.
  */
 import { dimEquals } from "../core/dim.ts";
-import {
-  type Attributes,
-  type Call,
-  type Graph,
-  isCall,
-  opKey,
-  type TensorData,
-  type Value,
-  valueOf,
-} from "../graph/graph.ts";
+import { type Call, type Graph, isCall, opKey, type TensorData, type Value, valueOf } from "../graph/graph.ts";
 
 /** The equal blocks of a graph. */
 export interface Blocks {
@@ -49,89 +40,82 @@ const COMPARED_ELEMENTS = 16;
 export function findBlocks(graph: Graph<"global">, least: number): Blocks | undefined {
   const calls = graph.nodes.filter(isCall);
   if (calls.length < least * 2) return undefined;
-  const signatures = new Signatures(graph), kinds = calls.map((c) => signatures.of(c));
+  const signatures = new Signatures(graph), kinds = Int32Array.from(calls, (c) => signatures.of(c));
   const period = periodOf(kinds, least);
   const run = period === undefined ? undefined : longestRun(graph, { calls, kinds, period });
   return run && run.blocks >= least ? nameBlocks(calls, run) : undefined;
 }
 
-/** Numbers what a block has, by the chains that lead from block to block. */
-function nameBlocks(calls: readonly Call[], { start, period, blocks, next }: Run): Blocks | undefined {
-  const nodes = new Map<string, BlockPlace>(), values = new Map<string, BlockPlace>(), names: string[][] = [];
-  const made = new Set(calls.flatMap((c) => c.outputs));
-  const chain = (first: string) => {
-    if (first === "" || values.has(first)) return;
-    const id = names.length, list: string[] = [];
-    for (let name: string | undefined = first, b = 0; name !== undefined && b < blocks; b++) {
-      list.push(name);
-      values.set(name, { id, block: b });
-      name = next.get(name);
-    }
-    names.push(list);
-  };
-  for (let i = start; i < start + period; i++) {
-    const { inputs, outputs } = calls[i]!;
-    const list = Array.from({ length: blocks }, (_, b) => calls[i + b * period]!.name), id = names.push(list) - 1;
-    list.forEach((name, block) => nodes.set(name, { id, block }));
-    for (const name of outputs) chain(name);
-    for (const name of inputs) if (next.has(name) && !made.has(name)) chain(name);
-  }
-  if (names.some((list) => list.length !== blocks)) return undefined;
-  return { calls, start, period, blocks, nodes, values, names };
-}
-
 /** Numbers of what calls do. */
 class Signatures {
-  readonly #graph: Graph;
-  readonly #constants: ReadonlyMap<string, TensorData>;
-  readonly #ids = new Map<string, number>();
-  readonly #kinds = new Map<string, string>();
+  /** By name of a constant: what it is, and small ones by content. */
+  readonly #constants = new Map<string, number>();
+  readonly #texts = new Map<string, number>();
+  /** What was seen of a call, part by part. */
+  readonly #seen: Branch = { id: 0, next: new Map() };
   #own = 0;
 
   constructor(graph: Graph) {
-    this.#graph = graph;
-    this.#constants = new Map(graph.nodes.flatMap((n) => (n.kind === "get_attr" ? [[n.outputs[0], n.data]] : [])));
+    for (const node of graph.nodes) {
+      if (node.kind === "get_attr") this.#constants.set(node.outputs[0], this.#text(describe(node.data)));
+    }
   }
 
   of(call: Call): number {
-    const text = `${call.kind} ${opKey(call)};${this.#attributes(call)};${
-      call.inputs.map((name) => this.#kind(name)).join()
-    };${call.outputs.map((o) => (o === "" ? "" : "o")).join()}`;
-    let id = this.#ids.get(text);
-    if (id === undefined) this.#ids.set(text, id = this.#ids.size);
+    let at = this.#follow(this.#seen, this.#text(opKey(call)));
+    at = this.#follow(at, this.#attributes(call));
+    for (const name of call.inputs) at = this.#follow(at, name === "" ? MISSING : this.#constants.get(name) ?? VALUE);
+    at = this.#follow(at, END);
+    for (const name of call.outputs) at = this.#follow(at, name === "" ? MISSING : VALUE);
+    return at.id;
+  }
+
+  #follow({ next }: Branch, part: number): Branch {
+    let branch = next.get(part);
+    if (branch === undefined) next.set(part, branch = { id: this.#ids++, next: new Map() });
+    return branch;
+  }
+  #ids = 1;
+
+  #text(text: string): number {
+    let id = this.#texts.get(text);
+    if (id === undefined) this.#texts.set(text, id = this.#texts.size + FIRST_TEXT);
     return id;
   }
 
-  #kind(name: string): string {
-    if (name === "") return "";
-    const data = this.#constants.get(name);
-    if (!data) return "v";
-    let kind = this.#kinds.get(name);
-    if (kind === undefined) {
-      const count = data.shape.reduce((a, b) => a * b, 1);
-      kind = `${data.dtype}[${data.shape}]${count <= COMPARED_ELEMENTS ? `=${data.bytes()}` : ""}`;
-      this.#kinds.set(name, kind);
+  /** Calls with subgraphs are each their own. */
+  #attributes({ kind, attributes, captures }: Call): number {
+    let text = captures?.length ? `own${this.#own++}` : kind as string;
+    for (const name in attributes) {
+      const { kind, value } = attributes[name]!;
+      text += `;${name}=`;
+      if (kind === "graph") text += `own${this.#own++}`;
+      else if (kind === "tensor") text += `${value.dtype}[${value.shape}]${value.bytes()}`;
+      else text += `${kind}:${Array.isArray(value) ? value.join() : String(value)}`;
     }
-    return kind;
-  }
-
-  /** Calls with subgraphs or tensors are each their own. */
-  #attributes(
-    { attributes, captures }: { readonly attributes: Attributes; readonly captures?: readonly string[] },
-  ): string {
-    let text = captures?.length ? `own${this.#own++}` : "";
-    for (const [name, { kind, value }] of Object.entries(attributes)) {
-      text += `${name}=`;
-      if (kind === "graph") text += `own${this.#own++};`;
-      else if (kind === "tensor") text += `${value.dtype}[${value.shape}]${value.bytes()};`;
-      else text += `${kind}:${Array.isArray(value) ? value.join() : String(value)};`;
-    }
-    return text;
+    return this.#text(text);
   }
 }
 
+/** Parts of a signature that are no texts, which are numbered from {@linkcode FIRST_TEXT}. */
+const MISSING = 0, VALUE = 1, END = 2, FIRST_TEXT = 3;
+
+interface Branch {
+  readonly id: number;
+  readonly next: Map<number, Branch>;
+}
+
+/** What a constant is: its type, and of small ones the content. */
+function describe(data: TensorData): string {
+  const { dtype, shape } = data;
+  let count = 1;
+  for (const d of shape) count *= d;
+  const type = `${dtype}[${shape}]`;
+  return count <= COMPARED_ELEMENTS ? `${type}=${String.fromCharCode(...data.bytes())}` : type;
+}
+
 /** How far apart calls lie that occur once in every block. */
-function periodOf(kinds: readonly number[], least: number): number | undefined {
+function periodOf(kinds: Int32Array, least: number): number | undefined {
   const last = new Map<number, number>(), gaps = new Map<number, { gap: number; count: number } | undefined>();
   kinds.forEach((kind, at) => {
     const before = last.get(kind);
@@ -153,42 +137,44 @@ interface Run {
   readonly start: number;
   readonly period: number;
   readonly blocks: number;
-  /** For each value of a block, that of the next block. */
-  readonly next: ReadonlyMap<string, string>;
+  /** Whether a call writes the value. */
+  readonly isMade: (name: string) => boolean;
 }
+
+/** Outputs of a call are numbered by the call, and by their position in it. */
+const MOST_OUTPUTS = 256;
 
 /** The longest run of calls that read, one period later, the same of the next block, or the very same. */
 function longestRun(
   graph: Graph,
-  { calls, kinds, period }: { calls: readonly Call[]; kinds: readonly number[]; period: number },
+  { calls, kinds, period }: { calls: readonly Call[]; kinds: Int32Array; period: number },
 ): Run | undefined {
-  /** Of values that calls write: the call, and which output of it. */
-  const producer = new Map<string, number>(), position = new Map<string, number>();
-  calls.forEach((c, i) => {
-    for (let k = 0; k < c.outputs.length; k++) {
-      producer.set(c.outputs[k]!, i);
-      position.set(c.outputs[k]!, k);
-    }
-  });
-  producer.delete("");
+  /** Of values that calls write: which, see {@linkcode MOST_OUTPUTS}. */
+  const producer = new Map<string, number>();
+  for (let i = 0; i < calls.length; i++) {
+    const { outputs } = calls[i]!;
+    if (outputs.length > MOST_OUTPUTS) return undefined;
+    for (let k = 0; k < outputs.length; k++) if (outputs[k] !== "") producer.set(outputs[k]!, i * MOST_OUTPUTS + k);
+  }
+  const distance = period * MOST_OUTPUTS;
   const linked = (i: number, from: number): boolean => {
     if (kinds[i] !== kinds[i + period]) return false;
-    const a = calls[i]!.inputs, b = calls[i + period]!.inputs;
-    const before = calls[i]!.outputs, after = calls[i + period]!.outputs;
-    for (let k = 0; k < before.length; k++) {
-      if (before[k] !== "" && !sameType(valueOf(graph, before[k]!), valueOf(graph, after[k]!))) return false;
+    const one = calls[i]!, other = calls[i + period]!;
+    for (let k = 0; k < one.outputs.length; k++) {
+      const x = one.outputs[k]!;
+      if (x !== "" && !sameType(valueOf(graph, x), valueOf(graph, other.outputs[k]!))) return false;
     }
-    for (let k = 0; k < a.length; k++) {
-      const x = a[k]!, y = b[k]!, px = producer.get(x);
+    for (let k = 0; k < one.inputs.length; k++) {
+      const x = one.inputs[k]!, y = other.inputs[k]!, px = producer.get(x);
       if (x === y) {
-        if (px !== undefined && px >= from) return false;
+        if (px !== undefined && px >= from * MOST_OUTPUTS) return false;
         continue;
       }
       const py = producer.get(y);
+      // Constants have equal types, as calls of one kind have; inputs may differ.
       if (px === undefined || py === undefined) {
-        // Constants have equal types, as calls of one kind have; inputs may differ.
         if (px !== py || !sameType(valueOf(graph, x), valueOf(graph, y))) return false;
-      } else if (py !== px + period || position.get(x) !== position.get(y)) return false;
+      } else if (py !== px + distance) return false;
     }
     return true;
   };
@@ -200,28 +186,48 @@ function longestRun(
     start = i + 1;
   }
   if (!best) return undefined;
-  const first = best.start, next = new Map<string, string>(), taken = new Map<string, string>();
-  /** A weight that stands for two, or two for one, is more than a block has its own of. */
-  const pair = (x: string, y: string): boolean => {
-    if (x === y || x === "" || (producer.get(x) ?? Infinity) < first) return true;
-    const known = next.get(x);
-    if (known !== undefined) return known === y;
-    if (taken.has(y)) return false;
-    next.set(x, y);
-    taken.set(y, x);
-    return true;
-  };
-  for (let i = first; i + period < best.end; i++) {
-    const a = calls[i]!, b = calls[i + period]!;
-    if (!a.inputs.every((x, k) => pair(x, b.inputs[k]!)) || !a.outputs.every((x, k) => pair(x, b.outputs[k]!))) {
-      return undefined;
-    }
-  }
-  return { start: best.start, period, blocks: Math.floor((best.end - first) / period), next };
+  const blocks = Math.floor((best.end - best.start) / period);
+  return { start: best.start, period, blocks, isMade: (name) => producer.has(name) };
 }
 
 function sameType({ type: a }: Value, { type: b }: Value): boolean {
   if (a === b) return true;
   return a.dtype === b.dtype && a.shape?.length === b.shape?.length &&
     (a.shape ?? []).every((d, i) => dimEquals(d, b.shape![i]!));
+}
+
+/** Numbers what a block has. Undefined where a constant stands for two in another block, or is shared by some. */
+function nameBlocks(calls: readonly Call[], { start, period, blocks, isMade }: Run): Blocks | undefined {
+  const nodes = new Map<string, BlockPlace>(), values = new Map<string, BlockPlace>(), names: string[][] = [];
+  const number = (into: Map<string, BlockPlace>, nameIn: (call: Call) => string, at: number) => {
+    const id = names.length, list: string[] = [];
+    for (let block = 0; block < blocks; block++) {
+      const name = nameIn(calls[at + block * period]!);
+      list.push(name);
+      into.set(name, { id, block });
+    }
+    names.push(list);
+  };
+  for (let i = start; i < start + period; i++) {
+    const { inputs, outputs } = calls[i]!;
+    number(nodes, (call) => call.name, i);
+    for (let k = 0; k < outputs.length; k++) if (outputs[k] !== "") number(values, (call) => call.outputs[k]!, i);
+    for (let k = 0; k < inputs.length; k++) {
+      const name = inputs[k]!;
+      if (name === "" || isMade(name)) continue;
+      const known = values.get(name);
+      const isShared = (b: number) => calls[i + b * period]!.inputs[k] === name;
+      for (let b = 1; b < blocks; b++) {
+        const other = calls[i + b * period]!.inputs[k]!, place = values.get(other);
+        if (known ? names[known.id]![b] !== other : isShared(b) !== isShared(1) || (place && !isShared(b))) {
+          return undefined;
+        }
+      }
+      if (!known && blocks > 1 && !isShared(1)) number(values, (call) => call.inputs[k]!, i);
+    }
+  }
+  // Each name is one thing of one block.
+  return values.size + nodes.size === names.length * blocks
+    ? { calls, start, period, blocks, nodes, values, names }
+    : undefined;
 }
