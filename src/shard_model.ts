@@ -102,9 +102,10 @@ class PlacedData {
 function writeWeights(file: OnnxFile, path: string): PlacedData {
   const placed = new PlacedData();
   using out = new DataWriter(path);
-  for (const { location, bytes: read } of file.tensors.values()) {
+  for (const source of file.tensors.values()) {
+    const { location } = source;
     if (location.kind !== "file" || location.length < INLINE_BELOW || placed.find({ location: at(location) })) continue;
-    placed.add(location.path, location.offset, location.length, out.append([read()]));
+    placed.add(location.path, location.offset, location.length, out.append([source.bytes()]));
   }
   return placed;
 }
