@@ -7,6 +7,7 @@ import { broadcast, stridesOf, whole } from "./access.ts";
 import type { Access, AttentionSizes, KernelStep, Operand, Params } from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { softmaxRows } from "./rows.ts";
+import { streamedAttention } from "./streamed_attention.ts";
 
 /** An operand of `[batch, heads, queries, keys]` that masks; broadcast from its own shape. */
 export interface Mask {
@@ -97,8 +98,7 @@ function streamed(attention: Attention, to: { readonly result: AttentionResult; 
   const rows = batch * kvHeads * queries;
   const parts = Math.max(1, Math.min(Math.ceil(room / KEYS_PER_BLOCK), Math.ceil(BLOCKS / rows)));
   const limit = (expression: string | undefined) => named(expression, masks.length);
-  return [{
-    kind: "attend",
+  return streamedAttention({
     sizes,
     query: whole(attention.query, [batch, heads, queries, size]),
     key: cache(attention.key, size),
@@ -111,7 +111,7 @@ function streamed(attention: Attention, to: { readonly result: AttentionResult; 
     parts,
     partial: to.take("f32", [batch, heads, queries, parts, valueSize + 2]),
     params: paramsOf(attention),
-  }];
+  });
 }
 
 function multiplied(attention: Attention, to: { readonly result: AttentionResult; readonly take: Take }): KernelStep[] {

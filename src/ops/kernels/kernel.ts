@@ -3,8 +3,8 @@
  *
  * Three kinds of step do nearly all the work. A `map` computes every element of a shape from elements of its operands; it is also every
  * copy, slice, gather and scatter, as operands are read and written through strides. `rows` reduces over an inner shape for each index of
- * an outer one, and may then compute the row's elements from the results: sums, softmax, norms. A `gemm` is cuBLAS's. One kind is of one
- * use: `attend` is a decoding step's attention. Code is generated from the kind of a step, its expressions, dtypes and numbers of dims; sizes, strides and offsets are arguments, so that a longer
+ * an outer one, and may then compute the row's elements from the results: sums, softmax, norms. A `gemm` is cuBLAS's. Code is generated
+ * from the kind of a step, its expressions, dtypes and numbers of dims; sizes, strides and offsets are arguments, so that a longer
  * sequence needs no new kernel.
  */
 import type { DType } from "../../core/dtype.ts";
@@ -133,32 +133,27 @@ export interface AttentionSizes {
   readonly valueSize: number;
 }
 
+/** Memory that a hand-written kernel reads or writes, from an element on. */
+export interface Pointer {
+  readonly operand: Operand;
+  /** Elements; 0 by default. */
+  readonly offset?: number;
+}
+
 /**
- * Attention of few queries over many keys, whose scores never lie in memory: each key and value is read once for all query heads that share
- * it, and the keys of a head are shared out among several blocks.
- *
- * Expressions are as in `rows` over `[batch, heads, queries]` and keys (`r0`), with `dot` for the product of query and key. Keys from
- * `from` up to `until` are looked at, all by default; how many there are may so be told by memory on the device.
+ * A kernel that is written by hand, for what needs warps or shared memory. Its text has what decides about registers as numbers; what changes
+ * from step to step (rows, lengths) is in `params`, and a block whose work is done by others must find out by them.
  */
-export interface AttendStep {
-  readonly kind: "attend";
-  readonly sizes: AttentionSizes;
-  /** Over `[batch, heads, queries, size]`; the last stride is 1, as it is of the other three. */
-  readonly query: Access;
-  /** Over `[batch, kvHeads, keys, size]`, and with `valueSize` for values. */
-  readonly key: Access;
-  readonly value: Access;
-  /** Over `[batch, heads, queries, valueSize]`. */
-  readonly result: Access;
-  /** Over `[batch, heads, queries, keys]`. */
-  readonly reads: readonly Access[];
-  readonly score: string;
-  readonly from?: string | undefined;
-  readonly until?: string | undefined;
-  /** In how many parts keys are shared out; their results, f32 of `[batch, heads, queries, parts, valueSize + 2]`, lie in `partial`. */
-  readonly parts: number;
-  readonly partial: Operand;
-  readonly params?: Params;
+export interface CodeStep {
+  readonly kind: "code";
+  /** Statements in CUDA C++, over the names of `reads`, `writes` and `params`; `I` is the type of an index. */
+  readonly body: string;
+  readonly reads: Readonly<Record<string, Pointer>>;
+  readonly writes: Readonly<Record<string, Pointer>>;
+  readonly params: Params;
+  readonly blocks: number;
+  /** A multiple of 32. */
+  readonly threads: number;
 }
 
 /** The output is the input's memory with another shape. */
@@ -169,7 +164,7 @@ export interface AliasStep {
 }
 
 /** One step. */
-export type KernelStep = MapStep | RowsStep | GemmStep | AttendStep | AliasStep;
+export type KernelStep = MapStep | RowsStep | GemmStep | CodeStep | AliasStep;
 
 /** What becomes of one call: steps in order, and the scratch tensors that they share. */
 export interface Lowered {

@@ -1,13 +1,19 @@
 /** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
 import { ATTENTION } from "./attention.ts";
+import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
 import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
+import { LOSSES } from "./losses.ts";
 import { MAPS } from "./maps.ts";
+import { MOE } from "./moe.ts";
 import { MOVES } from "./moves.ts";
+import { NBITS } from "./nbits.ts";
+import { NORMS } from "./norms.ts";
 import { PRODUCTS } from "./products.ts";
 import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
+import { SCATTERS } from "./scatters.ts";
 
 const ALL: Readonly<Record<string, Lowering>> = {
   ...MAPS,
@@ -17,7 +23,13 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ROWS,
   ...ATTENTION,
   ...QUANTISED,
+  ...EINSUM,
   ...EMBED_NORM,
+  ...LOSSES,
+  ...MOE,
+  ...NBITS,
+  ...NORMS,
+  ...SCATTERS,
 };
 
 /** The lowering of an op, if it has one. */

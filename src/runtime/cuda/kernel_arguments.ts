@@ -62,7 +62,9 @@ export class Arguments {
         const text = `namespace n_${hash} {\nstruct A { ${addresses} };\nstruct N { ${numbers} };\n` +
           `struct P { A p; ${given} s; };\ntypedef ${index} I;\n` +
           `static __device__ __forceinline__ void run(const A p, const N nums) {\n${body}}\n}\n` +
-          `extern "C" __global__ void __launch_bounds__(${THREADS}) ${name}(const n_${hash}::P q) { ` +
+          `extern "C" __global__ void __launch_bounds__(${
+            Math.max(THREADS, o.threads)
+          }) ${name}(const n_${hash}::P q) { ` +
           `n_${hash}::run(q.p, ${how === "plain" ? "q.s" : "*q.s"}); }\n`;
         return { name, text };
       });
