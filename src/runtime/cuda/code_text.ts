@@ -1,6 +1,6 @@
 /** CUDA C for kernels that ops bring with them. */
 import type { CodeStep } from "../../ops/kernels/kernel.ts";
-import { Arguments, declareParams, finish, type Launch } from "./kernel_text.ts";
+import { Arguments, declareParams, type Launch } from "./kernel_arguments.ts";
 import { KernelTexts } from "./kernel_texts.ts";
 
 /** The kernel of a step; undefined where there is nothing to compute. */
@@ -16,5 +16,5 @@ export function codeLaunch(step: CodeStep, texts: KernelTexts = new KernelTexts(
     }
   }
   lines.push(declareParams(args, step.params, () => true));
-  return finish(`  ${lines.join(" ")}\n${step.body}`, args, { blocks, threads, wide: false, texts });
+  return args.launch(`  ${lines.join(" ")}\n${step.body}`, { blocks, threads, wide: false, texts });
 }
