@@ -1,8 +1,9 @@
 /** Examples of ops on a GPU, against ONNX Runtime on the CPU. */
 import assert from "node:assert/strict";
+import { dependsOnData } from "../../src/core/dim.ts";
 import type { DType } from "../../src/core/dtype.ts";
 import { type HostTensor, toNumbers } from "../../src/core/host_tensor.ts";
-import { type Graph, isCall, opKey, outputOf } from "../../src/graph/graph.ts";
+import { type Graph, isCall, opKey, outputOf, valueOf } from "../../src/graph/graph.ts";
 import { REPLICATE } from "../../src/graph/placement.ts";
 import type { OpDef, OpExample } from "../../src/ops/def.ts";
 import { loweringOf } from "../../src/ops/kernels/table.ts";
@@ -23,10 +24,11 @@ export interface GpuCase {
   readonly float?: DType;
 }
 
-/** A case of `example`; undefined where the op has no kernel. */
+/** A case of `example`; undefined where the op has no kernel, or where only data tells the size of what it gives. */
 export function gpuCase(def: OpDef, example: OpExample, label: string, float?: DType): GpuCase | undefined {
   const { graph, feeds } = exampleGraph(def, example);
-  if (!loweringOf(graph.nodes.find(isCall)!)) return undefined;
+  const isSized = outputOf(graph).inputs.every((n) => !valueOf(graph, n).type.shape?.some(dependsOnData));
+  if (!loweringOf(graph.nodes.find(isCall)!) || !isSized) return undefined;
   const values = new Map([...graph.values].map(([n, v]) => [n, { ...v, placement: REPLICATE }] as const));
   const whole: Graph<"sharded"> = { ...graph, stage: "sharded", values };
   const name = `${opKey(def)} ${label}${float === undefined ? "" : ` in ${float}`}`;

@@ -16,6 +16,7 @@ import type {
   MapStep,
   RowsStep,
 } from "../../ops/kernels/kernel.ts";
+import { withBounds } from "../../ops/kernels/bounded.ts";
 import { loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { codeLaunch } from "./code_text.ts";
@@ -65,8 +66,8 @@ export class Preparer {
   }
 
   /** Sets the sizes of all symbols, and forgets what depends on those that changed. */
-  bind(bindings: Bindings): void {
-    const before = this.#bindings;
+  bind(given: Bindings): void {
+    const before = this.#bindings, bindings = withBounds(this.#graph, given);
     this.#bindings = bindings;
     const changed = new Set([...bindings.keys()].filter((name) => before.get(name) !== bindings.get(name)));
     if (changed.size === 0) return;
