@@ -1,17 +1,12 @@
 /** Splitting a model into files, one part a rank; sharded_folder.ts says what they are and reads them. */
 import { basename, dirname, join } from "node:path";
-import { create, toBinary } from "@bufbuild/protobuf";
 import { byteLength } from "./core/dtype.ts";
 import { FormatError } from "./core/errors.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
-import {
-  ModelProtoSchema,
-  StringStringEntryProtoSchema,
-  TensorProto_DataLocation,
-  TensorProtoSchema,
-} from "./formats/onnx_schema.ts";
+import { encodeModel } from "./formats/onnx_encode.ts";
+import { create, DATA_LOCATION, type TensorProto } from "./formats/onnx_messages.ts";
 import { exportRankModel } from "./formats/rank_model.ts";
 import type { Graph, TensorData } from "./graph/graph.ts";
 import { printGraph } from "./graph/text.ts";
@@ -107,7 +102,7 @@ class PlacedData {
 function writeWeights(file: OnnxFile, path: string): PlacedData {
   const placed = new PlacedData();
   using out = new DataWriter(path);
-  for (const { location, bytes: read } of file.initializers.values()) {
+  for (const { location, bytes: read } of file.tensors.values()) {
     if (location.kind !== "file" || location.length < INLINE_BELOW || placed.find({ location: at(location) })) continue;
     placed.add(location.path, location.offset, location.length, out.append([read()]));
   }
@@ -167,25 +162,31 @@ function annotatedModel(
   { graph, plan, data }: { graph: Graph<"global">; plan: Plan; data: PlacedData },
 ): Uint8Array {
   const { model } = file;
-  model.graph!.initializer = model.graph!.initializer.map((proto) => {
-    const { location } = file.tensor(proto);
+  for (const [proto, source] of file.tensors) {
+    const { location } = source;
     const placed = location.kind === "file" ? data.find({ location: at(location) }) : undefined;
-    if (!placed) return proto;
-    const entry = (key: string, value: unknown) => create(StringStringEntryProtoSchema, { key, value: String(value) });
-    return create(TensorProtoSchema, {
-      name: proto.name,
-      dims: proto.dims,
-      dataType: proto.dataType,
-      dataLocation: TensorProto_DataLocation.EXTERNAL,
-      externalData: [
-        entry("location", placed.location),
-        entry("offset", placed.offset),
-        entry("length", placed.length),
-      ],
-    });
-  });
+    if (placed) setData(proto, externalTo(placed));
+    // What is too small for the data file must not refer to the old one, which may have the same name.
+    else if (proto.dataLocation === DATA_LOCATION.external) {
+      setData(proto, { rawData: source.bytes() });
+    }
+  }
   writeShardings(model, { name: `tp${plan.ranks}`, devices: plan.ranks }, shardingsOf(graph, plan));
-  return toBinary(ModelProtoSchema, model);
+  return encodeModel(model);
+}
+
+/** Gives a tensor other data than it has. */
+function setData(proto: TensorProto, data: Partial<TensorProto>): void {
+  const { name, dims, dataType } = proto;
+  Object.assign(proto, create("TensorProto", { name, dims, dataType, ...data }));
+}
+
+function externalTo({ location, offset, length }: ExternalReference): Partial<TensorProto> {
+  const entries = Object.entries({ location, offset, length });
+  return {
+    dataLocation: DATA_LOCATION.external,
+    externalData: entries.map(([key, value]) => create("StringStringEntryProto", { key, value: String(value) })),
+  };
 }
 
 /** A file that grows by aligned pieces; it is there only if anything was written. */

@@ -17,13 +17,13 @@ import { carriedByName } from "./carried_names.ts";
 import { nodeLabel, normalDomain } from "./onnx_check.ts";
 import type { OnnxFile } from "./onnx_file.ts";
 import {
+  ATTRIBUTE_TYPES as TYPES,
   type AttributeProto,
-  AttributeProto_AttributeType as Kind,
   type GraphProto,
   type NodeProto,
   type TensorProto,
   type ValueInfoProto,
-} from "./onnx_schema.ts";
+} from "./onnx_messages.ts";
 import { scopeOf } from "./onnx_scope.ts";
 import { tensorData } from "./tensor_data.ts";
 
@@ -137,24 +137,24 @@ class Importer {
       new FormatError(`Cannot read attribute "${a.name}" of ${nodeLabel(node)} of ${this.#file.path}: ${what}`);
     if (a.refAttrName !== "") throw refuse(`it refers to "${a.refAttrName}" outside of a function`);
     switch (kindOf(a)) {
-      case Kind.FLOAT:
+      case TYPES.float:
         return { kind: "float", value: a.f };
-      case Kind.INT:
+      case TYPES.int:
         return { kind: "int", value: Number(a.i) };
-      case Kind.STRING:
+      case TYPES.string:
         return { kind: "string", value: UTF8.decode(a.s) };
-      case Kind.TENSOR:
+      case TYPES.tensor:
         return { kind: "tensor", value: tensorData(this.#file.tensor(a.t!)) };
-      case Kind.GRAPH:
+      case TYPES.graph:
         return { kind: "graph", value: importSubgraph(this.#file, a.g!) };
-      case Kind.FLOATS:
+      case TYPES.floats:
         return { kind: "floats", value: a.floats };
-      case Kind.INTS:
+      case TYPES.ints:
         return { kind: "ints", value: a.ints.map(Number) };
-      case Kind.STRINGS:
+      case TYPES.strings:
         return { kind: "strings", value: a.strings.map((s) => UTF8.decode(s)) };
       default:
-        throw refuse(`its kind ${Kind[a.type] ?? a.type} is not supported`);
+        throw refuse(`its kind ${kindName(a.type)} is not supported`);
     }
   }
 }
@@ -163,15 +163,19 @@ const UTF8 = new TextDecoder();
 const OPEN: TensorType = { dtype: undefined, shape: undefined };
 
 /** The kind of an attribute; files of IR versions before 3 do not say it. */
-function kindOf(a: AttributeProto): Kind {
-  if (a.type !== Kind.UNDEFINED) return a.type;
-  if (a.t) return Kind.TENSOR;
-  if (a.g) return Kind.GRAPH;
-  if (a.s.length > 0) return Kind.STRING;
-  if (a.floats.length > 0) return Kind.FLOATS;
-  if (a.strings.length > 0) return Kind.STRINGS;
-  if (a.f !== 0) return Kind.FLOAT;
-  return a.i !== 0n ? Kind.INT : Kind.INTS;
+function kindOf(a: AttributeProto): number {
+  if (a.type !== TYPES.undefined) return a.type;
+  if (a.t) return TYPES.tensor;
+  if (a.g) return TYPES.graph;
+  if (a.s.length > 0) return TYPES.string;
+  if (a.floats.length > 0) return TYPES.floats;
+  if (a.strings.length > 0) return TYPES.strings;
+  if (a.f !== 0) return TYPES.float;
+  return a.i !== 0n ? TYPES.int : TYPES.ints;
+}
+
+function kindName(type: number): string {
+  return Object.entries(TYPES).find(([, number]) => number === type)?.[0].toUpperCase() ?? String(type);
 }
 
 /** Dtype and sizes of a declared tensor; undefined for a size that is left open. */

@@ -6,7 +6,7 @@ import { isAbsolute, join } from "node:path";
 import { type DType, dtypeFromOnnx, dtypeInfo } from "../core/dtype.ts";
 import { FormatError } from "../core/errors.ts";
 import type { ByteSource } from "./mapped_file.ts";
-import { type TensorProto, TensorProto_DataLocation } from "./onnx_schema.ts";
+import { DATA_LOCATION, type TensorProto } from "./onnx_messages.ts";
 import { fileTensor, memoryTensor, type TensorSource } from "./tensor_source.ts";
 
 /** What a tensor needs to know of its model. */
@@ -39,10 +39,10 @@ export function onnxTensor(proto: TensorProto, where: string, context: TensorCon
   const { shape, count } = shapeOf(proto.dims, fail);
   const spec = { name: proto.name, dtype, shape };
 
-  if (proto.dataLocation === TensorProto_DataLocation.EXTERNAL) {
+  if (proto.dataLocation === DATA_LOCATION.external) {
     return externalTensor(proto, { ...spec, count, where, context, fail });
   }
-  if (proto.dataLocation !== TensorProto_DataLocation.DEFAULT) {
+  if (proto.dataLocation !== DATA_LOCATION.default) {
     throw fail(`its data location ${proto.dataLocation} is unknown`);
   }
   if (dtype === "string") return stringTensor(proto, { ...spec, count, fail });

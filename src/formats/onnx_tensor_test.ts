@@ -5,7 +5,7 @@ import { toNumbers } from "../core/host_tensor.ts";
 import { external, tensor } from "../../tests/support/onnx_models.ts";
 import { memorySource } from "./mapped_file.ts";
 import { onnxTensor, type TensorContext } from "./onnx_tensor.ts";
-import type { TensorProto } from "./onnx_schema.ts";
+import type { TensorProto } from "./onnx_messages.ts";
 import { readTensor } from "./tensor_source.ts";
 
 const DATA = Uint8Array.from({ length: 64 }, (_, i) => i);

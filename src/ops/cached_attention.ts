@@ -12,7 +12,7 @@
 import { type Dim, dimAdd, dimMul } from "../core/dim.ts";
 import { float, floatOf, int, intOf, ints as intsAttribute } from "../graph/attributes.ts";
 import type { Attributes } from "../graph/graph.ts";
-import { attentionFlops, emitHeads, headFactor, type Heads, maskHeads } from "./heads.ts";
+import { attentionFlops, emitHeads, headFactor, type Heads, localHeadCount, maskHeads } from "./heads.ts";
 import type { InferContext, Inferred, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
 import { unknownShape } from "./shapes.ts";
@@ -44,27 +44,28 @@ export const CACHED_ATTENTION: OpDef = {
   factors: (context) => {
     const heads = headsOf(context);
     if (!heads) return NO_FACTORS;
-    const { q, kv, size } = heads, group = q / kv, bias = maskHeads(context, 7, q);
+    const { q, kv, size } = heads, shared = q / kv, bias = maskHeads(context, 7, q);
+    const step = at(2, { inner: size, shared }), cache = at(1, { shared });
     const places = {
       inputs: {
-        0: at(2, { inner: group * size }),
-        1: at(2, { inner: size }),
-        2: at(2, { inner: size }),
-        3: at(1),
-        4: at(1),
-        ...(bias === undefined ? {} : { 7: at(bias, { inner: group }) }),
+        0: at(2, { inner: size }),
+        1: step,
+        2: step,
+        3: cache,
+        4: cache,
+        ...(bias === undefined ? {} : { 7: at(bias) }),
       },
-      outputs: { 0: at(2, { inner: group * size }), 1: at(1), 2: at(1) },
+      outputs: { 0: at(2, { inner: size }), 1: cache, 2: cache },
     };
-    const rows = at(0), shared = context.inputs[7]?.shape?.[0] === 1;
+    const rows = at(0), oneMask = context.inputs[7]?.shape?.[0] === 1;
     const batch = {
-      inputs: { 0: rows, 1: rows, 2: rows, 3: rows, 4: rows, 5: rows, ...(shared ? {} : { 7: rows }) },
+      inputs: { 0: rows, 1: rows, 2: rows, 3: rows, 4: rows, 5: rows, ...(oneMask ? {} : { 7: rows }) },
       outputs: { 0: rows, 1: rows, 2: rows },
     };
     const count = context.inputs[0]!.shape![0]!;
     return {
       factors: [
-        headFactor(context, "h", kv, places),
+        headFactor(context, "h", q, places),
         ...(count === 1 ? [] : [headFactor(context, "b", count, batch)]),
       ],
     };
@@ -82,6 +83,7 @@ export const CACHED_ATTENTION: OpDef = {
     example({ batch: 1, sequence: 2, past: 3, heads: 4, kv: 2, size: 8 }),
     example({ batch: 2, sequence: 1, past: 3, heads: 6, kv: 3, size: 16, bias: [2, 6, 1, 4] }),
     example({ batch: 2, sequence: 3, past: 0, heads: 3, kv: 3, size: 8, bias: [2, 1, 3, 3], softcap: 2 }),
+    example({ batch: 1, sequence: 2, past: 2, heads: 6, kv: 1, size: 8, bias: [1, 6, 2, 4] }),
   ],
 };
 
@@ -89,8 +91,7 @@ export const CACHED_ATTENTION: OpDef = {
 function localHeads(context: LocalizeContext): Heads {
   const heads = headsOf(context)!;
   const width = context.outputTensors[0]!.localShape!.at(-1) as number;
-  const q = width / heads.size;
-  return { q, kv: q / (heads.q / heads.kv), size: heads.size };
+  return { q: width / heads.size, kv: localHeadCount(context.inputTensors[3], 1, 1)!, size: heads.size };
 }
 
 function scaleOf({ attributes }: Pick<TypedContext, "attributes">, size: number): number {

@@ -11,20 +11,24 @@ import { ParallelLayerAnnotatePass } from "./parallel_layer_annotate_pass.ts";
 import { ParallelLayerReplacePass } from "./parallel_layer_replace_pass.ts";
 import { pass } from "./pass.ts";
 import { PassPipeline } from "./pipeline.ts";
+import { QuantisePass } from "./quantise_pass.ts";
 import { RewritePass } from "./rewrite_pass.ts";
+import { seedDraws } from "./seed_draws.ts";
 
 type Global = Graph<"global">;
 
-/** Cleans an imported graph: aliases, types, shape arithmetic, fused ops, layers. What planning starts from. */
+/** Cleans an imported graph: aliases, types, shape arithmetic, fused ops, layers, quantised weights. What planning starts from. */
 export function cleanPipeline(): PassPipeline<Graph<"global">> {
   return new PassPipeline<Global>()
+    .append(pass("seed_draws", (g: Global) => seedDraws(g)))
     .append(pass("fold_constants", (g: Global) => foldConstants(g)))
     .append(pass("infer_types", (g: Global) => inferTypes(g)))
     .append(pass("fold_shapes", (g: Global) => foldShapes(g)))
     .append(pass("inline_branches", (g: Global) => withoutBranches(g)))
     .append(new RewritePass())
     .append(pass("lift_layers", (g: Global) => liftLayers(g)))
-    .append(pass("infer_layer_types", (g: Global) => inferTypes(g)));
+    .append(pass("infer_layer_types", (g: Global) => inferTypes(g)))
+    .append(new QuantisePass());
 }
 
 /** The graph without Ifs that are decided, whose nodes are then typed and folded like others. */

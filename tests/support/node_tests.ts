@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { type HostTensor, hostTensorFromBytes } from "../../src/core/host_tensor.ts";
-import { TensorProtoSchema } from "../../src/formats/onnx_schema.ts";
+import { TensorProtoSchema } from "./onnx_schema.ts";
 import { onnxTensor } from "../../src/formats/onnx_tensor.ts";
 
 /** `input_0.pb`, … of a test, in the order of the graph. */

@@ -25,17 +25,14 @@ import type { Answer, FreshNames, Rewrite } from "./rewrite.ts";
 
 const HEADS_FIRST = [0, 2, 1, 3];
 
-/** The rule. `ranks` share the model: heads that share keys are cut in groups, so there must be a group for each. */
-export function cachedAttention(ranks: number): Rewrite {
-  return {
-    name: "cached_attention",
-    summary: "attention over a growing cache becomes one op that updates the cache in place",
-    at: (node, m, names) => {
-      const weights = opKey(node) === "MatMul" ? attentionWeights(node.inputs[0]!, m) : undefined;
-      return weights ? rewrite(node, weights, { m, names, ranks }) : undefined;
-    },
-  };
-}
+export const CACHED_ATTENTION: Rewrite = {
+  name: "cached_attention",
+  summary: "attention over a growing cache becomes one op that updates the cache in place",
+  at: (node, m, names) => {
+    const weights = opKey(node) === "MatMul" ? attentionWeights(node.inputs[0]!, m) : undefined;
+    return weights ? rewrite(node, weights, { m, names }) : undefined;
+  },
+};
 
 /** The softmax that the weights are, and whether rows of NaN are set to 0. */
 interface Weights {
@@ -155,10 +152,9 @@ function cacheOf(name: string, m: Matcher): Cache | string {
 interface Surroundings {
   readonly m: Matcher;
   readonly names: FreshNames;
-  readonly ranks: number;
 }
 
-function rewrite(node: Call, weights: Weights, { m, names, ranks }: Surroundings): Answer {
+function rewrite(node: Call, weights: Weights, { m, names }: Surroundings): Answer {
   const { softmax } = weights;
   const ndim = m.shape(softmax.outputs[0]!)?.length;
   const axis = intOf(softmax.attributes, "axis") ?? (m.opset < 13 ? 1 : -1);
@@ -187,9 +183,6 @@ function rewrite(node: Call, weights: Weights, { m, names, ranks }: Surroundings
   if (keyShape.some((d, i) => !m.sameDim(d, valueShape[i]))) return "keys and values have different shapes";
   if (!m.sameDim(keyShape[2], sequence) || !m.sameDim(keyShape[0], batch) || keyShape[3] !== size || heads % kv !== 0) {
     return "queries and keys are of different sizes";
-  }
-  if (ranks > kv && heads > kv) {
-    return `${heads} heads share ${kv} of keys: as one op they could not be cut for ${ranks} ranks`;
   }
   const total = dimAdd(past, sequence), maskShape = m.shape(mask);
   const fits = maskShape?.length === 4 && (maskShape[0] === 1 || m.sameDim(maskShape[0], batch)) &&

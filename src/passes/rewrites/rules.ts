@@ -1,5 +1,5 @@
 /** The rules, in the order in which they are tried: earlier ones bring graphs into the form that later ones know. */
-import { cachedAttention } from "./cached_attention.ts";
+import { CACHED_ATTENTION } from "./cached_attention.ts";
 import { DROP_NOOPS } from "./drop_noops.ts";
 import { FOLD_SCALARS } from "./fold_scalars.ts";
 import { GELU } from "./gelu.ts";
@@ -12,7 +12,12 @@ import { SILU } from "./silu.ts";
 /** What makes patterns alike, before equal calls are merged. */
 export const CLEANING_RULES: readonly Rewrite[] = [FOLD_SCALARS, DROP_NOOPS];
 
-/** What turns patterns into fused ops, for a model that `ranks` share. */
-export function fusingRules(ranks: number): readonly Rewrite[] {
-  return [RMS_NORM, GELU, SILU, ROTARY_EMBEDDING, PARTIAL_ROTARY, cachedAttention(ranks)];
-}
+/** What turns patterns into fused ops. */
+export const FUSING_RULES: readonly Rewrite[] = [
+  RMS_NORM,
+  GELU,
+  SILU,
+  ROTARY_EMBEDDING,
+  PARTIAL_ROTARY,
+  CACHED_ATTENTION,
+];
