@@ -13,6 +13,7 @@ import { NORMS } from "./norms.ts";
 import { PRODUCTS } from "./products.ts";
 import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
+import { SCANS } from "./scans.ts";
 import { SCATTERS } from "./scatters.ts";
 
 const ALL: Readonly<Record<string, Lowering>> = {
@@ -29,6 +30,7 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...MOE,
   ...NBITS,
   ...NORMS,
+  ...SCANS,
   ...SCATTERS,
 };
 

@@ -111,6 +111,8 @@ static __device__ __forceinline__ long long f_wrap(long long i, long long size) 
   i = i < 0 ? i + size : i;
   return i < 0 ? 0 : i >= size ? size - 1 : i;
 }
+static __device__ __forceinline__ bool f_inside(long long i, long long size) { return i >= -size && i < size; }
+static __device__ __forceinline__ bool f_own(long long i, long long size, long long wanted) { return i == wanted || i + size == wanted; }
 static __device__ __forceinline__ long long f_mirror(long long i, long long size) { // back and forth between the ends
   const long long period = 2 * (size - 1), at = period == 0 ? 0 : f_mod(i, period);
   return at < size ? at : period - at;

@@ -16,6 +16,7 @@ import type {
   MapStep,
   RowsStep,
 } from "../../ops/kernels/kernel.ts";
+import { withBounds } from "../../ops/kernels/bounded.ts";
 import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { codeLaunch } from "./code_text.ts";
@@ -74,9 +75,9 @@ export class Preparer {
   }
 
   /** Sets the sizes of all symbols, and forgets what depends on those that changed. */
-  bind(sizes: StepSizes): void {
-    const before = this.#sizes, { bindings, room } = sizes;
-    this.#sizes = sizes;
+  bind(given: StepSizes): void {
+    const before = this.#sizes, bindings = withBounds(this.#graph, given.bindings), { room } = given;
+    this.#sizes = { bindings, room };
     const changed = new Set([...bindings.keys()].filter((name) => before.bindings.get(name) !== bindings.get(name)));
     if (changed.size === 0 && room === before.room) return;
     this.#forms.clear();
