@@ -35,7 +35,7 @@ const ROUNDS_BEFORE_CORES = 4;
 const CORE = 4;
 
 /** One rank's side of the barrier. */
-export class FlagBarrier {
+export class FlagBarrier implements Disposable {
   #control: ControlBlock;
   #words: Int32Array;
   #libc: Libc;
@@ -47,6 +47,9 @@ export class FlagBarrier {
   /** Position in `#peers` of the first flag that was not up at the last look. */
   #next = 0;
   #spinUs: number;
+  /** How often this rank is counted as a sleeper. */
+  #asleep = 0;
+  #closed = false;
   readonly #maxSpinUs: number;
 
   constructor(control: ControlBlock, libc: Libc, options: { rank: number; spin: boolean }) {
@@ -190,6 +193,7 @@ export class FlagBarrier {
     const words = this.#words;
     const bell = Atomics.load(words, this.#control.bellIndex);
     Atomics.add(words, this.#control.sleepersIndex, 1);
+    this.#asleep++;
     let sleepy = false;
     try {
       sleepy = !ready() && Atomics.load(words, this.#control.abortIndex) === 0;
@@ -200,7 +204,19 @@ export class FlagBarrier {
   }
 
   #getUp(): void {
+    if (this.#closed) return;
+    this.#asleep--;
     Atomics.sub(this.#words, this.#control.sleepersIndex, 1);
+  }
+
+  /**
+   * This rank leaves. A sleep that is under way off the event loop counts no more, and touches nothing when it ends: the memory may be
+   * another group's by then.
+   */
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    Atomics.sub(this.#words, this.#control.sleepersIndex, this.#asleep);
   }
 
   /** A sleep that was short would have been a spin better spent; after a long one, spinning was waste. */
