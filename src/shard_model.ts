@@ -1,18 +1,12 @@
 /** Splitting a model into files, one part a rank; sharded_folder.ts says what they are and reads them. */
 import { basename, dirname, join } from "node:path";
-import { clearField, create, toBinary } from "@bufbuild/protobuf";
 import { byteLength } from "./core/dtype.ts";
 import { cannotWrite, FormatError, ShardwiseError } from "./core/errors.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
-import {
-  ModelProtoSchema,
-  StringStringEntryProtoSchema,
-  type TensorProto,
-  TensorProto_DataLocation,
-  TensorProtoSchema,
-} from "./formats/onnx_schema.ts";
+import { encodeModel } from "./formats/onnx_encode.ts";
+import { create, DATA_LOCATION, type TensorProto } from "./formats/onnx_messages.ts";
 import { exportRankModel } from "./formats/rank_model.ts";
 import type { Graph, TensorData } from "./graph/graph.ts";
 import { printGraph } from "./graph/text.ts";
@@ -108,9 +102,10 @@ class PlacedData {
 function writeWeights(file: OnnxFile, path: string): PlacedData {
   const placed = new PlacedData();
   using out = new DataWriter(path);
-  for (const { location, bytes: read } of file.tensors.values()) {
+  for (const source of file.tensors.values()) {
+    const { location } = source;
     if (location.kind !== "file" || location.length < INLINE_BELOW || placed.find({ location: at(location) })) continue;
-    placed.add(location.path, location.offset, location.length, out.append([read()]));
+    placed.add(location.path, location.offset, location.length, out.append([source.bytes()]));
   }
   return placed;
 }
@@ -173,28 +168,25 @@ function annotatedModel(
     const placed = location.kind === "file" ? data.find({ location: at(location) }) : undefined;
     if (placed) setData(proto, externalTo(placed));
     // What is too small for the data file must not refer to the old one, which may have the same name.
-    else if (proto.dataLocation === TensorProto_DataLocation.EXTERNAL) {
+    else if (proto.dataLocation === DATA_LOCATION.external) {
       setData(proto, { rawData: source.bytes() });
     }
   }
   writeShardings(model, { name: `tp${plan.ranks}`, devices: plan.ranks }, shardingsOf(graph, plan));
-  return toBinary(ModelProtoSchema, model);
+  return encodeModel(model);
 }
-
-/** What says of a tensor which it is, and not what it holds. */
-const HEAD: ReadonlySet<string> = new Set(["name", "dims", "data_type"]);
 
 /** Gives a tensor other data than it has. */
 function setData(proto: TensorProto, data: Partial<TensorProto>): void {
-  for (const field of TensorProtoSchema.fields) if (!HEAD.has(field.name)) clearField(proto, field);
-  Object.assign(proto, data);
+  const { name, dims, dataType } = proto;
+  Object.assign(proto, create("TensorProto", { name, dims, dataType, ...data }));
 }
 
 function externalTo({ location, offset, length }: ExternalReference): Partial<TensorProto> {
   const entries = Object.entries({ location, offset, length });
   return {
-    dataLocation: TensorProto_DataLocation.EXTERNAL,
-    externalData: entries.map(([key, value]) => create(StringStringEntryProtoSchema, { key, value: String(value) })),
+    dataLocation: DATA_LOCATION.external,
+    externalData: entries.map(([key, value]) => create("StringStringEntryProto", { key, value: String(value) })),
   };
 }
 

@@ -1,6 +1,5 @@
 /** A model as one session of the engine, without any of our passes: what a split one has to agree with. */
 import { dirname } from "node:path";
-import { dtypeFromOrt, type TypedArray } from "../core/dtype.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import { readOnnx } from "../formats/onnx_file.ts";
 import type { EngineSession } from "./cpu/engine.ts";
@@ -32,8 +31,8 @@ export async function openUnsharded(path: string): Promise<Unsharded> {
         Object.fromEntries(names.map((name) => [name, null])),
       );
       return new Map(names.map((name) => {
-        const { type, dims, data } = results[name]!;
-        return [name, { dtype: dtypeFromOrt(type), shape: dims, data: data as TypedArray }] as const;
+        const { dtype, dims, data } = results[name]!;
+        return [name, { dtype, shape: dims, data }] as const;
       }));
     },
     async [Symbol.asyncDispose]() {

@@ -1,5 +1,6 @@
 /** One layer of attention over a cache, as Optimum's TorchScript exporter writes it; for tests of rewrites. */
 import { dimAdd, symbol } from "../../src/core/dim.ts";
+import { fromNumbers } from "../../src/core/host_tensor.ts";
 import { int, ints } from "../../src/graph/attributes.ts";
 import { GraphBuilder, inlineData } from "../../src/graph/builder.ts";
 import type { Attributes, Graph } from "../../src/graph/graph.ts";
@@ -18,6 +19,13 @@ export interface AttentionForm {
   readonly guard?: boolean;
   /** What the mask adds where nothing may be seen. Default -∞. */
   readonly hidden?: number;
+  /**
+   * How the mask is written: as conditions of which one Where makes numbers (default); as a triangle of numbers into which padding is
+   * put by a ScatterND of everything; or as a Where of scores for later tokens, and a sum for padding.
+   */
+  readonly written?: "conditions" | "scatter" | "scores";
+  /** Default f32. */
+  readonly dtype?: "f32" | "f16";
   /** Whether later tokens are hidden. Default true. */
   readonly causal?: boolean;
   /** Whether keys are transposed with batch and heads folded into one dim, as torch.export has it. */
@@ -36,14 +44,16 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
   const total = dimAdd(past, seq);
   let state = 7;
   const random = () => (state = (state * 1664525 + 1013904223) % 2 ** 32) / 2 ** 32 - 0.5;
+  const dtype = form.dtype ?? "f32", float = dtype === "f32" ? 1 : 10;
+  const tensor = (dims: readonly number[], numbers: readonly number[]) =>
+    inlineData(dtype, dims, fromNumbers(dtype, dims, numbers).data);
   const weight = (name: string, ...dims: number[]) => {
-    const data = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, random);
-    builder.getAttr(name, inlineData("f32", dims, data));
+    builder.getAttr(name, tensor(dims, Array.from({ length: dims.reduce((a, b) => a * b, 1) }, random)));
     return name;
   };
   const number = (value: number) => {
     const name = builder.freshValue("number");
-    builder.getAttr(name, inlineData("f32", [], Float32Array.of(value)));
+    builder.getAttr(name, tensor([], [value]));
     return name;
   };
   const sizes = (...list: number[]) => {
@@ -66,11 +76,11 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
   const slice = (x: string, dim: number, from: number, to: number) =>
     op("Slice", [x, sizes(from), sizes(to), sizes(dim), sizes(1)]);
 
-  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [batch, seq, HIDDEN] } });
+  builder.placeholder({ name: "x", type: { dtype, shape: [batch, seq, HIDDEN] } });
   builder.placeholder({ name: "attention_mask", type: { dtype: "i64", shape: [batch, total] } });
   builder.placeholder({ name: "position_ids", type: { dtype: "i64", shape: [batch, seq] } });
   for (const name of ["past.key", "past.value"]) {
-    builder.placeholder({ name, type: { dtype: "f32", shape: [batch, kvHeads, past, headDim] } });
+    builder.placeholder({ name, type: { dtype, shape: [batch, kvHeads, past, headDim] } });
   }
   const dimOf = (name: string, dim: number) => op("Gather", [op("Shape", [name]), scalarInt(dim)]);
   const pastSize = dimOf("past.key", 2), totalSize = dimOf("attention_mask", 1);
@@ -91,13 +101,37 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     op("Unsqueeze", [totalSize, sizes(0)]),
   ], { axis: int(0) });
   allowed = op("Expand", [allowed, ones]);
-  const mask = op("Where", [allowed, number(0), number(form.hidden ?? -Infinity)]);
+  const hidden = form.hidden ?? -Infinity, written = form.written ?? "conditions";
+  let mask = op("Where", [allowed, number(0), number(hidden)]);
+  if (written === "scatter") {
+    const square = op("Concat", [op("Unsqueeze", [dimOf("x", 1), sizes(0)]), op("Unsqueeze", [totalSize, sizes(0)])], {
+      axis: int(0),
+    });
+    const full = op("ConstantOfShape", [square], {
+      value: { kind: "tensor", value: tensor([1], [hidden]) },
+    });
+    const triangle = op("Trilu", [full, scalarInt(1)], { upper: int(1) });
+    const later = op("Cast", [op("Greater", [keysAt, tokens])], { to: int(float) });
+    const causal = op("Expand", [op("Mul", [triangle, later]), ones]);
+    const padded = op("Cast", [op("Unsqueeze", ["attention_mask", sizes(1, 2)])], { to: int(float) });
+    const isPadding = op("Equal", [op("Add", [causal, padded]), number(0)]);
+    const updates = op("Where", [isPadding, number(hidden), causal]);
+    const rows = op("Reshape", [op("Range", [scalarInt(0), dimOf("x", 0), scalarInt(1)]), sizes(-1, 1, 1, 1)]);
+    const steps = op("Reshape", [op("Range", [scalarInt(0), dimOf("x", 1), scalarInt(1)]), sizes(-1, 1)]);
+    const index = [rows, sizes(0), steps, keysAt].map((x) => op("Unsqueeze", [op("Expand", [x, ones]), sizes(-1)]));
+    mask = op("ScatterND", [causal, op("Concat", index, { axis: int(-1) }), updates]);
+  }
+  const masked = (scores: string): string => {
+    if (written !== "scores") return op("Add", [scores, mask]);
+    const later = op("Where", [op("Greater", [keysAt, tokens]), number(hidden), scores]);
+    return op("Add", [later, op("Where", [padding, number(0), number(hidden)])]);
+  };
 
   // Angles of this step's positions.
   const half = rotated / 2;
   let cos = "", sin = "";
   if (rotated > 0) {
-    const positions = op("Cast", [op("Unsqueeze", ["position_ids", sizes(1)])], { to: int(1) });
+    const positions = op("Cast", [op("Unsqueeze", ["position_ids", sizes(1)])], { to: int(float) });
     const angles = op("Transpose", [op("MatMul", [weight("inv_freq", 1, half, 1), positions])], {
       perm: ints([0, 2, 1]),
     });
@@ -146,7 +180,7 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     const cap = number(form.softcap);
     scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap]);
   }
-  let weights = op("Softmax", [op("Add", [scores, mask])], { axis: int(-1) });
+  let weights = op("Softmax", [masked(scores)], { axis: int(-1) });
   if (form.guard !== false) weights = op("Where", [op("IsNaN", [weights]), number(0), weights]);
   const mixed = op("Transpose", [op("MatMul", [weights, repeat(values)])], { perm: ints([0, 2, 1, 3]) });
   const merged = op("Reshape", [mixed, sizes(0, 0, -1)]);
