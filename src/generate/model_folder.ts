@@ -151,6 +151,11 @@ export class ModelFolder {
     return [];
   }
 
+  /** The classes of the model in config.json: `LlamaForCausalLM`; none if the folder does not say. */
+  get architectures(): readonly string[] {
+    return [this.#json("config.json")?.architectures].flat().filter((name) => typeof name === "string");
+  }
+
   /** The longest sequence that the model was made for; undefined if the folder does not say. */
   get contextLength(): number | undefined {
     const config = this.#json("config.json");
