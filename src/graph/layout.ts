@@ -241,7 +241,7 @@ function mergeRanges(ranges: readonly Range[]): readonly Range[] {
   for (const [a, b] of ranges) {
     if (a >= b) continue;
     const last = out.at(-1);
-    if (last && last[1] >= a) last[1] = Math.max(last[1], b);
+    if (last && last[0] <= a && a <= last[1]) last[1] = Math.max(last[1], b);
     else out.push([a, b]);
   }
   return out;

@@ -37,25 +37,44 @@ const RUNS: readonly Run[] = [
     ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,b" }, atLeast: 200 },
   },
   { mpi: "Open MPI", how: "on one host", ranks: 2, backend: "shm+mpi", args: ["3", "9", "f32,u8"], atLeast: 100 },
+  { mpi: "Open MPI", how: "over shared memory", ranks: 7, backend: "mpi", args: ["3", "9", "f32,i64"], atLeast: 300 },
+  { mpi: "MPICH", how: "over shared memory", ranks: 16, backend: "mpi", args: ["3", "99", "f32"], atLeast: 150 },
+  {
+    ...{ mpi: "Open MPI", how: "on four pretended hosts", ranks: 16, backend: "shm+mpi", args: ["3", "99", "f32"] },
+    ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,a,c,b,a,c,a,b,b,b,a,c,c,c,d" }, atLeast: 150 },
+  },
 ];
 
-for (const { mpi, how, ranks, backend, args, flags = [], env = {}, atLeast } of RUNS) {
-  Deno.test(`${backend} does every verb right on ${ranks} ranks of ${mpi} ${how}`, async () => {
-    const command = await mpirunOrSkip(mpi);
-    if (command === undefined) return;
-    const result = await mpirun(command, ranks, CONFORMANCE, {
-      args,
-      flags,
-      env: { SHARDWISE_COMM_BACKEND: backend, ...env },
-    });
-    assert.equal(result.code, 0, result.stderr.slice(-3000));
-    const printed = result.lines.map((l) => JSON.parse(l) as { cases: number; hash: string; backend: string });
-    assert.equal(printed.length, ranks);
-    assert.equal(new Set(printed.map((p) => p.hash)).size, 1);
-    for (const p of printed) {
-      assert.equal(p.backend, backend);
-      assert.ok(p.cases >= atLeast, `${p.cases} cases`);
-    }
+/** Every size, dtype and operation on every number of ranks: some 40 minutes on two cores, since ranks mostly wait. */
+const WHOLE: readonly Run[] = [1, 2, 3, 4, 7, 16].flatMap((ranks) => {
+  const hosts = Array.from({ length: ranks }, (_, r) => "abacb"[r % 5]).join();
+  return (["mpi", "shm+mpi"] as const).map((backend) => ({
+    ...{ mpi: "Open MPI", how: "as a whole", ranks, backend, args: ["0,1,3,1023,1048576", "1"] },
+    ...{ env: { SHARDWISE_PRETEND_HOSTS: hosts }, atLeast: 13_000 },
+  }));
+});
+
+for (const { mpi, how, ranks, backend, args, flags = [], env = {}, atLeast } of [...RUNS, ...WHOLE]) {
+  const [sizes, sparse] = args, whole = how === "as a whole";
+  Deno.test({
+    name: `${backend} does every verb right on ${ranks} ranks of ${mpi} ${how}, ${sizes} elements, 1 of ${sparse}`,
+    ignore: whole && Deno.env.get("SHARDWISE_TEST_ALL") !== "1",
+    fn: async () => {
+      const command = await mpirunOrSkip(mpi);
+      if (command === undefined) return;
+      const result = await mpirun(command, ranks, CONFORMANCE, {
+        ...{ args, flags, env: { SHARDWISE_COMM_BACKEND: backend, ...env } },
+        ...whole ? { timeoutMs: 1_800_000 } : {},
+      });
+      assert.equal(result.code, 0, result.stderr.slice(-3000));
+      const printed = result.lines.map((l) => JSON.parse(l) as { cases: number; hash: string; backend: string });
+      assert.equal(printed.length, ranks);
+      assert.equal(new Set(printed.map((p) => p.hash)).size, 1);
+      for (const p of printed) {
+        assert.equal(p.backend, backend);
+        assert.ok(p.cases >= atLeast, `${p.cases} cases`);
+      }
+    },
   });
 }
 

@@ -14,7 +14,8 @@
  * itself before, so that rank sees it and rings; the bell has changed, and the sleeper does not sleep or is woken.
  *
  * Beside its flag a rank leaves a fingerprint of the operation that it means, in one of two places by turns (nobody is
- * more than one barrier ahead), so that ranks that mean different things find out at no cost.
+ * more than one barrier ahead), so that ranks that mean different things find out at no cost. A few numbers may lie there
+ * too, in two places likewise: who reads the flag has then fetched them already.
  */
 import type { Libc } from "../../ffi/libc.ts";
 import type { ControlBlock } from "./control_block.ts";
@@ -26,7 +27,7 @@ export type OnSlice = () => void;
 export const SLICE_MS = 100;
 
 const MAX_SPIN_US = 1000, MIN_SPIN_US = 200;
-/** Looks between two readings of the clock, which cost more than a look. */
+/** Looks between two readings of the clock, which cost as much as twenty looks: the quickest waits end before the first reading. */
 const LOOKS_PER_READING = 64;
 /** Readings after which a rank asks on which core it is. */
 const ROUNDS_BEFORE_CORES = 4;
@@ -34,7 +35,7 @@ const ROUNDS_BEFORE_CORES = 4;
 const CORE = 4;
 
 /** One rank's side of the barrier. */
-export class FlagBarrier {
+export class FlagBarrier implements Disposable {
   #control: ControlBlock;
   #words: Int32Array;
   #libc: Libc;
@@ -46,6 +47,9 @@ export class FlagBarrier {
   /** Position in `#peers` of the first flag that was not up at the last look. */
   #next = 0;
   #spinUs: number;
+  /** How often this rank is counted as a sleeper. */
+  #asleep = 0;
+  #closed = false;
   readonly #maxSpinUs: number;
 
   constructor(control: ControlBlock, libc: Libc, options: { rank: number; spin: boolean }) {
@@ -66,6 +70,11 @@ export class FlagBarrier {
   /** How many barriers this rank has arrived at. */
   get generation(): number {
     return this.#generation;
+  }
+
+  /** Which of the places beside its flag this rank writes to before it arrives the next time, and reads from after that. */
+  get nextParity(): 0 | 1 {
+    return ((this.#generation + 1) & 1) as 0 | 1;
   }
 
   /** Raises this rank's flag, leaving `fingerprint` beside it, and wakes the sleepers if it was the last. */
@@ -110,14 +119,15 @@ export class FlagBarrier {
     if (this.passed()) return true;
     if (this.#spinUs === 0) return false;
     const words = this.#words, abort = this.#control.abortIndex;
-    const end = performance.now() + this.#spinUs / 1000;
-    let rounds = 0;
-    do {
+    let end = 0;
+    for (let rounds = 1;; rounds++) {
       for (let look = 0; look < LOOKS_PER_READING; look++) if (this.passed()) return true;
       if (Atomics.load(words, abort) !== 0) return false;
-      if (++rounds === ROUNDS_BEFORE_CORES && this.#sharesCore()) return false;
-    } while (performance.now() < end);
-    return false;
+      if (rounds === ROUNDS_BEFORE_CORES && this.#sharesCore()) return false;
+      const now = performance.now();
+      if (rounds === 1) end = now + this.#spinUs / 1000;
+      else if (now >= end) return false;
+    }
   }
 
   /** Whether a rank that is missing was last seen on this rank's core, where it cannot run meanwhile. */
@@ -183,6 +193,7 @@ export class FlagBarrier {
     const words = this.#words;
     const bell = Atomics.load(words, this.#control.bellIndex);
     Atomics.add(words, this.#control.sleepersIndex, 1);
+    this.#asleep++;
     let sleepy = false;
     try {
       sleepy = !ready() && Atomics.load(words, this.#control.abortIndex) === 0;
@@ -193,7 +204,19 @@ export class FlagBarrier {
   }
 
   #getUp(): void {
+    if (this.#closed) return;
+    this.#asleep--;
     Atomics.sub(this.#words, this.#control.sleepersIndex, 1);
+  }
+
+  /**
+   * This rank leaves. A sleep that is under way off the event loop counts no more, and touches nothing when it ends: the memory may be
+   * another group's by then.
+   */
+  [Symbol.dispose](): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    Atomics.sub(this.#words, this.#control.sleepersIndex, this.#asleep);
   }
 
   /** A sleep that was short would have been a spin better spent; after a long one, spinning was waste. */

@@ -11,7 +11,6 @@ import {
 } from "../buffers.ts";
 import { requirePlace } from "../arguments.ts";
 import type { GroupOptions, OpOptions } from "../communicator.ts";
-import { CommunicatorError } from "../errors.ts";
 import type { FlightRecorder } from "../flight_recorder.ts";
 import type { Probed, Received } from "../mailbox.ts";
 import { isPairOp } from "../operations.ts";
@@ -179,7 +178,6 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
 
   protected override release(agreed: boolean): void {
     const { runtime } = this.#job, clean = this.queue.idle && !this.#messages.busy && !this.waiting.failed;
-    if (!clean) this.#messages.fail(new CommunicatorError(`Group "${this.name}" was left before a message was done`));
     this.arena[Symbol.dispose]();
     runtime.detach(this.queue);
     this.waiting.release();
