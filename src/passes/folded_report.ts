@@ -18,7 +18,9 @@ import { cleanPipeline } from "./pipelines.ts";
  * rules of rewriting may give things new names, or the user speaks of single ones.
  */
 export function foldedImport(graph: Graph<"global">, { config, ranks }: ParallelExecutionCtx): PlanReport | undefined {
-  if (config.fuse !== false || config.quantize || config.annotations || config.dump) return undefined;
+  if (config.fuse !== false || config.quantize || config.logits === "last" || config.annotations || config.dump) {
+    return undefined;
+  }
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   return report(graph, planOptions(config, ranks, graph), (few) => cleanPipeline().run(few, ctx));
 }
