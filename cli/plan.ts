@@ -1,5 +1,6 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
 import { join } from "node:path";
+import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
@@ -16,7 +17,6 @@ import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
 import { HTML, writePlanPage } from "./plan_html.ts";
 import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
-import { boxTable } from "./table.ts";
 
 /** The command. */
 export const plan: Command = {
@@ -140,12 +140,14 @@ function rules(args: ParsedArgs): Baseline[] {
 
 /** The report as a table between an outline and the estimated cost. */
 export function planScreen(report: PlanReport): string {
+  const table = new Table({ head: [...PLAN_COLUMNS], style: { head: [], border: [], compact: true } });
+  table.push(...planRows(report));
   const { compute, communication, memory } = report.cost;
   const ms = (s: number) => `${(s * 1000).toPrecision(3)} ms`;
   return [
     planSummary(report),
     ...planOutline(report).map((line) => `  ${line}`),
-    boxTable(PLAN_COLUMNS, planRows(report)),
+    table.toString(),
     `one step, estimated: ${ms(compute + communication)} (${ms(compute)} of work on the slowest rank, ${
       ms(communication)
     } of collectives)`,

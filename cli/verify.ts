@@ -1,11 +1,11 @@
 /** `shardwise verify`: runs stored cases at several world sizes and compares with what they should give. */
+import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
 import { DEVICE_OPTIONS, type JobDevice, jobDevice, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
 import { passConfig, PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
-import { boxTable, type Cell } from "./table.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
 const INTERRUPTED: ReadonlySet<number> = new Set([129, 130, 143]);
@@ -101,14 +101,17 @@ export function verifyTable(
   results: readonly VerifyResult[],
   skipped: FolderCases["skipped"],
 ): string {
-  const rows: Cell[][] = [];
+  const table = new Table({
+    head: ["case", "ranks", "output", "max abs", "max rel", "tolerance", "result"],
+    style: { head: [], border: [], compact: true },
+  });
   const byName = new Map(cases.map((c) => [c.name, c]));
   const sorted = results.map((result, i) => ({ result, order: cases.findIndex((c) => c.name === result.name), i }))
     .sort((a, b) => a.order - b.order || a.i - b.i);
   for (const { result } of sorted) {
     const c = byName.get(result.name);
     const lines = outputLines(result, c);
-    rows.push([
+    table.push([
       result.name,
       result.ranks,
       lines.map((line) => line.name).join("\n"),
@@ -117,13 +120,13 @@ export function verifyTable(
       c?.kind === "outputs" ? `${c.atol} + ${c.rtol}·|x|` : "equal",
       result.pass ? "pass" : "FAIL",
     ]);
-    if (result.problem !== undefined) rows.push([{ span: 7, content: `  ${result.problem}` }]);
+    if (result.problem !== undefined) table.push([{ colSpan: 7, content: `  ${result.problem}` }]);
     for (const output of result.outputs.filter(({ problem }) => problem !== undefined)) {
-      rows.push([{ span: 7, content: `  ${output.name}: ${output.problem}` }]);
+      table.push([{ colSpan: 7, content: `  ${output.name}: ${output.problem}` }]);
     }
   }
-  for (const { name, reason } of skipped) rows.push([name, "", { span: 5, content: `skipped: ${reason}` }]);
-  return boxTable(["case", "ranks", "output", "max abs", "max rel", "tolerance", "result"], rows);
+  for (const { name, reason } of skipped) table.push([name, "", { colSpan: 5, content: `skipped: ${reason}` }]);
+  return table.toString();
 }
 
 function outputLines(result: VerifyResult, c: VerifyCase | undefined): { name: string; abs: string; rel: string }[] {
