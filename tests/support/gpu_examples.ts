@@ -53,7 +53,7 @@ export async function assertGpuCases(
   device.kernels.load(
     cases.flatMap((c) =>
       lowerGraph(c.local, { bindings: new Map(), rank: 0, ranks: 1, held: heldBy(c) }).commands.flatMap((command) =>
-        command.kind === "kernel" ? [command.launch] : []
+        command.kind === "kernel" ? [command.launch.plain] : []
       )
     ),
   );

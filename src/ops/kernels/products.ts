@@ -10,6 +10,8 @@ interface Batch {
   readonly lead: readonly number[];
   readonly rows: number;
   readonly columns: number;
+  /** Elements from one matrix to the next; `rows · columns` by default. */
+  readonly pitch?: number;
 }
 
 function batchOf(operand: Operand, shape: readonly number[]): Batch {
@@ -42,7 +44,7 @@ export function matmulSteps(
   if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA) {
     return [{ ...step, m: batches * m, batches: 1, a: am, b: bm, c: cm }];
   }
-  const sizes = { a: a.rows * a.columns, b: b.rows * b.columns, c: m * n };
+  const sizes = { a: a.pitch ?? a.rows * a.columns, b: b.pitch ?? b.rows * b.columns, c: m * n };
   const own = (batch: Batch, size: number): number[] => {
     const strides = stridesOf(batch.lead), skip = lead.length - batch.lead.length;
     return lead.map((_, d) => (d < skip || batch.lead[d - skip] === 1 ? 0 : strides[d - skip]! * size));
