@@ -1,4 +1,5 @@
 /** Forms that a size decides: few rows or many, whole words or single bits, few tokens for experts or many, one query or many. */
+import assert from "node:assert/strict";
 import type { DType } from "../../src/core/dtype.ts";
 import { CudaLibraries } from "../../src/ffi/cuda_libraries.ts";
 import type { Attributes } from "../../src/graph/graph.ts";
@@ -7,7 +8,7 @@ import type { OpExample } from "../../src/ops/def.ts";
 import { OPS } from "../../src/ops/table.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { GpuDevice } from "../../src/runtime/cuda/device.ts";
-import { assertGpuCases, gpuCase } from "../support/gpu_examples.ts";
+import { assertGpuCases, gpuCase, kernelsOf } from "../support/gpu_examples.ts";
 import { cudaTest } from "../support/standin.ts";
 
 const f32 = (...shape: number[]) => ({ dtype: "f32" as const, shape });
@@ -151,5 +152,6 @@ cudaTest("attention of many queries in 16-bit floats goes through keys tile by t
   const cases = (["f16", "bf16"] as const).flatMap((dtype) =>
     forms.map((form) => gpuCase(def, attention(form), JSON.stringify(form), dtype)!)
   );
+  for (const c of cases) assert.ok(kernelsOf(c).some(({ text }) => text.includes("rows_fragment")), c.name);
   await assertGpuCases(cases, { device, engine: await openNativeEngine() });
 });
