@@ -31,11 +31,11 @@ export interface Attention {
   /** 0 for none. */
   readonly softcap: number;
   readonly masks: readonly Mask[];
-  /** A condition over the index (`i0` batch, `i1` head, `i2` query, `r0` key) under which a key is attended to; `c0`, … are `reads`. */
-  readonly condition?: string | undefined;
-  /** The first key that is attended to, and the first after it that is not, as far as an expression over `i0`, `i1`, `i2` tells. */
+  /** The first key that is attended to, and the first after it that is not, by an expression over `i0` batch, `i1` head, `i2` query. */
   readonly from?: string | undefined;
   readonly until?: string | undefined;
+  /** A condition for keys between, over these and `r0` key. In all three, `c0`, … are `reads`. */
+  readonly condition?: string | undefined;
   /** Over `[batch, heads, queries, keys]`. */
   readonly reads?: readonly Access[];
   readonly params?: Params;
@@ -78,13 +78,18 @@ function named(expression: string | undefined, base: number): string | undefined
 }
 
 /** A score by the product of query and key; masks are `x` from number `first` on. */
-function scoreOf(attention: Attention, dot: string, first: number): string {
+function scoreOf(
+  attention: Attention,
+  dot: string,
+  first: number,
+  conditions: readonly (string | undefined)[],
+): string {
   let score = `${dot} * scale`;
   if (attention.softcap !== 0) score = `softcap * f_tanh(${score} / softcap)`;
   attention.masks.forEach((m, i) => {
     score = m.kind === "added" ? `(${score}) + x${first + i}` : `(x${first + i} ? (${score}) : -INFINITY)`;
   });
-  const condition = named(attention.condition, first + attention.masks.length);
+  const condition = named(conditions.filter((c) => c !== undefined).join(" && "), first + attention.masks.length);
   return condition ? `((${condition}) ? (${score}) : -INFINITY)` : score;
 }
 
@@ -111,7 +116,7 @@ function streamOf(attention: Attention, result: AttentionResult): Omit<AttendTil
     value: cache(attention.value, valueSize),
     result,
     reads: [...masksOf(attention), ...attention.reads ?? []],
-    score: scoreOf(attention, "dot", 0),
+    score: scoreOf(attention, "dot", 0, [attention.condition]),
     from: limit(attention.from),
     until: limit(attention.until),
     params: paramsOf(attention),
@@ -128,7 +133,7 @@ function streamed(attention: Attention, to: { readonly result: AttentionResult; 
 }
 
 function multiplied(attention: Attention, to: { readonly result: AttentionResult; readonly take: Take }): KernelStep[] {
-  const { sizes, query, key, value } = attention;
+  const { sizes, query, key, value, from, until } = attention;
   const { batch, heads, kvHeads, queries, keys, size, valueSize } = sizes;
   const lead = [batch, kvHeads], rows = (heads / kvHeads) * queries, room = attention.room ?? keys;
   const shape = [batch, heads, queries, keys], scores = to.take(query.dtype, shape);
@@ -143,7 +148,7 @@ function multiplied(attention: Attention, to: { readonly result: AttentionResult
       { operand: scores, lead, rows, columns: keys },
     ], { transposeB: true }),
     softmaxRows({ outer: shape.slice(0, 3), inner: [keys], reads, params: paramsOf(attention) }, reads[0]!, {
-      value: scoreOf(attention, "x0", 1),
+      value: scoreOf(attention, "x0", 1, [from && `r0 >= ${from}`, until && `r0 < ${until}`, attention.condition]),
     }),
     ...matmulSteps([
       { operand: scores, lead, rows, columns: keys },

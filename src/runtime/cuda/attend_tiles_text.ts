@@ -86,6 +86,8 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
     auto more = [](long long a, long long b) -> long long { return a > b ? a : b; };
     const long long low = f_block(fewer(from[0], from[1]), 0x7fffffffffffffffLL, fewer) / ${tile} * ${tile};
     const long long high = f_block(more(until[0], until[1]), 0LL, more);
+    // Between these, all queries attend to all keys.
+    const long long sure_from = f_block(more(from[0], from[1]), 0LL, more), sure_until = f_block(fewer(until[0], until[1]), 0x7fffffffffffffffLL, fewer);
     unsigned int a[${dims}][4];
     #pragma unroll
     for (int d = 0; d < ${dims}; d++) {
@@ -126,22 +128,26 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
         }
       }
       float larger[2] = {most[0], most[1]};
-      #pragma unroll
-      for (int j = 0; j < ${tile / 8}; j++) {
+      auto judge = [&](auto guarded) {
         #pragma unroll
-        for (int e = 0; e < 4; e++) {
-          const int h = e >> 1;
-          const long long r0 = first + j * 8 + 2 * (lane & 3) + (e & 1), i2 = row[h] < last ? row[h] : last;
-          float s = -INFINITY;
-          if (r0 >= from[h] && r0 < until[h]) {
-            const float dot = score[j][e];
-            ${once} ${each}
-            s = (float)(${step.score});
+        for (int j = 0; j < ${tile / 8}; j++) {
+          #pragma unroll
+          for (int e = 0; e < 4; e++) {
+            const int h = e >> 1;
+            const long long r0 = first + j * 8 + 2 * (lane & 3) + (e & 1), i2 = row[h] < last ? row[h] : last;
+            float s = -INFINITY;
+            if (!guarded.value || (r0 >= from[h] && r0 < until[h])) {
+              const float dot = score[j][e];
+              ${once} ${each}
+              s = (float)(${step.score});
+            }
+            score[j][e] = s;
+            larger[h] = s > larger[h] ? s : larger[h];
           }
-          score[j][e] = s;
-          larger[h] = s > larger[h] ? s : larger[h];
         }
-      }
+      };
+      if (first >= sure_from && first + ${tile} <= sure_until) judge(no());
+      else judge(yes());
       #pragma unroll
       for (int h = 0; h < 2; h++) {
         for (int o = 1; o < 4; o *= 2) {
@@ -198,6 +204,7 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
   return [args.launch(body, {
     blocks: batch * heads * Math.ceil(queries / QUERIES),
     threads: 32 * WARPS,
+    bound: 32 * WARPS,
     wide: false,
     texts,
   })];

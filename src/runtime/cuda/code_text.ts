@@ -15,5 +15,5 @@ export function codeLaunch(step: CodeStep, texts: KernelTexts = new KernelTexts(
     }
   }
   lines.push(declareParams(args, step.params, () => true));
-  return [args.launch(`  ${lines.join(" ")}\n${step.body}`, { blocks, threads, wide: false, texts })];
+  return [args.launch(`  ${lines.join(" ")}\n${step.body}`, { blocks, threads, bound: threads, wide: false, texts })];
 }

@@ -10,6 +10,8 @@ export const TENSOR_CORES = `
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 #define HAS_ASYNC_COPIES
 #endif
+struct yes { static constexpr bool value = true; };
+struct no { static constexpr bool value = false; };
 #ifdef __CUDA_ARCH__
 static __device__ __forceinline__ unsigned int shared_address(const void* p) {
   unsigned long long at;
