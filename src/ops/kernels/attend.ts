@@ -1,13 +1,14 @@
 /**
- * Scaled dot-product attention as steps. Many queries of 16-bit floats: one step that goes through the keys tile by tile. Others: scores by one
- * batched product, a softmax that scales, caps and masks, and the mix of values by another; query heads that share a key/value head are rows of
- * the same product. Few queries, as in decoding: one step that reads
- * the cache once, for as many keys as memory on the device tells.
+ * Scaled dot-product attention as steps. Few queries, as in decoding: one kernel that reads the cache once, for as many keys as memory on the
+ * device tells. Many queries of 16-bit floats: one that goes through the keys tile by tile. Others: scores by one batched product, a softmax
+ * that scales, caps and masks, and the mix of values by another; query heads that share a key/value head are rows of the same product.
  */
 import { broadcast, stridesOf, whole } from "./access.ts";
-import type { Access, AttendTilesStep, AttentionSizes, KernelStep, Operand, Params } from "./kernel.ts";
+import type { Access, AttentionSizes, KernelStep, Operand, Params } from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { softmaxRows } from "./rows.ts";
+import { type AttentionStream, streamedAttention } from "./streamed_attention.ts";
+import { tiledAttention } from "./tiled_attention.ts";
 
 /** An operand of `[batch, heads, queries, keys]` that masks; broadcast from its own shape. */
 export interface Mask {
@@ -68,7 +69,7 @@ export function attend(
   // Elements are read and written in pairs, and copied by eights.
   const isEven = to.result.strides.slice(0, 3).every((s) => s % 2 === 0) && to.result.offset % 2 === 0;
   return isHalf && fits(size) && fits(valueSize) && isEven
-    ? [{ kind: "attend_tiles", ...streamOf(attention, to.result) }]
+    ? [tiledAttention(streamOf(attention, to.result))]
     : multiplied(attention, to);
 }
 
@@ -102,7 +103,7 @@ function masksOf({ sizes: { batch, heads, queries, keys }, masks }: Attention): 
 }
 
 /** What both kernels that stream keys are given. */
-function streamOf(attention: Attention, result: AttentionResult): Omit<AttendTilesStep, "kind"> {
+function streamOf(attention: Attention, result: AttentionResult): AttentionStream {
   const { sizes, masks } = attention, { batch, heads, kvHeads, queries, keys, size, valueSize } = sizes;
   const room = attention.room ?? keys;
   const cache = (operand: Operand, width: number): Access => {
@@ -129,7 +130,7 @@ function streamed(attention: Attention, to: { readonly result: AttentionResult; 
   const rows = batch * kvHeads * queries;
   const parts = Math.max(1, Math.min(Math.ceil(room / KEYS_PER_BLOCK), Math.ceil(BLOCKS / rows)));
   const partial = to.take("f32", [batch, heads, queries, parts, valueSize + 2]);
-  return [{ kind: "attend", ...streamOf(attention, to.result), parts, partial }];
+  return streamedAttention({ ...streamOf(attention, to.result), parts, partial });
 }
 
 function multiplied(attention: Attention, to: { readonly result: AttentionResult; readonly take: Take }): KernelStep[] {

@@ -3,8 +3,8 @@
  *
  * Three kinds of step do nearly all the work. A `map` computes every element of a shape from elements of its operands; it is also every
  * copy, slice, gather and scatter, as operands are read and written through strides. `rows` reduces over an inner shape for each index of
- * an outer one, and may then compute the row's elements from the results: sums, softmax, norms. A `gemm` is cuBLAS's. Two kinds are of one
- * use: `attend` is a decoding step's attention, `attend_tiles` that of many queries. What needs a text of its own is `code`. Code is generated from the kind of a step, its expressions, dtypes and numbers of dims; sizes, strides and offsets are arguments, so that a longer
+ * an outer one, and may then compute the row's elements from the results: sums, softmax, norms. A `gemm` is cuBLAS's. Code is generated
+ * from the kind of a step, its expressions, dtypes and numbers of dims; sizes, strides and offsets are arguments, so that a longer
  * sequence needs no new kernel.
  */
 import type { DType } from "../../core/dtype.ts";
@@ -121,9 +121,16 @@ export interface GemmStep {
   readonly beta: number;
 }
 
-/** Attention of many queries, in 16-bit floats and with sizes of heads that are multiples of 8; the rest as in `attend`. */
-export interface AttendTilesStep extends Omit<AttendStep, "kind" | "parts" | "partial"> {
-  readonly kind: "attend_tiles";
+/** Sizes of an attention. */
+export interface AttentionSizes {
+  readonly batch: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly queries: number;
+  readonly keys: number;
+  /** Elements of a query or key, and of a value. */
+  readonly size: number;
+  readonly valueSize: number;
 }
 
 /** Memory that a hand-written kernel reads or writes, from an element on. */
@@ -149,46 +156,6 @@ export interface CodeStep {
   readonly threads: number;
 }
 
-/** Sizes of an attention. */
-export interface AttentionSizes {
-  readonly batch: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly queries: number;
-  readonly keys: number;
-  /** Elements of a query or key, and of a value. */
-  readonly size: number;
-  readonly valueSize: number;
-}
-
-/**
- * Attention of few queries over many keys, whose scores never lie in memory: each key and value is read once for all query heads that share
- * it, and the keys of a head are shared out among several blocks.
- *
- * Expressions are as in `rows` over `[batch, heads, queries]` and keys (`r0`), with `dot` for the product of query and key. Keys from
- * `from` up to `until` are looked at, all by default; how many there are may so be told by memory on the device.
- */
-export interface AttendStep {
-  readonly kind: "attend";
-  readonly sizes: AttentionSizes;
-  /** Over `[batch, heads, queries, size]`; the last stride is 1, as it is of the other three. */
-  readonly query: Access;
-  /** Over `[batch, kvHeads, keys, size]`, and with `valueSize` for values. */
-  readonly key: Access;
-  readonly value: Access;
-  /** Over `[batch, heads, queries, valueSize]`. */
-  readonly result: Access;
-  /** Over `[batch, heads, queries, keys]`. */
-  readonly reads: readonly Access[];
-  readonly score: string;
-  readonly from?: string | undefined;
-  readonly until?: string | undefined;
-  /** In how many parts keys are shared out; their results, f32 of `[batch, heads, queries, parts, valueSize + 2]`, lie in `partial`. */
-  readonly parts: number;
-  readonly partial: Operand;
-  readonly params?: Params;
-}
-
 /** The output is the input's memory with another shape. */
 export interface AliasStep {
   readonly kind: "alias";
@@ -197,7 +164,7 @@ export interface AliasStep {
 }
 
 /** One step. */
-export type KernelStep = MapStep | RowsStep | GemmStep | AttendStep | AttendTilesStep | CodeStep | AliasStep;
+export type KernelStep = MapStep | RowsStep | GemmStep | CodeStep | AliasStep;
 
 /** What becomes of one call: steps in order, and the scratch tensors that they share. */
 export interface Lowered {

@@ -8,8 +8,6 @@ import { GraphError } from "../../core/errors.ts";
 import { type Call, type Collective, type Graph, isCall, valueOf } from "../../graph/graph.ts";
 import type {
   AliasStep,
-  AttendStep,
-  AttendTilesStep,
   CodeStep,
   GemmStep,
   KernelContext,
@@ -21,8 +19,6 @@ import type {
 import { withBounds } from "../../ops/kernels/bounded.ts";
 import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
-import { attendLaunches } from "./attend_text.ts";
-import { attendTilesLaunch } from "./attend_tiles_text.ts";
 import { codeLaunch } from "./code_text.ts";
 import type { Launch } from "./kernel_arguments.ts";
 import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
@@ -184,7 +180,7 @@ export class Preparer {
     const works = steps.flatMap((step): Work[] => {
       if (step.kind === "alias") return [];
       if (step.kind === "gemm") return [{ kind: "gemm", step }];
-      return launchesOf(step, this.#texts).map((launch) => ({ kind: "kernel", launch }));
+      return [...kernelOf(step, this.#texts)];
     });
     return { works, aliases: steps.filter((s) => s.kind === "alias"), scratch };
   }
@@ -208,10 +204,7 @@ export class Preparer {
     const from = this.tensorOf(node.inputs[0]), to = this.tensorOf(node.outputs[0]);
     const context = { from, to, rank, ranks, bindings: this.#sizes.bindings };
     const { exchange, steps, scratch } = collectiveSteps(node, context);
-    const copies = steps.flatMap((step) => launchesOf(step, this.#texts)).map((launch): Work => ({
-      kind: "kernel",
-      launch,
-    }));
+    const copies = steps.flatMap((step) => kernelOf(step, this.#texts));
     return { works: [{ kind: "exchange", exchange }, ...copies], aliases: [], scratch };
   }
 
@@ -226,13 +219,12 @@ export class Preparer {
   }
 }
 
-function launchesOf(
-  step: MapStep | RowsStep | AttendStep | AttendTilesStep | CodeStep,
-  texts: KernelTexts,
-): readonly Launch[] {
-  if (step.kind === "attend") return attendLaunches(step, texts);
-  if (step.kind === "attend_tiles") return attendTilesLaunch(step, texts);
-  if (step.kind === "code") return codeLaunch(step, texts);
-  const launch = step.kind === "map" ? mapLaunch(step, texts) : rowsLaunch(step, texts);
-  return launch ? [launch] : [];
+/** The kernel of a step, if there is anything to compute. */
+function kernelOf(step: MapStep | RowsStep | CodeStep, texts: KernelTexts): readonly Work[] {
+  const launch = step.kind === "code"
+    ? codeLaunch(step, texts)
+    : step.kind === "map"
+    ? mapLaunch(step, texts)
+    : rowsLaunch(step, texts);
+  return launch ? [{ kind: "kernel", launch }] : [];
 }

@@ -1,86 +1,64 @@
 /**
- * CUDA C for attention of many queries in 16-bit floats: a block has 64 queries of a head, 16 a warp, and goes through keys and values a
- * tile at a time, of which the next is on its way to shared memory while the present one is multiplied. Scores live in registers; sums are
- * scaled anew when a larger score comes.
+ * Attention of many queries in 16-bit floats: a block has 64 queries of a head, 16 a warp, and goes through keys and values a tile at a time,
+ * of which the next is on its way to shared memory while the present one is multiplied. Scores live in registers; sums are scaled anew when a
+ * larger score comes.
  */
-import type { AttendTilesStep } from "../../ops/kernels/kernel.ts";
-import { Arguments, declareParams, type Launch, offset } from "./kernel_arguments.ts";
-import { KernelTexts } from "./kernel_texts.ts";
-import { cType } from "./prelude.ts";
+import type { CodeStep, Pointer } from "./kernel.ts";
+import { type AttentionStream, loads, strided, used } from "./streamed_attention.ts";
 
 const WARPS = 4, QUERIES = 16 * WARPS;
 
-/** The kernel of an attention; none where there is nothing to compute. */
-export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = new KernelTexts()): Launch[] {
-  const { batch, heads, kvHeads, queries, keys, size, valueSize } = step.sizes;
-  if (batch * heads * queries === 0) return [];
-  const type = cType(step.query.operand.dtype), wide = Math.max(size, valueSize);
+/** The kernel of an attention whose heads have sizes that are multiples of 8, and at most 128. */
+export function tiledAttention(attention: AttentionStream): CodeStep {
+  const { sizes: { batch, heads, kvHeads, queries, keys, size, valueSize } } = attention;
   // Two stages of keys and values take at most 40 KiB of shared memory.
-  const tile = wide <= 64 ? 64 : 32, blocksOf = (n: number) => Math.ceil(n / 16);
-  const dims = blocksOf(size), values = blocksOf(valueSize);
+  const tile = Math.max(size, valueSize) <= 64 ? 64 : 32;
+  const dims = Math.ceil(size / 16), values = Math.ceil(valueSize / 16);
   // Rows 16 bytes longer than their elements begin in other banks.
   const keyRow = dims * 16 + 8, valueRow = values * 16 + 8;
-  const args = new Arguments(), expressions = [step.score, step.from ?? "", step.until ?? ""];
-  const q = args.address("q", step.query.operand, true), k = args.address("k", step.key.operand, true);
-  const v = args.address("v", step.value.operand, true), y = args.address("y", step.result.operand, false);
-  const params = declareParams(args, step.params ?? {}, (name) => texts.mentions(expressions, name));
-  const n = {
-    keys: args.int("n_keys", keys),
-    queries: args.int("n_queries", queries),
-    heads: args.int("n_heads", heads),
-    group: heads / kvHeads,
-    tiles: args.int("n_tiles", Math.ceil(queries / QUERIES)),
-    units: args.int("n_units", batch * heads * Math.ceil(queries / QUERIES)),
+  const turns = Math.ceil(queries / QUERIES), units = batch * heads * turns;
+  const reads: Record<string, Pointer> = {
+    q: { operand: attention.query.operand },
+    k: { operand: attention.key.operand },
+    v: { operand: attention.value.operand },
   };
-  const at = (name: string, { offset: first, strides }: { offset: number; strides: readonly number[] }) => {
-    const [b, h, s] = strides.map((stride, d) => (d < 3 ? args.int(`${name}${d}`, stride) : ""));
-    return { base: (head: string) => `${args.int(`o${name}`, first)} + i0 * ${b} + ${head} * ${h}`, row: s! };
+  const params: Record<string, number> = {
+    n_keys: keys,
+    n_queries: queries,
+    n_heads: heads,
+    n_turns: turns,
+    n_units: units,
   };
-  const query = at("sq", step.query),
-    key = at("sk", step.key),
-    value = at("sv", step.value),
-    to = at("sy", step.result);
-  const reads = step.reads.map((read, r) => {
-    if (!texts.mentions(expressions, `x${r}`)) return { once: "", each: "" };
-    const from = args.address(`p${r}`, read.operand, true), base = args.int(`b${r}`, read.offset);
-    const row = offset(`${r}`, args, { prefix: "i", strides: read.strides.slice(0, 3) }), step3 = read.strides[3]!;
-    const moving = step3 === 0 ? "" : ` + r0 * ${args.int(`sr${r}`, step3)}`;
-    const load = `const auto x${r} = ld(${from}[${base} + ${row}${moving}]);`;
-    return step3 === 0 ? { once: load, each: "" } : { once: "", each: load };
-  });
-  const once = reads.map((r) => r.once).join(" "), each = reads.map((r) => r.each).join(" ");
-  const copyTile = (
-    name: string,
-    from: { base: string; row: string },
-    o: { row: number; blocks: number; size: number },
-  ) => `
-      for (int at = threadIdx.x; at < ${tile * o.blocks * 2}; at += ${32 * WARPS}) {
-        const int row = at / ${o.blocks * 2}, column = at % ${o.blocks * 2} * 8;
-        const bool wanted = first + row < ${n.keys} && column < ${o.size};
-        copy16(&${name}[stage][row][column], ${from.base} + (wanted ? (first + row) * ${from.row} + column : 0), wanted);
+  const query = strided("sq", attention.query, params), to = strided("sy", attention.result, params);
+  const [key, value] = ([["sk", attention.key], ["sv", attention.value]] as const).map(([name, access]) =>
+    strided(name, access, params).replaceAll("i1", "kv").replaceAll("i2", "at")
+  );
+  const { once, each } = loads(attention, { reads, params });
+  const copyTile = (to: string, from: string, o: { readonly blocks: number; readonly size: number }) => `
+      for (int e = threadIdx.x; e < ${tile} * ${o.blocks * 2}; e += ${32 * WARPS}) {
+        const int row = e / ${o.blocks * 2}, column = e % ${o.blocks * 2} * 8;
+        const bool wanted = first + row < n_keys && column < ${o.size};
+        const long long at = wanted ? first + row : 0;
+        copy16(&${to}[stage][row][column], ${from} + (wanted ? column : 0), wanted);
       }`;
-  const body = `  typedef ${type} T;
-  ${params}
+  const body = `  typedef ${attention.query.operand.dtype} T;
   __shared__ __align__(16) T ks[2][${tile}][${keyRow}];
   __shared__ __align__(16) T vs[2][${tile}][${valueRow}];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  for (I unit = blockIdx.x; unit < (I)${n.units}; unit += gridDim.x) {
+  for (I unit = blockIdx.x; unit < n_units; unit += gridDim.x) {
     // The last queries first: with causal masks they have most to do.
-    const long long turn = ${n.tiles} - 1 - unit % (I)${n.tiles}, i1 = unit / (I)${n.tiles} % (I)${n.heads};
-    const long long i0 = unit / (I)${n.tiles} / (I)${n.heads}, kv = i1 / ${n.group};
-    const T* const queries = ${q} + ${query.base("i1")};
-    const T* const keys = ${k} + ${key.base("kv")};
-    const T* const values = ${v} + ${value.base("kv")};
-    const long long last = ${n.queries} - 1;
+    const long long turn = n_turns - 1 - unit % n_turns, i1 = unit / n_turns % n_heads, i0 = unit / n_turns / n_heads;
+    const long long kv = i1 / ${heads / kvHeads};
+    const long long last = n_queries - 1;
     long long row[2], from[2], until[2];
     for (int h = 0; h < 2; h++) {
       row[h] = turn * ${QUERIES} + warp * 16 + (lane >> 2) + 8 * h;
       const long long i2 = row[h] < last ? row[h] : last;
       ${once}
-      from[h] = ${step.from ?? "0"};
-      until[h] = ${step.until ?? n.keys};
+      from[h] = ${attention.from ?? "0"};
+      until[h] = ${attention.until ?? "n_keys"};
       if (from[h] < 0) from[h] = 0;
-      if (until[h] > ${n.keys}) until[h] = ${n.keys};
+      if (until[h] > n_keys) until[h] = n_keys;
     }
     auto fewer = [](long long a, long long b) -> long long { return a < b ? a : b; };
     auto more = [](long long a, long long b) -> long long { return a > b ? a : b; };
@@ -95,17 +73,15 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
       for (int m = 0; m < 4; m++) {
         const long long i2 = row[m & 1] < last ? row[m & 1] : last;
         const int column = d * 16 + (m >> 1) * 8 + 2 * (lane & 3);
-        a[d][m] = ${
-    dims * 16 === size ? "" : `column >= ${size} ? 0u : `
-  }*(const unsigned int*)(queries + i2 * ${query.row} + column);
+        a[d][m] = ${dims * 16 === size ? "" : `column >= ${size} ? 0u : `}*(const unsigned int*)(q + ${query} + column);
       }
     }
     float sum[${2 * values}][4], most[2] = {-INFINITY, -INFINITY}, total[2] = {0.f, 0.f};
     #pragma unroll
     for (int d = 0; d < ${2 * values}; d++) for (int e = 0; e < 4; e++) sum[d][e] = 0.f;
-    auto fetch = [&](long long first, int stage) {${
-    copyTile("ks", { base: "keys", row: key.row }, { row: keyRow, blocks: dims, size })
-  }${copyTile("vs", { base: "values", row: value.row }, { row: valueRow, blocks: values, size: valueSize })}
+    auto fetch = [&](long long first, int stage) {${copyTile("ks", `k + ${key}`, { blocks: dims, size })}${
+    copyTile("vs", `v + ${value}`, { blocks: values, size: valueSize })
+  }
       copies_begun();
     };
     if (low < high) fetch(low, 0);
@@ -139,7 +115,7 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
             if (!guarded.value || (r0 >= from[h] && r0 < until[h])) {
               const float dot = score[j][e];
               ${once} ${each}
-              s = (float)(${step.score});
+              s = (float)(${attention.score});
             }
             score[j][e] = s;
             larger[h] = s > larger[h] ? s : larger[h];
@@ -190,7 +166,8 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
       for (int o = 1; o < 4; o *= 2) total[h] += __shfl_xor_sync(0xffffffffu, total[h], o);
       const float scaled = total[h] == 0.f ? 0.f : 1.f / total[h];
       if (row[h] > last) continue;
-      T* const out = ${y} + ${to.base("i1")} + row[h] * ${to.row};
+      const long long i2 = row[h];
+      T* const out = y + ${to};
       #pragma unroll
       for (int d = 0; d < ${2 * values}; d++) {
         const int column = d * 8 + 2 * (lane & 3);
@@ -201,11 +178,13 @@ export function attendTilesLaunch(step: AttendTilesStep, texts: KernelTexts = ne
     }
   }
 `;
-  return [args.launch(body, {
-    blocks: batch * heads * Math.ceil(queries / QUERIES),
+  return {
+    kind: "code",
+    body,
+    reads,
+    writes: { y: { operand: attention.result.operand } },
+    params: { ...used(attention), ...params },
+    blocks: units,
     threads: 32 * WARPS,
-    bound: 32 * WARPS,
-    wide: false,
-    texts,
-  })];
+  };
 }
