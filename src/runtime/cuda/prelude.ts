@@ -5,6 +5,7 @@
 import type { DType } from "../../core/dtype.ts";
 import { GraphError } from "../../core/errors.ts";
 import { FLOAT8, FLOAT8_TYPES } from "./float8.ts";
+import { TENSOR_CORES } from "./tensor_cores.ts";
 import { VECTORS } from "./vectors.ts";
 
 const C_TYPES: Partial<Record<DType, string>> = {
@@ -75,7 +76,7 @@ template <class V> static __device__ __forceinline__ void st(f16* p, V w) {
 static __device__ __forceinline__ float ld(f16 v) { return (float)__builtin_bit_cast(_Float16, v.x); }
 template <class V> static __device__ __forceinline__ void st(f16* p, V v) { p->x = __builtin_bit_cast(unsigned short, (_Float16)(float)v); }
 #endif
-${FLOAT8}${VECTORS}${
+${FLOAT8}${VECTORS}${TENSOR_CORES}${
   [...UNARY, ...MORE].map((f) =>
     `static __device__ __forceinline__ float f_${f}(float x) { return ${f}f(x); }\n` +
     `static __device__ __forceinline__ double f_${f}(double x) { return ${f}(x); }`
