@@ -4,18 +4,10 @@
  * Here are the messages alone, reading and writing; what they mean for a plan is `passes/annotations.ts`. Source: onnx.proto,
  * `DeviceConfigurationProto`, `NodeDeviceConfigurationProto`; ONNX's proposal "Sharding Formalism".
  */
-import { create } from "@bufbuild/protobuf";
 import { FormatError } from "../core/errors.ts";
 import { nodeLabel } from "./onnx_check.ts";
 import type { OnnxFile } from "./onnx_file.ts";
-import {
-  DeviceConfigurationProtoSchema,
-  type ModelProto,
-  NodeDeviceConfigurationProtoSchema,
-  ShardedDimProtoSchema,
-  ShardingSpecProtoSchema,
-  SimpleShardedDimProtoSchema,
-} from "./onnx_schema.ts";
+import { create, type ModelProto } from "./onnx_messages.ts";
 
 /** The first version of the file format that has annotations. */
 export const ANNOTATIONS_IR_VERSION = 11n;
@@ -96,21 +88,21 @@ export function writeShardings(
   model.irVersion = model.irVersion > ANNOTATIONS_IR_VERSION ? model.irVersion : ANNOTATIONS_IR_VERSION;
   model.configuration = [
     ...model.configuration.filter((c) => c.name !== name),
-    create(DeviceConfigurationProtoSchema, { name, numDevices: devices }),
+    create("DeviceConfigurationProto", { name, numDevices: devices }),
   ];
   for (const node of model.graph!.node) {
     const others = node.deviceConfigurations.filter((c) => c.configurationId !== name);
     const tensors = tensorsOf(node);
-    const own = tensors.length === 0 ? [] : [create(NodeDeviceConfigurationProtoSchema, {
+    const own = tensors.length === 0 ? [] : [create("NodeDeviceConfigurationProto", {
       configurationId: name,
       shardingSpec: tensors.map((t) =>
-        create(ShardingSpecProtoSchema, {
+        create("ShardingSpecProto", {
           tensorName: t.tensor,
           device: t.devices.map(BigInt),
           shardedDim: t.cuts.map(({ axis, size, shards }) =>
-            create(ShardedDimProtoSchema, {
+            create("ShardedDimProto", {
               axis: BigInt(axis),
-              simpleSharding: [create(SimpleShardedDimProtoSchema, {
+              simpleSharding: [create("SimpleShardedDimProto", {
                 ...(size === undefined ? {} : {
                   dim: typeof size === "number"
                     ? { case: "dimValue", value: BigInt(size) }

@@ -7,7 +7,7 @@ import { float, int, ints, string } from "../graph/attributes.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
 import type { Graph } from "../graph/graph.ts";
 import { exportOnnx } from "./export_onnx.ts";
-import { AttributeProto_AttributeType, type ModelProto, ModelProtoSchema } from "./onnx_schema.ts";
+import { AttributeProto_AttributeType, type ModelProto, ModelProtoSchema } from "../../tests/support/onnx_schema.ts";
 
 const OPSETS = new Map([["", 17]]);
 

@@ -10,6 +10,7 @@ import { type Dim, parseDim, symbol } from "../core/dim.ts";
 import { type DType, dtypeFromOnnx } from "../core/dtype.ts";
 import { FormatError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
+import { subgraphsOf } from "../graph/attributes.ts";
 import type { Attribute, Attributes, Graph, TensorData, Value } from "../graph/graph.ts";
 import { capturesOf } from "../graph/subgraphs.ts";
 import type { TensorType } from "../graph/types.ts";
@@ -17,13 +18,14 @@ import { carriedByName } from "./carried_names.ts";
 import { nodeLabel, normalDomain } from "./onnx_check.ts";
 import type { OnnxFile } from "./onnx_file.ts";
 import {
+  ATTRIBUTE_TYPES as TYPES,
   type AttributeProto,
-  AttributeProto_AttributeType as Kind,
   type GraphProto,
   type NodeProto,
+  NONE,
   type TensorProto,
   type ValueInfoProto,
-} from "./onnx_schema.ts";
+} from "./onnx_messages.ts";
 import { scopeOf } from "./onnx_scope.ts";
 import { tensorData } from "./tensor_data.ts";
 
@@ -95,10 +97,9 @@ class Importer {
       this.#builder.getAttr(node.output[0]!, constant);
       return;
     }
-    const attributes: Attributes = Object.fromEntries(node.attribute.map((a) => [a.name, this.#attribute(a, node)]));
-    const nested = Object.values(attributes).flatMap((a) => (a.kind === "graph" ? capturesOf(a.value) : []));
-    const captures = [...new Set(nested)];
-    this.#constantsFor([...node.input, ...captures]);
+    const attributes = this.#attributes(node), captures = capturedBy(attributes);
+    this.#constantsFor(node.input);
+    this.#constantsFor(captures);
     const scope = scopeOf(node);
     this.#builder.call({
       kind: "call_function",
@@ -107,10 +108,21 @@ class Importer {
       op: node.opType,
       inputs: node.input,
       outputs: node.output,
-      ...(nested.length > 0 ? { captures } : {}),
+      ...(captures.length > 0 ? { captures } : {}),
       attributes,
       ...(scope ? { scope } : {}),
-    }, node.output.filter((name) => name !== "").map((name): Value => ({ name, type: this.#hints.get(name) ?? OPEN })));
+    }, this.#values(node.output));
+  }
+
+  #attributes(node: NodeProto): Attributes {
+    if (node.attribute.length === 0) return NO_ATTRIBUTES;
+    return Object.fromEntries(node.attribute.map((a) => [a.name, this.#attribute(a, node)]));
+  }
+
+  #values(names: readonly string[]): Value[] {
+    const values: Value[] = [];
+    for (const name of names) if (name !== "") values.push({ name, type: this.#hints.get(name) ?? OPEN });
+    return values;
   }
 
   /** The tensor of a `Constant` node; undefined for strings, which stay a node. */
@@ -137,41 +149,53 @@ class Importer {
       new FormatError(`Cannot read attribute "${a.name}" of ${nodeLabel(node)} of ${this.#file.path}: ${what}`);
     if (a.refAttrName !== "") throw refuse(`it refers to "${a.refAttrName}" outside of a function`);
     switch (kindOf(a)) {
-      case Kind.FLOAT:
+      case TYPES.float:
         return { kind: "float", value: a.f };
-      case Kind.INT:
+      case TYPES.int:
         return { kind: "int", value: Number(a.i) };
-      case Kind.STRING:
+      case TYPES.string:
         return { kind: "string", value: UTF8.decode(a.s) };
-      case Kind.TENSOR:
+      case TYPES.tensor:
         return { kind: "tensor", value: tensorData(this.#file.tensor(a.t!)) };
-      case Kind.GRAPH:
+      case TYPES.graph:
         return { kind: "graph", value: importSubgraph(this.#file, a.g!) };
-      case Kind.FLOATS:
+      case TYPES.floats:
         return { kind: "floats", value: a.floats };
-      case Kind.INTS:
+      case TYPES.ints:
         return { kind: "ints", value: a.ints.map(Number) };
-      case Kind.STRINGS:
+      case TYPES.strings:
         return { kind: "strings", value: a.strings.map((s) => UTF8.decode(s)) };
       default:
-        throw refuse(`its kind ${Kind[a.type] ?? a.type} is not supported`);
+        throw refuse(`its kind ${kindName(a.type)} is not supported`);
     }
   }
 }
 
 const UTF8 = new TextDecoder();
+const NO_ATTRIBUTES: Attributes = {};
 const OPEN: TensorType = { dtype: undefined, shape: undefined };
 
+/** What subgraphs in attributes read from outside, each once. */
+function capturedBy(attributes: Attributes): readonly string[] {
+  if (attributes === NO_ATTRIBUTES) return NONE;
+  const graphs = subgraphsOf(attributes);
+  return graphs.length === 0 ? NONE : [...new Set(graphs.flatMap((graph) => capturesOf(graph)))];
+}
+
 /** The kind of an attribute; files of IR versions before 3 do not say it. */
-function kindOf(a: AttributeProto): Kind {
-  if (a.type !== Kind.UNDEFINED) return a.type;
-  if (a.t) return Kind.TENSOR;
-  if (a.g) return Kind.GRAPH;
-  if (a.s.length > 0) return Kind.STRING;
-  if (a.floats.length > 0) return Kind.FLOATS;
-  if (a.strings.length > 0) return Kind.STRINGS;
-  if (a.f !== 0) return Kind.FLOAT;
-  return a.i !== 0n ? Kind.INT : Kind.INTS;
+function kindOf(a: AttributeProto): number {
+  if (a.type !== TYPES.undefined) return a.type;
+  if (a.t) return TYPES.tensor;
+  if (a.g) return TYPES.graph;
+  if (a.s.length > 0) return TYPES.string;
+  if (a.floats.length > 0) return TYPES.floats;
+  if (a.strings.length > 0) return TYPES.strings;
+  if (a.f !== 0) return TYPES.float;
+  return a.i !== 0n ? TYPES.int : TYPES.ints;
+}
+
+function kindName(type: number): string {
+  return Object.entries(TYPES).find(([, number]) => number === type)?.[0].toUpperCase() ?? String(type);
 }
 
 /** Dtype and sizes of a declared tensor; undefined for a size that is left open. */

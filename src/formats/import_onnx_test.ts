@@ -13,7 +13,7 @@ import {
   ModelProtoSchema,
   NodeProtoSchema,
   type TypeProtoSchema,
-} from "./onnx_schema.ts";
+} from "../../tests/support/onnx_schema.ts";
 import { scopeOf } from "./onnx_scope.ts";
 
 type Init<T extends DescMessage> = Exclude<MessageInitShape<T>, Message>;

@@ -4,7 +4,14 @@
  */
 import { FormatError } from "../core/errors.ts";
 import { didYouMean } from "../core/suggest.ts";
-import type { FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto } from "./onnx_schema.ts";
+import {
+  type FunctionProto,
+  type GraphProto,
+  type ModelProto,
+  type NodeProto,
+  NONE,
+  type OperatorSetIdProto,
+} from "./onnx_messages.ts";
 
 /** The newest IR version that ONNX Runtime 1.30 loads. */
 export const MAX_IR_VERSION = 13;
@@ -13,22 +20,22 @@ export const OPSETS = { min: 11, max: 26 } as const;
 
 /** Names that a subgraph may use from outside. */
 interface Scope {
-  readonly names: ReadonlySet<string>;
+  readonly names: ReadonlyMap<string, unknown>;
   readonly parent: Scope | undefined;
 }
 
 /** A list of nodes with its surroundings: a graph, or the body of a function. */
 interface Body {
   readonly where: string;
-  readonly nodes: NodeProto[];
+  readonly nodes: readonly NodeProto[];
   readonly given: readonly string[];
   readonly outputs: readonly string[];
   readonly scope: Scope | undefined;
 }
 
 /**
- * Checks versions, graphs and functions of `model`; `path` names it in errors. Nodes that stand after their users are put in
- * order, in place.
+ * Checks versions, graphs and functions of `model`; `path` names it in errors. Graphs whose nodes stand after their users get
+ * them in order.
  *
  * @throws {FormatError} Naming the node and the value where something is wrong.
  */
@@ -120,7 +127,7 @@ function checkGraph(
   ) {
     checkNames(names, kind, where);
   }
-  checkBody({
+  graph.node = checkBody({
     where,
     nodes: graph.node,
     given: [...inputs, ...initializers],
@@ -143,50 +150,62 @@ function checkNames(names: readonly string[], kind: string, where: string): void
 function checkFunction(f: FunctionProto, path: string): void {
   const where = `function ${functionId(f)} of ${path}`;
   checkNames(f.input, "input", where);
-  checkBody({ where, nodes: f.node, given: f.input, outputs: f.output, scope: undefined }, path);
+  f.node = checkBody({ where, nodes: f.node, given: f.input, outputs: f.output, scope: undefined }, path);
 }
 
-function checkBody(body: Body, path: string): void {
+/** The nodes of `body`, in order. */
+function checkBody(body: Body, path: string): readonly NodeProto[] {
   const { where, nodes, scope } = body;
-  const given = new Set(body.given);
-  const producer = new Map<string, number>();
-  for (const [i, node] of nodes.entries()) {
+  /** What defines a name: the number of a node, or what was given. */
+  const definers = new Map<string, number>();
+  for (const name of body.given) definers.set(name, GIVEN);
+  for (let i = 0; i < nodes.length; i++) {
+    const node = nodes[i]!;
     if (node.opType === "") throw new FormatError(`Cannot read ${where}: ${nodeLabel(node)} names no op`);
     for (const name of node.output) {
       if (name === "") continue;
-      if (producer.has(name) || given.has(name)) {
-        const other = producer.has(name) ? nodeLabel(nodes[producer.get(name)!]!) : "an input or initializer";
+      const known = definers.get(name);
+      if (known !== undefined) {
+        const other = known === GIVEN ? "an input or initializer" : nodeLabel(nodes[known]!);
         throw new FormatError(
           `Cannot read ${where}: value ${JSON.stringify(name)} is defined twice, by ${other} and by ${nodeLabel(node)}`,
         );
       }
-      producer.set(name, i);
+      definers.set(name, i);
     }
   }
-  const names = new Set([...given, ...producer.keys()]);
-  const needs: number[][] = nodes.map((node) => {
-    const before: number[] = [];
+  let inOrder = true;
+  for (let i = 0; i < nodes.length; i++) {
+    const node = nodes[i]!;
     for (const name of usedBy(node)) {
-      const by = producer.get(name);
-      if (by !== undefined) before.push(by);
-      else if (!given.has(name) && !inScope(scope, name)) throw undefinedValue(name, nodeLabel(node), where, names);
+      const by = definers.get(name);
+      if (by === undefined && name !== "" && !inScope(scope, name)) {
+        throw undefinedValue(name, nodeLabel(node), where, definers);
+      }
+      inOrder &&= by === undefined || by < i;
     }
-    return before;
-  });
+  }
   for (const name of body.outputs) {
-    if (!names.has(name) && !inScope(scope, name)) throw undefinedValue(name, "the output list", where, names);
+    if (!definers.has(name) && !inScope(scope, name)) throw undefinedValue(name, "the output list", where, definers);
   }
-  if (needs.some((before, i) => before.some((j) => j >= i))) sortNodes(nodes, needs, where);
-  for (const node of nodes) {
+  const sorted = inOrder ? nodes : sortNodes(nodes, definers, where);
+  for (const node of sorted) {
     for (const graph of subgraphs(node)) {
-      checkGraph(graph, { path, scope: { names, parent: scope }, at: `, in a subgraph of ${nodeLabel(node)}` });
+      const inner = { names: definers, parent: scope };
+      checkGraph(graph, { path, scope: inner, at: `, in a subgraph of ${nodeLabel(node)}` });
     }
   }
+  return sorted;
 }
 
-function undefinedValue(name: string, user: string, where: string, names: ReadonlySet<string>): FormatError {
+/** What defines an input or initializer: before all nodes. */
+const GIVEN = -1;
+
+function undefinedValue(name: string, user: string, where: string, names: Scope["names"]): FormatError {
   return new FormatError(
-    `Cannot read ${where}: ${user} uses ${JSON.stringify(name)}, which nothing defines${didYouMean(name, [...names])}`,
+    `Cannot read ${where}: ${user} uses ${JSON.stringify(name)}, which nothing defines${
+      didYouMean(name, [...names.keys()])
+    }`,
   );
 }
 
@@ -196,27 +215,32 @@ function inScope(scope: Scope | undefined, name: string): boolean {
 }
 
 /** Graphs in the attributes of `node`. */
-export function subgraphs(node: NodeProto): GraphProto[] {
+export function subgraphs(node: NodeProto): readonly GraphProto[] {
+  if (!node.attribute.some((a) => a.g || a.graphs.length > 0)) return NONE;
   return node.attribute.flatMap((a) => (a.g ? [a.g, ...a.graphs] : a.graphs));
 }
 
-/** Names that `node` reads: its inputs, and what its subgraphs take from outside. */
-function usedBy(node: NodeProto): Set<string> {
-  const used = new Set(node.input.filter((name) => name !== ""));
-  for (const graph of subgraphs(node)) for (const name of captured(graph)) used.add(name);
-  return used;
+/** Names that `node` reads, some several times: its inputs, and what its subgraphs take from outside. */
+function usedBy(node: NodeProto): readonly string[] {
+  const inner = subgraphs(node);
+  return inner.length === 0 ? node.input : [...node.input, ...inner.flatMap((graph) => [...captured(graph)])];
 }
 
 function captured(graph: GraphProto): Set<string> {
   const own = new Set([...graph.input.map((v) => v.name), ...graph.initializer.map((t) => t.name)]);
   for (const node of graph.node) for (const name of node.output) own.add(name);
   const used = new Set(graph.output.map((v) => v.name));
-  for (const node of graph.node) for (const name of usedBy(node)) used.add(name);
+  for (const node of graph.node) for (const name of usedBy(node)) if (name !== "") used.add(name);
   return used.difference(own);
 }
 
-/** Puts `nodes` in order, in place, keeping the given order where it is free (depth first, without recursion). */
-function sortNodes(nodes: NodeProto[], needs: readonly (readonly number[])[], where: string): void {
+/** `nodes` in order, keeping the given one where it is free (depth first, without recursion). */
+function sortNodes(nodes: readonly NodeProto[], definers: ReadonlyMap<string, number>, where: string): NodeProto[] {
+  const needs = nodes.map((node) => {
+    const before = new Set(usedBy(node).flatMap((name) => definers.get(name) ?? GIVEN));
+    before.delete(GIVEN);
+    return [...before];
+  });
   const state = new Uint8Array(nodes.length); // 0 not seen, 1 on the stack, 2 placed
   const order: number[] = [];
   for (let root = 0; root < nodes.length; root++) {
@@ -238,6 +262,5 @@ function sortNodes(nodes: NodeProto[], needs: readonly (readonly number[])[], wh
       }
     }
   }
-  const sorted = order.map((i) => nodes[i]!);
-  sorted.forEach((node, i) => nodes[i] = node);
+  return order.map((i) => nodes[i]!);
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { FormatError } from "../core/errors.ts";
 import { attribute, graph, model, node, tensor } from "../../tests/support/onnx_models.ts";
 import { checkModel } from "./onnx_check.ts";
-import type { ModelProto } from "./onnx_schema.ts";
+import type { ModelProto } from "./onnx_messages.ts";
 
 function fails(m: ModelProto, says: RegExp): void {
   assert.throws(() => checkModel(m, "m.onnx"), (e) => e instanceof FormatError && says.test(e.message), String(says));

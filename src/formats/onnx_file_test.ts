@@ -15,7 +15,7 @@ import {
 import { sharedOrSkip } from "../../tests/support/shared.ts";
 import { memorySource } from "./mapped_file.ts";
 import { readOnnx } from "./onnx_file.ts";
-import { ModelProtoSchema } from "./onnx_schema.ts";
+import { ModelProtoSchema } from "../../tests/support/onnx_schema.ts";
 import { decodeModel } from "./onnx_wire.ts";
 
 const RAW = Uint8Array.from({ length: 16 }, (_, i) => i);

@@ -5,22 +5,16 @@
  * Before: `y = Twice[by = 3](x)`, with `Twice(a) { t = Scale[by = @by](a); b = Add(t, t) }`.
  * After: `y/t = Scale[by = 3](x); y = Add(y/t, y/t)`.
  */
-import { create } from "@bufbuild/protobuf";
 import { FormatError } from "../core/errors.ts";
 import { functionId, nodeLabel, normalDomain, subgraphs } from "./onnx_check.ts";
 import {
   type AttributeProto,
-  AttributeProtoSchema,
+  create,
   type FunctionProto,
   type GraphProto,
-  GraphProtoSchema,
   type ModelProto,
   type NodeProto,
-  NodeProtoSchema,
-  OperatorSetIdProtoSchema,
-  TensorProtoSchema,
-  ValueInfoProtoSchema,
-} from "./onnx_schema.ts";
+} from "./onnx_messages.ts";
 
 /** More nodes than any model has: a few nested functions can otherwise unfold without end. */
 const MAX_NODES = 250_000;
@@ -76,7 +70,8 @@ class Inliner {
         const known = have.get(normalDomain(domain));
         if (known === undefined) {
           have.set(normalDomain(domain), version);
-          this.#model.opsetImport.push(create(OperatorSetIdProtoSchema, { domain, version }));
+          const added = create("OperatorSetIdProto", { domain, version });
+          this.#model.opsetImport = [...this.#model.opsetImport, added];
         } else if (known !== version && f.node.some((n) => normalDomain(n.domain) === normalDomain(domain))) {
           throw this.#fail(
             `function ${functionId(f)} follows opset ${version} of domain "${domain}", but the model follows ${known}`,
@@ -111,7 +106,7 @@ class Inliner {
       const actual = node.output[i] ?? "", inside = frame.names.get(formal) ?? "";
       if (actual !== "" && inside !== actual) {
         body.push(
-          create(NodeProtoSchema, {
+          create("NodeProto", {
             opType: "Identity",
             name: `${frame.call}/${formal}`,
             input: [inside],
@@ -140,7 +135,7 @@ class Inliner {
 
   #copy(node: NodeProto, frame: Frame): NodeProto {
     const attribute = node.attribute.flatMap((a) => this.#attribute(a, node, frame));
-    return create(NodeProtoSchema, {
+    return create("NodeProto", {
       opType: node.opType,
       domain: node.domain,
       overload: node.overload,
@@ -164,17 +159,11 @@ class Inliner {
           } needs kind ${a.type}`,
         );
       }
-      return [create(AttributeProtoSchema, { ...withoutIdentity(value), name: a.name, refAttrName: "" })];
+      return [{ ...value, name: a.name, refAttrName: "" }];
     }
     if (!a.g && a.graphs.length === 0) return [a];
     const graphs = a.graphs.map((g) => this.#subgraph(g, frame));
-    return [
-      create(AttributeProtoSchema, {
-        ...withoutIdentity(a),
-        ...(a.g ? { g: this.#subgraph(a.g, frame) } : {}),
-        graphs,
-      }),
-    ];
+    return [{ ...a, ...(a.g ? { g: this.#subgraph(a.g, frame) } : {}), graphs }];
   }
 
   /** A copy of a body's subgraph; its own names are renamed too, since each call must define them once. */
@@ -185,17 +174,13 @@ class Inliner {
       if (name !== "") frame.names.set(name, this.#fresh(`${frame.call}/${name}`));
     }
     const rename = (name: string) => this.#rename(name, frame);
-    const copy = create(GraphProtoSchema, {
+    const copy = create("GraphProto", {
       name: graph.name,
       metadataProps: graph.metadataProps,
-      input: graph.input.map((v) => create(ValueInfoProtoSchema, { ...withoutIdentity(v), name: rename(v.name) })),
-      output: graph.output.map((v) => create(ValueInfoProtoSchema, { ...withoutIdentity(v), name: rename(v.name) })),
-      valueInfo: graph.valueInfo.map((v) =>
-        create(ValueInfoProtoSchema, { ...withoutIdentity(v), name: rename(v.name) })
-      ),
-      initializer: graph.initializer.map((t) =>
-        create(TensorProtoSchema, { ...withoutIdentity(t), name: rename(t.name) })
-      ),
+      input: graph.input.map((v) => ({ ...v, name: rename(v.name) })),
+      output: graph.output.map((v) => ({ ...v, name: rename(v.name) })),
+      valueInfo: graph.valueInfo.map((v) => ({ ...v, name: rename(v.name) })),
+      initializer: graph.initializer.map((t) => ({ ...t, name: rename(t.name) })),
       node: graph.node.map((n) => this.#copy(n, frame)),
     });
     copy.node = copy.node.flatMap((n) => this.#expand(n));
@@ -221,14 +206,6 @@ class Inliner {
   #fail(what: string, hint?: string): FormatError {
     return new FormatError(`Cannot inline the functions of ${this.#path}: ${what}`, hint === undefined ? {} : { hint });
   }
-}
-
-/** The fields of a message, for a copy of it under another name. */
-function withoutIdentity<T extends { $typeName: string; $unknown?: unknown }>(
-  message: T,
-): Omit<T, "$typeName" | "$unknown"> {
-  const { $typeName: _, $unknown: __, ...fields } = message;
-  return fields;
 }
 
 function collectNames(graph: GraphProto, into: Set<string>): void {

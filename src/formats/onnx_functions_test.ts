@@ -3,7 +3,7 @@ import { FormatError } from "../core/errors.ts";
 import { attribute, fn, graph, int, intRef, model, node } from "../../tests/support/onnx_models.ts";
 import { checkModel } from "./onnx_check.ts";
 import { inlineFunctions } from "./onnx_functions.ts";
-import type { GraphProto, ModelProto, NodeProto } from "./onnx_schema.ts";
+import type { GraphProto, ModelProto, NodeProto } from "./onnx_messages.ts";
 
 function print(n: NodeProto): string {
   const attributes = n.attribute.map((a) => a.g ? `${a.name}={${lines(a.g).join("; ")}}` : `${a.name}=${a.i}`);
@@ -22,7 +22,7 @@ function inlined(m: ModelProto): string[] {
   return lines(m.graph!);
 }
 
-const call = (name: string, input: string[], output: string[], attribute: NodeProto["attribute"] = []) =>
+const call = (name: string, input: string[], output: string[], attribute: ReturnType<typeof int>[] = []) =>
   node(name, input, output, { domain: "f", attribute });
 
 const IMPORTS = { opsetImport: [{ domain: "", version: 18n }, { domain: "f", version: 1n }] };

@@ -4,7 +4,7 @@
  * torch's dynamo exporter writes it to `metadata_props`, its TorchScript exporter into the node's name
  * (`/model/layers.0/mlp/up_proj/MatMul`); others say nothing.
  */
-import type { NodeProto } from "./onnx_schema.ts";
+import type { NodeProto } from "./onnx_messages.ts";
 
 /** The module path of `node`, with dots (`model.layers.0.mlp.up_proj`), or undefined where nothing is said. */
 export function scopeOf(node: NodeProto): string | undefined {

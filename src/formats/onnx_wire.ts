@@ -1,15 +1,14 @@
 /**
- * Bytes to ModelProto. The structure is checked before the library decodes, because the library takes inner messages that run past
- * their parent without a word, and its errors do not say where in the model the damage is.
+ * Bytes to ModelProto, by the table of onnx_messages.ts. Damage is told with its place in the structure of the model; inner messages
+ * that run past their parent are damage.
  *
- * `raw_data` of the result are views of the given bytes.
+ * `raw_data` and other bytes of the result are views of the given ones.
  */
-import { type DescField, type DescMessage, fromBinary, ScalarType } from "@bufbuild/protobuf";
-import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import { FormatError } from "../core/errors.ts";
-import { type ModelProto, ModelProtoSchema } from "./onnx_schema.ts";
+import { type Field, type MessageType, MODEL, type ModelProto, NONE } from "./onnx_messages.ts";
+import { StringTable } from "./string_table.ts";
 
-/** How deep messages may nest: the library's own limit. */
+/** How deep messages may nest. */
 const MAX_DEPTH = 100;
 
 /**
@@ -25,16 +24,15 @@ export function decodeModel(bytes: Uint8Array, path: string): ModelProto {
   }
   const foreign = foreignFormat(bytes);
   if (foreign) throw new FormatError(`Cannot read ${path} as an ONNX model: ${foreign.what}`, { hint: foreign.hint });
-  const walker = new Walker(bytes);
+  const decoder = new Decoder(bytes);
   try {
-    walker.message(ModelProtoSchema, bytes.length, "");
-    return fromBinary(ModelProtoSchema, bytes);
+    return decoder.message(MODEL, bytes.length, 0) as unknown as ModelProto;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new FormatError(
       `Cannot read ${path} as an ONNX model: ${
-        walker.place || "the first field"
-      } is damaged (${reason}), at byte ${walker.at} of ${bytes.length}`,
+        decoder.place || "the first field"
+      } is damaged (${reason}), at byte ${decoder.at} of ${bytes.length}`,
       { hint: "the file is truncated, corrupt or no ONNX model: fetch or export it again", cause },
     );
   }
@@ -56,106 +54,210 @@ function foreignFormat(bytes: Uint8Array): { what: string; hint: string } | unde
   return undefined;
 }
 
-/** Walks the fields of a message by its schema without building anything. */
-class Walker {
-  /** The field that is being read, as a path from the model. */
-  place = "";
+const VARINT = 0, BIT64 = 1, BYTES = 2, BIT32 = 5;
+const WIRE = {
+  int32: VARINT,
+  int64: VARINT,
+  uint64: VARINT,
+  float: BIT32,
+  double: BIT64,
+  string: BYTES,
+  bytes: BYTES,
+  message: BYTES,
+} as const;
+
+class Decoder {
   readonly #bytes: Uint8Array;
-  readonly #reader: BinaryReader;
-  readonly #fields = new Map<DescMessage, Map<number, DescField>>();
-  readonly #utf8 = new TextDecoder("utf-8", { fatal: true });
+  readonly #view: DataView;
+  readonly #strings: StringTable;
+  /** The next byte. */
+  #pos = 0;
+  /** The low and high half of the last varint. */
+  #low = 0;
+  #high = 0;
+  /** The fields that are being read, from the model inward, and which of a list. */
+  readonly #fields: (Field | undefined)[] = [];
+  readonly #indices: number[] = [];
+  #depth = 0;
 
   constructor(bytes: Uint8Array) {
     this.#bytes = bytes;
-    this.#reader = new BinaryReader(bytes);
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#strings = new StringTable(bytes);
   }
 
   get at(): number {
-    return Math.min(this.#reader.pos, this.#reader.len);
+    return Math.min(this.#pos, this.#bytes.length);
   }
 
-  message(desc: DescMessage, end: number, path: string, depth = 0): void {
+  /** The field that is being read, as a path from the model. */
+  get place(): string {
+    const names = this.#fields.slice(0, this.#depth + 1).flatMap((field, i) =>
+      field ? [field.isList ? `${field.name}[${this.#indices[i]}]` : field.name] : []
+    );
+    return names.join(".");
+  }
+
+  /** The message up to `end`; `into` holds what was read of it before. */
+  message(type: MessageType, end: number, depth: number, into?: Record<string, unknown>): Record<string, unknown> {
     if (depth > MAX_DEPTH) throw new Error(`messages nest deeper than ${MAX_DEPTH}`);
-    const reader = this.#reader, fields = this.#fieldsOf(desc);
-    const seen = new Map<number, number>();
-    while (reader.pos < end) {
-      this.place = path;
-      const [no, wire] = reader.tag();
-      const field = fields.get(no);
+    this.#depth = depth;
+    const out = into ?? { ...type.empty };
+    while (this.#pos < end) {
+      this.#fields[depth] = undefined;
+      const start = this.#pos, tag = this.#uint32();
+      const number = tag >>> 3, wire = tag & 7, field = type.byNumber[number];
+      if (number === 0) throw new Error(`illegal tag: field no 0 wire type ${wire}`);
       if (field === undefined) {
-        reader.skip(wire, no);
+        this.#skip(wire, number, end);
+        const unknown = this.#bytes.subarray(start, this.#pos);
+        out.unknown = [...(out.unknown as Uint8Array[] | undefined) ?? [], unknown];
       } else {
-        let place = path === "" ? field.name : `${path}.${field.name}`;
-        if (field.fieldKind === "list") {
-          const index = seen.get(no) ?? 0;
-          seen.set(no, index + 1);
-          place += `[${index}]`;
-        }
-        this.place = place;
-        this.#field(field, { wire, place, end, depth });
+        this.#fields[depth] = field;
+        this.#field(out, field, { wire, end, depth });
       }
-      if (reader.pos > end) throw new RangeError("it runs past the end of what holds it");
+      if (this.#pos > end) throw new RangeError("it runs past the end of what holds it");
     }
+    this.#fields[depth] = undefined;
+    return out;
   }
 
   #field(
-    field: DescField,
-    { wire, place, end, depth }: { wire: WireType; place: string; end: number; depth: number },
+    out: Record<string, unknown>,
+    field: Field,
+    { wire, end, depth }: { readonly wire: number; readonly end: number; readonly depth: number },
   ): void {
-    const reader = this.#reader;
-    const expected = wireOf(field);
-    // Lists of numbers come packed into one record, or one record each.
-    const packed = field.fieldKind === "list" && wire === WireType.LengthDelimited;
-    if (wire !== expected && !packed) throw new Error(`wire type ${wire} where ${expected} belongs`);
-    if (expected !== WireType.LengthDelimited && !packed) {
-      reader.skip(wire, field.number);
+    const { key, kind, isList, oneof } = field, expected = WIRE[kind];
+    const list = (isList ? out[key] : NONE) as unknown[];
+    if (isList) this.#indices[depth] = list.length;
+    if (wire !== expected) {
+      // Lists of numbers come packed into one record, or one record each.
+      if (!isList || wire !== BYTES) throw new Error(`wire type ${wire} where ${expected} belongs`);
+      const stop = this.#stop(end), values = list.slice();
+      if (expected !== VARINT && (stop - this.#pos) % (expected === BIT32 ? 4 : 8) !== 0) {
+        throw new RangeError(
+          `${stop - this.#pos} bytes are no whole number of ${expected === BIT32 ? 4 : 8}-byte elements`,
+        );
+      }
+      while (this.#pos < stop) values.push(this.#number(kind, stop));
+      out[key] = values;
       return;
     }
-    const length = reader.uint32();
-    const stop = reader.pos + length;
-    if (stop > end) throw new RangeError(`it needs ${length} bytes where ${end - reader.pos} are left`);
-    if (field.message) {
-      this.message(field.message, stop, place, depth + 1);
-    } else if (field.scalar === ScalarType.STRING) {
-      // Nearly all strings are ASCII, which needs no proof, and the decoder is slow to call.
-      if (!this.#isAscii(reader.pos, stop)) this.#utf8.decode(this.#bytes.subarray(reader.pos, stop));
-    } else if (packed && expected !== WireType.LengthDelimited) {
-      this.#packed(expected, length, stop);
+    let value: unknown;
+    switch (kind) {
+      case "string": {
+        const stop = this.#stop(end);
+        value = this.#strings.read(this.#pos, stop);
+        this.#pos = stop;
+        break;
+      }
+      case "bytes": {
+        const stop = this.#stop(end);
+        value = this.#bytes.subarray(this.#pos, stop);
+        this.#pos = stop;
+        break;
+      }
+      case "message": {
+        const stop = this.#stop(end);
+        // A message that comes in pieces is all of them together.
+        const before = isList ? undefined : oneof === undefined ? out[key] : pieceOf(out[oneof], key);
+        value = this.message(field.message!, stop, depth + 1, before as Record<string, unknown> | undefined);
+        this.#depth = depth;
+        break;
+      }
+      default:
+        value = this.#number(kind, end);
     }
-    reader.pos = stop;
+    if (isList) {
+      if (list.length === 0) out[key] = [value];
+      else list.push(value);
+    } else if (oneof === undefined) out[key] = value;
+    else out[oneof] = { case: key, value };
   }
 
-  #isAscii(start: number, end: number): boolean {
-    for (let i = start; i < end; i++) if (this.#bytes[i]! >= 0x80) return false;
-    return true;
+  /** Where a record ends, the length of which comes next. */
+  #stop(end: number): number {
+    const length = this.#uint32(), stop = this.#pos + length;
+    if (stop > end) throw new RangeError(`it needs ${length} bytes where ${end - this.#pos} are left`);
+    return stop;
   }
 
-  #packed(expected: WireType, length: number, stop: number): void {
-    const size = expected === WireType.Bit32 ? 4 : expected === WireType.Bit64 ? 8 : 1;
-    if (length % size !== 0) throw new RangeError(`${length} bytes are no whole number of ${size}-byte elements`);
-    if (size === 1 && length > 0 && this.#bytes[stop - 1]! >= 0x80) {
-      throw new RangeError("its last number is cut off");
+  #number(kind: Field["kind"], end: number): number | bigint {
+    if (kind === "float") return this.#view.getFloat32(this.#take(4, end), true);
+    if (kind === "double") return this.#view.getFloat64(this.#take(8, end), true);
+    this.#varint();
+    if (this.#pos > end) throw new RangeError("its last number is cut off");
+    if (kind === "int32") return this.#low | 0;
+    const low = this.#low >>> 0, high = kind === "int64" ? this.#high | 0 : this.#high >>> 0;
+    return high === 0 ? BigInt(low) : (BigInt(high) << 32n) | BigInt(low);
+  }
+
+  #take(count: number, end: number): number {
+    const at = this.#pos;
+    if (at + count > end) throw new RangeError("it runs past the end of what holds it");
+    this.#pos += count;
+    return at;
+  }
+
+  #uint32(): number {
+    const first = this.#bytes[this.#pos]!;
+    if (first < 0x80) {
+      this.#pos++;
+      return first;
     }
+    this.#varint();
+    return this.#low >>> 0;
   }
 
-  #fieldsOf(desc: DescMessage): Map<number, DescField> {
-    let fields = this.#fields.get(desc);
-    if (!fields) this.#fields.set(desc, fields = new Map(desc.fields.map((f) => [f.number, f])));
-    return fields;
+  #varint(): void {
+    const bytes = this.#bytes;
+    let low = 0, high = 0;
+    for (let shift = 0; shift < 70; shift += 7) {
+      if (this.#pos >= bytes.length) throw new RangeError("the file ends inside of a number");
+      const b = bytes[this.#pos++]!, bits = b & 0x7f;
+      if (shift < 28) low |= bits << shift;
+      else if (shift === 28) {
+        low |= bits << 28;
+        high = bits >>> 4;
+      } else high |= bits << (shift - 32);
+      if (b < 0x80) {
+        this.#low = low;
+        this.#high = high;
+        return;
+      }
+    }
+    throw new Error("a number has more than 10 bytes");
+  }
+
+  /** Steps over a field that the table does not have. */
+  #skip(wire: number, number: number, end: number): void {
+    switch (wire) {
+      case VARINT:
+        return this.#varint();
+      case BIT64:
+        this.#take(8, end);
+        return;
+      case BYTES:
+        this.#pos = this.#stop(end);
+        return;
+      case BIT32:
+        this.#take(4, end);
+        return;
+      case 3: // A group, which lasts up to its end tag.
+        for (;;) {
+          if (this.#pos >= end) throw new RangeError("it runs past the end of what holds it");
+          const tag = this.#uint32();
+          if ((tag & 7) === 4 && tag >>> 3 === number) return;
+          this.#skip(tag & 7, tag >>> 3, end);
+        }
+      default:
+        throw new Error(`there is no wire type ${wire}`);
+    }
   }
 }
 
-function wireOf(field: DescField): WireType {
-  if (field.message) return WireType.LengthDelimited;
-  switch (field.scalar) {
-    case ScalarType.STRING:
-    case ScalarType.BYTES:
-      return WireType.LengthDelimited;
-    case ScalarType.FLOAT:
-      return WireType.Bit32;
-    case ScalarType.DOUBLE:
-      return WireType.Bit64;
-    default:
-      return WireType.Varint;
-  }
+/** The message that a field of several holds, if it is that of `key`. */
+function pieceOf(oneof: unknown, key: string): unknown {
+  const { case: which, value } = oneof as { readonly case: string | undefined; readonly value?: unknown };
+  return which === key ? value : undefined;
 }

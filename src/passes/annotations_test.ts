@@ -1,13 +1,14 @@
 import assert from "node:assert/strict";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { create, fromBinary } from "@bufbuild/protobuf";
 import { readShardings, writeShardings } from "../formats/device_annotations.ts";
 import { importOnnx } from "../formats/import_onnx.ts";
+import { encodeModel } from "../formats/onnx_encode.ts";
 import { type OnnxFile, readOnnx } from "../formats/onnx_file.ts";
 import {
   ModelProtoSchema,
   NodeDeviceConfigurationProtoSchema,
   ShardingSpecProtoSchema,
-} from "../formats/onnx_schema.ts";
+} from "../../tests/support/onnx_schema.ts";
 import type { Graph } from "../graph/graph.ts";
 import { opDef } from "../ops/table.ts";
 import { search } from "../plan/search.ts";
@@ -28,7 +29,7 @@ for (const [name, ranks] of [["mlp", 2], ["llama", 2], ["llama", 3], ["bert", 4]
     const { file, graph } = model;
     const plan = search(graph, { ranks, opDef });
     writeShardings(file.model, { name: "tp", devices: ranks }, shardingsOf(graph, plan));
-    const proto = fromBinary(ModelProtoSchema, toBinary(ModelProtoSchema, file.model));
+    const proto = fromBinary(ModelProtoSchema, encodeModel(file.model));
     assert.equal(proto.irVersion, 11n);
     const annotations = readShardings({ ...file, model: proto, graph: proto.graph! }, "tp");
     assert.ok(annotations.length > graph.nodes.length / 4);

@@ -1,5 +1,6 @@
 /** Starting ranks by a real mpirun, for tests. */
 import { fileURLToPath } from "node:url";
+import { openMpiEnv } from "./open_mpi.ts";
 import { REPOSITORY } from "./shared.ts";
 
 /** Whose mpirun. */
@@ -69,7 +70,7 @@ export async function mpirun(
       ...[Deno.execPath(), "run", "-A", "--no-prompt", fileURLToPath(program), ...options.args ?? []],
     ],
     cwd: REPOSITORY,
-    env: { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1", NO_COLOR: "1", ...options.env },
+    env: { ...openMpiEnv(), NO_COLOR: "1", ...options.env },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

@@ -14,7 +14,7 @@ import {
   NodeProtoSchema,
   type TensorProto,
   TensorProtoSchema,
-} from "../../src/formats/onnx_schema.ts";
+} from "./onnx_schema.ts";
 
 /** A node, as `node("Add", ["a", "b"], ["c"])`. */
 export function node(
