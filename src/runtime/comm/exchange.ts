@@ -134,7 +134,7 @@ export class Exchange implements Meeting, Disposable {
 
   /** Arrives, and blocks until all have. */
   meetSync(): void {
-    this.barrier.arrive(this.#fingerprint);
+    this.barrier.arriveToStay(this.#fingerprint);
     this.waitSync();
   }
 

@@ -18,10 +18,11 @@ const works = [
   comm.allReduce(layers[1]!, "max", { background: true }),
   comm.allReduce(layers[2]!, "sum", { background: true, recv: out }),
 ];
-for (const end = performance.now() + 60_000; out[n - 1] !== total && performance.now() < end;) Math.sqrt(end); // computes
-assert.equal(out[n - 1], total);
+const end = performance.now() + 60_000, ends = [0, n / 2, n - 1]; // parts come in the order in which ranks have reduced them
+while (ends.some((i) => out[i] !== total) && performance.now() < end) Math.sqrt(end); // computes
 if (size > 1) assert.equal(works[0]!.state, "running"); // nobody has looked
-assert.equal(works[2]!.test(), true);
+while (!works[2]!.test() && performance.now() < end);
+assert.ok(out.every((v) => v === total));
 await works[0];
 works[1]!.waitSync();
 assert.ok(layers[0]!.every((v) => v === total));
