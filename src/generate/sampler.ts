@@ -26,7 +26,9 @@ export interface SamplingOptions {
 
 /** The largest logits of a row, in order, and their ids: of equal ones that with the smaller id first. */
 export interface Candidates {
+  /** Ids of tokens. */
   readonly ids: ArrayLike<number>;
+  /** Their logits. */
   readonly values: ArrayLike<number>;
 }
 

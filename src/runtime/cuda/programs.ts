@@ -188,7 +188,7 @@ export class StepPrograms implements Disposable {
     memory?.[Symbol.dispose]();
     if (what === "arena") this.#arena = undefined;
     else this.#upload = undefined;
-    const made = this.#o.device.allocate(bytes);
+    const made = this.#o.device.memory.allocate(bytes, "values of a step");
     if (what === "arena") this.#arena = made;
     else this.#upload = made;
     return made.value;
