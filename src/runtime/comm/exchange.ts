@@ -254,6 +254,7 @@ export class Exchange implements Meeting, Disposable {
 
   /** This group is closed. */
   [Symbol.dispose](): void {
+    this.barrier[Symbol.dispose]();
     this.#o.flight.close(this.#flight);
   }
 

@@ -53,4 +53,4 @@ export interface Meeting {
 }
 
 /** Bytes of one staging slot: large enough that barriers are cheap beside the copying, small enough for the caches. */
-export const SLOT_BYTES = 256 * 1024;
+export const SLOT_BYTES = 512 * 1024;
