@@ -10,7 +10,8 @@ const folder = (name: string) => join(REPOSITORY, "tests/data/models", name);
 
 /** Lines that say how a case went. */
 async function cases(ranks: number, args: readonly string[], env: Record<string, string>): Promise<string[]> {
-  const [first] = await runRanks(ranks, PROGRAM, { args, env });
+  // Kernels are compiled for the CPU on the way, by as many compilers as there are ranks.
+  const [first] = await runRanks(ranks, PROGRAM, { args, env, timeoutMs: 400_000 });
   return first!.stdout.trim().split("\n");
 }
 
