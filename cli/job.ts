@@ -106,9 +106,15 @@ export interface GenerateJob {
 
 /** What rank 0 reports of a {@linkcode GenerateJob}. */
 export interface GenerateReport {
+  /** Of all texts. */
   readonly tokens: number;
-  /** Time to the first token, and from there to the last. */
-  readonly firstMs: number;
+  /** Of these, the ones that the first step gave. */
+  readonly firstTokens: number;
+  /** From the start of the ranks' part to a model that can run. */
+  readonly loadMs: number;
+  /** Time to the first token; undefined where a text is whole before it is shown. */
+  readonly firstMs: number | undefined;
+  /** Time from there to the last token. */
   readonly restMs: number;
   /** Whether the text came to its own end. */
   readonly ended: boolean;

@@ -72,6 +72,13 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   const made = shardedFor(model);
   const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
+  const priced = ["explain", "compare"].find((name) => args.texts(name).length > 0);
+  if (made !== undefined && priced !== undefined) {
+    throw args.error(
+      `--${priced} has no effect on ${model}, which is split already`,
+      `name ${join(model, FOLDER_FILES.model)}`,
+    );
+  }
   const nominal = sizes(args), baselines = rules(args);
   checkOutput(args.text("html"), "html", args);
   const asked = planConfig(args);
