@@ -17,6 +17,8 @@ export interface AttentionForm {
   /** Tokens see only so many before themselves. */
   readonly window?: number;
   readonly softcap?: number;
+  /** Whether scores are scaled when they are masked. */
+  readonly scaledLast?: boolean;
   /** Whether rows of NaN become 0. Default true. */
   readonly guard?: boolean;
   /** What the mask adds where nothing may be seen. Default -∞. */
@@ -222,7 +224,8 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     const cap = number(form.softcap);
     scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap]);
   }
-  let weights = op("Softmax", [masked(scores)], { axis: int(-1) });
+  const last = (x: string) => form.scaledLast ? op("Div", [x, number(2)]) : x;
+  let weights = op("Softmax", [last(masked(scores))], { axis: int(-1) });
   if (form.guard !== false) weights = op("Where", [op("IsNaN", [weights]), number(0), weights]);
   output(joinHeads(op("MatMul", [weights, repeat(values)])));
   if (form.keysRead) op("ReduceSum", [keys], { keepdims: int(0) }, "sum");
