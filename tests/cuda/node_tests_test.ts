@@ -17,7 +17,7 @@ import { localize } from "../../src/passes/localize.ts";
 import { bindSymbols } from "../../src/runtime/cpu/shapes.ts";
 import { GpuDevice } from "../../src/runtime/cuda/device.ts";
 import { GpuExecutor } from "../../src/runtime/cuda/executor.ts";
-import type { Launch } from "../../src/runtime/cuda/kernel_text.ts";
+import type { NamedText } from "../../src/runtime/cuda/kernel_texts.ts";
 import { lowerGraph } from "../../src/runtime/cuda/lower.ts";
 import { sharded } from "../support/emulated.ts";
 import { nodeTensors, nodeTolerance } from "../support/node_tests.ts";
@@ -46,7 +46,7 @@ interface Case {
   readonly local: Graph<"local">;
   readonly feeds: Readonly<Record<string, HostTensor>>;
   readonly expected: readonly HostTensor[];
-  readonly launches: readonly Launch[];
+  readonly kernels: readonly NamedText[];
 }
 
 /** The graph with its small integer inputs as constants. */
@@ -71,8 +71,8 @@ function prepared(graph: Graph<"global">, feeds: ReadonlyMap<string, HostTensor>
   const types = new Map(names.map((n) => [n, valueOf(local, n).type]));
   const bindings = bindSymbols(types, (name) => feeds.get(name)!.shape);
   const { commands } = lowerGraph(local, { bindings, rank: 0, ranks: 1 });
-  const launches = commands.flatMap((c) => (c.kind === "kernel" ? [c.launch] : []));
-  return { local, feeds: Object.fromEntries(names.map((n) => [n, feeds.get(n)!])), launches };
+  const kernels = commands.flatMap((c) => (c.kind === "kernel" ? [c.launch.plain] : []));
+  return { local, feeds: Object.fromEntries(names.map((n) => [n, feeds.get(n)!])), kernels };
 }
 
 /** A test that can run; undefined where its opset is too old. @throws {GraphError} If it cannot run on a GPU. */
@@ -115,7 +115,7 @@ if (root !== undefined) {
       }
     }
     // One module for all of them: a compiler that starts once.
-    device.kernels.load(cases.flatMap((c) => c.launches));
+    device.kernels.load(cases.flatMap((c) => c.kernels));
     for (const { name, local, feeds, expected } of cases) {
       using executor = new GpuExecutor(local, { device, rank: 0, ranks: 1 });
       const results = await executor.run(feeds);

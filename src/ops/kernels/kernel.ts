@@ -1,7 +1,7 @@
 /**
  * How an op runs on a GPU, as data: a list of steps over contiguous tensors, made anew when sizes change.
  *
- * Three kinds of step do nearly all work. A `map` computes every element of a shape from elements of its operands; it is also every
+ * Three kinds of step do nearly all the work. A `map` computes every element of a shape from elements of its operands; it is also every
  * copy, slice, gather and scatter, as operands are read and written through strides. `rows` reduces over an inner shape for each index of
  * an outer one, and may then compute the row's elements from the results: sums, softmax, norms. A `gemm` is cuBLAS's. Code is generated
  * from the kind of a step, its expressions, dtypes and numbers of dims; sizes, strides and offsets are arguments, so that a longer
@@ -28,6 +28,11 @@ export interface KernelContext {
   readonly outputs: readonly (KernelTensor | undefined)[];
   /** Contents of integer inputs that the host knows, by position. */
   readonly ints: readonly (readonly number[] | undefined)[];
+  /**
+   * By output: where it grows in the memory of an input (`GROWTH` in table.ts), the length of that memory along the dim that grows. It holds
+   * what the input holds, and rows lie that length apart. Absent: outputs have memory of their own, contiguous.
+   */
+  readonly rooms?: readonly (number | undefined)[];
 }
 
 /** Memory that a step reads or writes: an input or output of the call, or a scratch tensor of its lowering. */
@@ -102,7 +107,15 @@ export interface Matrix {
   readonly transposed: boolean;
 }
 
-/** `c[m,n] = alpha · a[m,k] · b[k,n] + beta · c`, `batches` times. */
+/** What becomes of a product as it is written. */
+export interface Epilogue {
+  /** `[n]`, added to each row. */
+  readonly bias?: Operand | undefined;
+  /** `gelu` by tanh. */
+  readonly activation?: "relu" | "gelu" | undefined;
+}
+
+/** `c[m,n] = alpha · a[m,k] · b[k,n] + beta · c`, `batches` times; one that has an epilogue has one batch, and no `beta`. */
 export interface GemmStep {
   readonly kind: "gemm";
   readonly m: number;
@@ -114,6 +127,19 @@ export interface GemmStep {
   readonly c: Matrix;
   readonly alpha: number;
   readonly beta: number;
+  readonly epilogue?: Epilogue;
+}
+
+/** Sizes of an attention. */
+export interface AttentionSizes {
+  readonly batch: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly queries: number;
+  readonly keys: number;
+  /** Elements of a query or key, and of a value. */
+  readonly size: number;
+  readonly valueSize: number;
 }
 
 /** Memory that a hand-written kernel reads or writes, from an element on. */

@@ -2,6 +2,7 @@
 import { floatOf, intOf, intsOf as intsAttribute, stringOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { broadcast, count, input, inputOf, output, outputOf, stridesOf, unknownForm, whole } from "./access.ts";
+import { withEpilogue } from "./epilogue.ts";
 import type { Access, GemmStep, KernelContext, KernelStep, Lowered, Lowering, Matrix, Operand } from "./kernel.ts";
 
 /** A tensor as a batch of matrices: dims of the batch, rows and columns. */
@@ -10,6 +11,8 @@ interface Batch {
   readonly lead: readonly number[];
   readonly rows: number;
   readonly columns: number;
+  /** Elements from one matrix to the next; `rows · columns` by default. */
+  readonly pitch?: number;
 }
 
 function batchOf(operand: Operand, shape: readonly number[]): Batch {
@@ -42,7 +45,7 @@ export function matmulSteps(
   if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA) {
     return [{ ...step, m: batches * m, batches: 1, a: am, b: bm, c: cm }];
   }
-  const sizes = { a: a.rows * a.columns, b: b.rows * b.columns, c: m * n };
+  const sizes = { a: a.pitch ?? a.rows * a.columns, b: b.pitch ?? b.rows * b.columns, c: m * n };
   const own = (batch: Batch, size: number): number[] => {
     const strides = stridesOf(batch.lead), skip = lead.length - batch.lead.length;
     return lead.map((_, d) => (d < skip || batch.lead[d - skip] === 1 ? 0 : strides[d - skip]! * size));
@@ -82,8 +85,8 @@ function requireFloat(context: KernelContext): void {
   if (!dtypeInfo(dtype).float) throw unknownForm(context, `products of ${dtype}`);
 }
 
-/** A vector is a matrix of one row (at the left) or one column. */
-function matmul(context: KernelContext, flags: { a?: boolean; b?: boolean; alpha?: number } = {}): Lowered {
+/** `MatMul` of inputs 0 and 1: a vector is a matrix of one row (at the left) or one column. */
+export function matmul(context: KernelContext, flags: { a?: boolean; b?: boolean; alpha?: number } = {}): Lowered {
   requireFloat(context);
   const left = inputOf(context, 0).shape, right = inputOf(context, 1).shape, to = outputOf(context).shape;
   const a = left.length === 1 ? [1, ...left] : left, b = right.length === 1 ? [...right, 1] : right;
@@ -121,6 +124,8 @@ function gemm(context: KernelContext): Lowered {
       expression: "x0",
     }]
     : [];
+  const sizes = c?.shape ?? [], columns = to.at(-1)!;
+  const isBias = c && beta === 1 && sizes.at(-1) === columns && count(sizes) === columns;
   const product = matmulSteps([
     batchOf(input(context, 0), inputOf(context, 0).shape),
     batchOf(input(context, 1), inputOf(context, 1).shape),
@@ -131,7 +136,8 @@ function gemm(context: KernelContext): Lowered {
     alpha: floatOf(attributes, "alpha") ?? 1,
     beta: c ? beta : 0,
   });
-  return { steps: [...bias, ...product] };
+  const fused = isBias ? withEpilogue(product, { bias: input(context, 2) }) : undefined;
+  return { steps: fused ? [fused] : [...bias, ...product] };
 }
 
 /** `Σ (a - a0) · (b - b0)` in integers; zero points of a per row or for all, of b per column or for all. */

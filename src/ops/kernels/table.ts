@@ -2,6 +2,7 @@
 import { ATTENTION } from "./attention.ts";
 import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
+import { FUSED_PRODUCTS } from "./fused_products.ts";
 import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
 import { LOSSES } from "./losses.ts";
@@ -13,6 +14,7 @@ import { NORMS } from "./norms.ts";
 import { PRODUCTS } from "./products.ts";
 import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
+import { SCANS } from "./scans.ts";
 import { SCATTERS } from "./scatters.ts";
 
 const ALL: Readonly<Record<string, Lowering>> = {
@@ -24,11 +26,13 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ATTENTION,
   ...QUANTISED,
   ...EINSUM,
+  ...FUSED_PRODUCTS,
   ...EMBED_NORM,
   ...LOSSES,
   ...MOE,
   ...NBITS,
   ...NORMS,
+  ...SCANS,
   ...SCATTERS,
 };
 
@@ -36,4 +40,25 @@ const ALL: Readonly<Record<string, Lowering>> = {
 export function loweringOf(node: { readonly domain: string; readonly op: string }): Lowering | undefined {
   const key = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
   return Object.hasOwn(ALL, key) ? ALL[key] : undefined;
+}
+
+/**
+ * Ops that may write an output behind what an input holds, in the input's memory, which has room for more. Both must be given and asked for.
+ */
+const GROWTH: Readonly<Record<string, readonly Growth[]>> = {
+  "com.microsoft.GroupQueryAttention": [{ input: 3, output: 1, dim: 2 }, { input: 4, output: 2, dim: 2 }],
+  "com.microsoft.MultiHeadAttention": [{ input: 6, output: 1, dim: 2 }, { input: 7, output: 2, dim: 2 }],
+  Attention: [{ input: 4, output: 1, dim: 2 }, { input: 5, output: 2, dim: 2 }],
+};
+
+/** An output that is an input and more along `dim`. */
+export interface Growth {
+  readonly input: number;
+  readonly output: number;
+  readonly dim: number;
+}
+
+/** Which outputs of an op may grow in the memory of an input. */
+export function growthOf(node: { readonly domain: string; readonly op: string }): readonly Growth[] {
+  return GROWTH[node.domain === "" ? node.op : `${node.domain}.${node.op}`] ?? [];
 }
