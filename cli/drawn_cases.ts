@@ -138,12 +138,15 @@ function tableRows(graph: Graph<"global">): Map<string, number> {
   return rows;
 }
 
-/** What rounding may do: in 8 bits or fewer, in 16, in 32. */
+/**
+ * What rounding may do: in 8 bits or fewer, in 16, and in 32 over some thirty layers, where logits were seen to move by 1e-3.
+ * A wrong shard moves them by their own size.
+ */
 function toleranceOf(graph: Graph<"global">): Tolerance {
   const dtypes = graph.nodes.flatMap((n) => (n.kind === "get_attr" && n.data.shape.length > 1 ? [n.data.dtype] : []));
   if (dtypes.some((d) => !dtypeInfo(d).float && dtypeInfo(d).bits <= 8)) return { atol: 0.1, rtol: 0.01 };
   if (dtypes.some((d) => dtypeInfo(d).float && dtypeInfo(d).bits <= 16)) return { atol: 0.02, rtol: 0.01 };
-  return { atol: 1e-4, rtol: 1e-4 };
+  return { atol: 5e-3, rtol: 1e-3 };
 }
 
 /** Numbers in [0, 1), always the same. */

@@ -176,14 +176,20 @@ export function verifyTable(
       c?.kind === "outputs" ? `${c.atol} + ${c.rtol}·|x|` : "equal",
       result.pass ? "pass" : "FAIL",
     ]);
-    if (result.problem !== undefined) table.push([{ colSpan: 7, content: `  ${result.problem}` }]);
-    if (result.verdict !== undefined) table.push([{ colSpan: 7, content: `  ${result.verdict}` }]);
+    if (result.problem !== undefined) table.push([{ colSpan: 7, content: wrapped(result.problem) }]);
+    if (result.verdict !== undefined) table.push([{ colSpan: 7, content: wrapped(result.verdict) }]);
     for (const output of result.outputs.filter(({ problem }) => problem !== undefined)) {
-      table.push([{ colSpan: 7, content: `  ${output.name}: ${output.problem}` }]);
+      table.push([{ colSpan: 7, content: wrapped(`${output.name}: ${output.problem}`) }]);
     }
   }
   for (const { name, reason } of skipped) table.push([name, "", { colSpan: 5, content: `skipped: ${reason}` }]);
   return table.toString();
+}
+
+/** A message as indented lines, so that one of an engine does not make the table as wide as itself. */
+function wrapped(message: string): string {
+  const lines = message.split("\n").flatMap((line) => line.match(/\S.{0,100}(?=\s|$)|\S+/g) ?? []);
+  return lines.map((line) => `  ${line.trim()}`).join("\n");
 }
 
 function outputLines(result: VerifyResult, c: VerifyCase | undefined): { name: string; abs: string; rel: string }[] {
