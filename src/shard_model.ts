@@ -65,15 +65,20 @@ export function shardModel(path: string, to: string, { ranks, config = {} }: Sha
   ctx.plan = plan;
   const sharded = shardPipeline().run(graph, ctx);
   files.push(write(to, FOLDER_FILES.graph, new TextEncoder().encode(printGraph(sharded))));
-  const data = writeWeights(file, join(to, FOLDER_FILES.data));
+  // What ranks hold in 4 bits is not in the model's file, and the file is many times as large.
+  const isWhole = config.quantize === undefined;
+  const data = isWhole ? writeWeights(file, join(to, FOLDER_FILES.data)) : new PlacedData();
+  if (!isWhole) { for (const name of [FOLDER_FILES.model, FOLDER_FILES.data]) removeFile(join(to, name)); }
   for (let rank = 0; rank < ranks; rank++) {
     files.push(...writeRank(sharded, { to, rank, ranks, fingerprint, data }));
   }
-  // Last, as it changes the model that the weights were read from.
-  files.push(
-    write(to, FOLDER_FILES.model, annotatedModel(file, { graph, plan, data })),
-    ...sized(to, FOLDER_FILES.data),
-  );
+  if (isWhole) {
+    // Last, as it changes the model that the weights were read from.
+    files.push(
+      write(to, FOLDER_FILES.model, annotatedModel(file, { graph, plan, data })),
+      ...sized(to, FOLDER_FILES.data),
+    );
+  }
   for (const name of companions(path, to)) files.push(...sized(to, name));
   return { plan: stored, files };
 }
@@ -198,7 +203,7 @@ class DataWriter implements Disposable {
 
   constructor(path: string) {
     this.#path = path;
-    if (isFile(path)) Deno.removeSync(path);
+    removeFile(path);
   }
 
   /** Appends `pieces` in order; gives the offset of the first byte. */
@@ -272,6 +277,11 @@ function refuseOverwriting(model: string, to: string): void {
   throw new FormatError(`Cannot export ${model} to ${to}: the model itself lies there`, {
     hint: "name another folder with --out",
   });
+}
+
+/** Removes what an earlier export wrote. */
+function removeFile(path: string): void {
+  if (isFile(path)) Deno.removeSync(path);
 }
 
 function isFile(path: string): boolean {

@@ -5,6 +5,7 @@ import { foldShapes } from "./fold_shapes.ts";
 import { inferTypes } from "./infer_types.ts";
 import { inlineBranches } from "./inline_branches.ts";
 import { InitializeOrLoadWeightsPass } from "./initialize_or_load_weights_pass.ts";
+import { lastLogits } from "./last_logits.ts";
 import { liftLayers } from "./lift_layers.ts";
 import { ParallelAxisSolverPass } from "./parallel_axis_solver_pass.ts";
 import { ParallelLayerAnnotatePass } from "./parallel_layer_annotate_pass.ts";
@@ -28,6 +29,7 @@ export function cleanPipeline(): PassPipeline<Graph<"global">> {
     .append(new RewritePass())
     .append(pass("lift_layers", (g: Global) => liftLayers(g)))
     .append(pass("infer_layer_types", (g: Global) => inferTypes(g)))
+    .append(pass("last_logits", (g: Global, ctx) => ctx.config.logits === "last" ? lastLogits(g) : g))
     .append(new QuantisePass());
 }
 

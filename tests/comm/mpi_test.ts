@@ -124,6 +124,8 @@ interface Told {
   readonly message: string;
   readonly hint?: string;
   readonly missing?: number[];
+  /** How long it had waited. */
+  readonly ms: number;
 }
 
 /** What each rank was told. */
@@ -166,12 +168,31 @@ Deno.test("ranks that wait too long are told who is missing, and the missing one
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("a rank that is killed takes the job with it", async () => {
-  for (const mpi of ["Open MPI", "MPICH"] as const) {
+for (const [backend, hosts] of [["mpi", "a,b,c"], ["shm+mpi", "a,a,b"]] as const) {
+  Deno.test(`a rank that is killed over ${backend} is named to the others within a second`, async () => {
+    const command = await mpirunOrSkip("Open MPI");
+    if (command === undefined) return;
+    const env = { SHARDWISE_PRETEND_HOSTS: hosts };
+    // Else mpirun would end them too, after a second or so.
+    const flags = ["--enable-recovery"];
+    const { lines, stderr } = await mpirun(command, 3, FAULTS, { args: ["kill", backend], env, flags });
+    const all = lines.map((l) => JSON.parse(l) as Told);
+    assert.deepEqual(all.map((t) => t.rank).sort(), [0, 2], stderr.slice(-3000));
+    for (const { message, ms } of all) {
+      assert.match(message, /rank 1 of group "[^"]*" ended \((process \d+|as rank \d saw)\).* waits for/);
+      assert.ok(ms < 1000, `${ms} ms`);
+    }
+    assert.ok(all.some((t) => t.name === "PeerLost"), all.map((t) => t.name).join());
+  });
+}
+
+Deno.test("a rank that is killed takes the job with it, and mpirun says so", async () => {
+  for (const [mpi, says] of [["Open MPI", /rank 1 .* exited on signal 9/], ["MPICH", /Killed \(signal 9\)/]] as const) {
     const command = await mpirunOrSkip(mpi);
     if (command === undefined) continue;
-    const { code, lines } = await mpirun(command, 2, FAULTS, { args: ["kill"] });
+    const { code, lines, stderr } = await mpirun(command, 2, FAULTS, { args: ["kill"] });
     assert.notEqual(code, 0);
+    assert.match(lines.join("\n") + stderr, says);
     assert.deepEqual(lines.filter((l) => l.includes('"none"')), []);
   }
 });

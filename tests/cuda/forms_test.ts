@@ -1,4 +1,5 @@
-/** Forms of products that a size decides: few rows or many, whole words or single bits, few tokens for experts or many. */
+/** Forms that a size decides: few rows or many, whole words or single bits, few tokens for experts or many, one query or many. */
+import assert from "node:assert/strict";
 import type { DType } from "../../src/core/dtype.ts";
 import { CudaLibraries } from "../../src/ffi/cuda_libraries.ts";
 import type { Attributes } from "../../src/graph/graph.ts";
@@ -7,7 +8,7 @@ import type { OpExample } from "../../src/ops/def.ts";
 import { OPS } from "../../src/ops/table.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { GpuDevice } from "../../src/runtime/cuda/device.ts";
-import { assertGpuCases, gpuCase } from "../support/gpu_examples.ts";
+import { assertGpuCases, gpuCase, kernelsOf } from "../support/gpu_examples.ts";
 import { cudaTest } from "../support/standin.ts";
 
 const f32 = (...shape: number[]) => ({ dtype: "f32" as const, shape });
@@ -105,5 +106,52 @@ cudaTest("products with weights of few bits, and experts, at all forms that size
     ...halves.map((dtype) => gpuCase(op("com.microsoft.MoE"), moe(2, 6, 2), "few tokens", dtype)!),
     ...[qmoe(1, 16), qmoe(30, 16)].map((e, i) => gpuCase(op("com.microsoft.QMoE"), e, `${i}`)!),
   ];
+  await assertGpuCases(cases, { device, engine: await openNativeEngine() });
+});
+
+interface Heads {
+  readonly batch?: number;
+  readonly heads: number;
+  readonly kv: number;
+  readonly queries: number;
+  readonly keys: number;
+  readonly size: number;
+  readonly valueSize?: number;
+  readonly causal?: true;
+  readonly mask?: readonly number[];
+  readonly softcap?: number;
+}
+
+function attention(
+  { batch = 1, heads, kv, queries, keys, size, valueSize = size, causal, mask, softcap }: Heads,
+): OpExample {
+  return {
+    inputs: [
+      f32(batch, heads, queries, size),
+      f32(batch, kv, keys, size),
+      f32(batch, kv, keys, valueSize),
+      ...(mask ? [f32(...mask)] : []),
+    ],
+    attributes: {
+      ...(causal ? { is_causal: int(1) } : {}),
+      ...(softcap ? { softcap: float(softcap) } : {}),
+    },
+  };
+}
+
+cudaTest("attention of many queries in 16-bit floats goes through keys tile by tile", async (env) => {
+  using device = new GpuDevice({ gpu: 0, libraries: new CudaLibraries({ env }) });
+  const def = OPS.get("Attention")!;
+  const forms: Heads[] = [
+    { heads: 2, kv: 2, queries: 5, keys: 5, size: 8 },
+    { batch: 2, heads: 4, kv: 2, queries: 70, keys: 70, size: 16, causal: true },
+    { heads: 1, kv: 1, queries: 17, keys: 130, size: 24, valueSize: 40, mask: [17, 130] },
+    { batch: 2, heads: 3, kv: 1, queries: 9, keys: 33, size: 64, mask: [2, 1, 9, 33], softcap: 2 },
+    { heads: 2, kv: 1, queries: 66, keys: 40, size: 128, valueSize: 72, causal: true },
+  ];
+  const cases = (["f16", "bf16"] as const).flatMap((dtype) =>
+    forms.map((form) => gpuCase(def, attention(form), JSON.stringify(form), dtype)!)
+  );
+  for (const c of cases) assert.ok(kernelsOf(c).some(({ text }) => text.includes("rows_fragment")), c.name);
   await assertGpuCases(cases, { device, engine: await openNativeEngine() });
 });

@@ -1,7 +1,7 @@
 /** One layer of attention over a cache, as Optimum's TorchScript exporter writes it; for tests of rewrites. */
 import { dimAdd, symbol } from "../../src/core/dim.ts";
 import { fromNumbers } from "../../src/core/host_tensor.ts";
-import { int, ints } from "../../src/graph/attributes.ts";
+import { float as real, int, ints } from "../../src/graph/attributes.ts";
 import { GraphBuilder, inlineData } from "../../src/graph/builder.ts";
 import type { Attributes, Graph } from "../../src/graph/graph.ts";
 
@@ -21,9 +21,14 @@ export interface AttentionForm {
   readonly hidden?: number;
   /**
    * How the mask is written: as conditions of which one Where makes numbers (default); as a triangle of numbers into which padding is
-   * put by a ScatterND of everything; or as a Where of scores for later tokens, and a sum for padding.
+   * put by a ScatterND of everything; as a Where of scores for later tokens, and a sum for padding; or so with a table that says
+   * which tokens are later.
    */
-  readonly written?: "conditions" | "scatter" | "scores";
+  readonly written?: "conditions" | "scatter" | "scores" | "table";
+  /** Whether the attention is ONNX's op, with the conditions as its mask. */
+  readonly asOp?: boolean;
+  /** Whether the longer cache is a result by way of an Identity. */
+  readonly named?: boolean;
   /** Default f32. */
   readonly dtype?: "f32" | "f16";
   /** Whether later tokens are hidden. Default true. */
@@ -39,7 +44,7 @@ const HIDDEN = 24;
 /** `x: f32[batch,seq,24]`, a mask, positions and a cache, to `y` of the same shape and the longer cache. */
 export function attentionGraph(form: AttentionForm): Graph<"global"> {
   const { heads, kvHeads, headDim, rotated } = form;
-  const builder = new GraphBuilder("global", "attention", new Map([["", 18]]));
+  const builder = new GraphBuilder("global", "attention", new Map([["", form.asOp ? 23 : 18]]));
   const [batch, seq, past] = ["batch", "seq", "past"].map(symbol) as [ReturnType<typeof symbol>, never, never];
   const total = dimAdd(past, seq);
   let state = 7;
@@ -121,9 +126,19 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     const index = [rows, sizes(0), steps, keysAt].map((x) => op("Unsqueeze", [op("Expand", [x, ones]), sizes(-1)]));
     mask = op("ScatterND", [causal, op("Concat", index, { axis: int(-1) }), updates]);
   }
+  const tableOfEarlier = () => {
+    const bits = Uint8Array.from({ length: 256 }, (_, i) => Number(i % 16 <= Math.floor(i / 16)));
+    builder.getAttr("table", inlineData("bool", [1, 1, 16, 16], bits));
+    const [from, to] = [pastSize, totalSize].map((x) => op("Unsqueeze", [x, sizes(0)]));
+    const rows = op("Slice", ["table", from!, to!, sizes(2), sizes(1)]);
+    return op("Slice", [rows, sizes(0), to!, sizes(3), sizes(1)]);
+  };
   const masked = (scores: string): string => {
-    if (written !== "scores") return op("Add", [scores, mask]);
-    const later = op("Where", [op("Greater", [keysAt, tokens]), number(hidden), scores]);
+    if (written !== "scores" && written !== "table") return op("Add", [scores, mask]);
+    const isLater = () => op("Greater", [keysAt, tokens]);
+    const later = written === "table"
+      ? op("Where", [tableOfEarlier(), scores, number(hidden)])
+      : op("Where", [isLater(), number(hidden), scores]);
     return op("Add", [later, op("Where", [padding, number(0), number(hidden)])]);
   };
 
@@ -153,8 +168,12 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     return op("Transpose", [op("Reshape", [flat, sizes(0, 0, count, headDim)])], { perm: ints([0, 2, 1, 3]) });
   };
   const q = rotate(project("q", heads)), k = rotate(project("k", kvHeads)), v = project("v", kvHeads);
-  const keys = op("Concat", ["past.key", k], { axis: int(-2) }, "present.key");
-  const values = op("Concat", ["past.value", v], { axis: int(-2) }, "present.value");
+  const longer = (name: string, step: string) => {
+    const joined = op("Concat", [`past.${name}`, step], { axis: int(-2) }, form.named ? undefined : `present.${name}`);
+    if (form.named) op("Identity", [joined], {}, `present.${name}`);
+    return joined;
+  };
+  const keys = longer("key", k), values = longer("value", v);
   const repeat = (x: string) => {
     if (heads === kvHeads) return x;
     const wide = op("Expand", [op("Unsqueeze", [x, sizes(2)]), sizes(1, 1, heads / kvHeads, 1, 1)]);
@@ -175,6 +194,13 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     });
     return op("Reshape", [op("Transpose", [folded], { perm: ints([0, 2, 1]) }), target]);
   };
+  const joinHeads = (x: string) => op("Reshape", [op("Transpose", [x], { perm: ints([0, 2, 1, 3]) }), sizes(0, 0, -1)]);
+  const output = (x: string) => op("MatMul", [x, weight("o", heads * headDim, HIDDEN)], {}, "y");
+  if (form.asOp) {
+    output(joinHeads(op("Attention", [q, repeat(keys), repeat(values), allowed], { scale: real(headDim ** -0.5) })));
+    const results = ["y", "present.key", "present.value"];
+    return builder.finish({ inputs: results, names: results });
+  }
   let scores = op("MatMul", [op("Mul", [q, root]), op("Mul", [turn(repeat(keys)), root])]);
   if (form.softcap !== undefined) {
     const cap = number(form.softcap);
@@ -182,9 +208,7 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
   }
   let weights = op("Softmax", [masked(scores)], { axis: int(-1) });
   if (form.guard !== false) weights = op("Where", [op("IsNaN", [weights]), number(0), weights]);
-  const mixed = op("Transpose", [op("MatMul", [weights, repeat(values)])], { perm: ints([0, 2, 1, 3]) });
-  const merged = op("Reshape", [mixed, sizes(0, 0, -1)]);
-  op("MatMul", [merged, weight("o", heads * headDim, HIDDEN)], {}, "y");
+  output(joinHeads(op("MatMul", [weights, repeat(values)])));
   if (form.keysRead) op("ReduceSum", [keys], { keepdims: int(0) }, "sum");
   const results = ["y", "present.key", "present.value", ...(form.keysRead ? ["sum"] : [])];
   return builder.finish({ inputs: results, names: results });

@@ -89,6 +89,17 @@ const FORMS: Readonly<Record<string, AttentionForm>> = {
     hidden: LOWEST,
     written: "scatter",
   },
+  "later tokens' scores replaced by what a table says": {
+    heads: 3,
+    kvHeads: 3,
+    headDim: 8,
+    rotated: 0,
+    guard: false,
+    hidden: LOWEST,
+    written: "table",
+  },
+  "a cache that is a result under another name": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, named: true },
+  "ONNX's Attention after the cache": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, asOp: true },
   "16 bits": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, dtype: "f16" },
   "later tokens' scores replaced, and padding added": {
     heads: 4,

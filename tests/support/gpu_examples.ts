@@ -11,6 +11,7 @@ import { localize } from "../../src/passes/localize.ts";
 import type { Engine } from "../../src/runtime/cpu/engine.ts";
 import type { GpuDevice } from "../../src/runtime/cuda/device.ts";
 import { GpuExecutor } from "../../src/runtime/cuda/executor.ts";
+import type { NamedText } from "../../src/runtime/cuda/kernel_texts.ts";
 import { lowerGraph } from "../../src/runtime/cuda/lower.ts";
 import { emulatedStep } from "./emulated.ts";
 import { exampleGraph } from "./op_examples.ts";
@@ -37,6 +38,12 @@ export function gpuCase(def: OpDef, example: OpExample, label: string, float?: D
 
 const heldBy = ({ float }: GpuCase) => (dtype: DType): DType => (dtype === "f32" ? float ?? dtype : dtype);
 
+/** The kernels that a case launches. */
+export function kernelsOf(c: GpuCase): NamedText[] {
+  const { commands } = lowerGraph(c.local, { bindings: new Map(), rank: 0, ranks: 1, held: heldBy(c) });
+  return commands.flatMap((command) => (command.kind === "kernel" ? [command.launch.plain] : []));
+}
+
 /** How far elements may be apart: relative to their size, and to that of the largest, as sums that cancel are as exact as their terms. */
 const TOLERANCE: Partial<Record<DType, { readonly own: number; readonly largest: number }>> = {
   f32: { own: 2e-5, largest: 1e-6 },
@@ -50,13 +57,7 @@ export async function assertGpuCases(
   { device, engine }: { readonly device: GpuDevice; readonly engine: Engine },
 ): Promise<void> {
   // One module for all of them: a compiler that starts once.
-  device.kernels.load(
-    cases.flatMap((c) =>
-      lowerGraph(c.local, { bindings: new Map(), rank: 0, ranks: 1, held: heldBy(c) }).commands.flatMap((command) =>
-        command.kind === "kernel" ? [command.launch.plain] : []
-      )
-    ),
-  );
+  device.kernels.load(cases.flatMap(kernelsOf));
   for (const c of cases) {
     const [expected] = await emulatedStep(engine, [c.local], [c.feeds]);
     using executor = new GpuExecutor(c.local, { device, rank: 0, ranks: 1, held: heldBy(c) });

@@ -2,6 +2,7 @@
  * Finding attention in an exporter's graph: weights, scores, the terms of the mask, and the cache.
  *
  * ```text
+ * y        MatMul(weights, values), or Attention(%q, keys, values, %mask) of opset 23
  * weights  Softmax(masked), or Where(IsNaN(Softmax(masked)), 0, Softmax(masked))
  * masked   scores | Add(masked, %mask) | Where(%condition, masked, number) | Where(%condition, number, masked)
  * scores   cap(scale · MatMul(%q · a, Transpose(%keys) · b))
@@ -9,12 +10,71 @@
  * ```
  */
 import { dimMul } from "../../core/dim.ts";
-import type { Call } from "../../graph/graph.ts";
+import { floatOf, intOf } from "../../graph/attributes.ts";
+import { type Call, isCall, opKey } from "../../graph/graph.ts";
 import type { MaskTerm } from "./causal_mask.ts";
 import type { Matcher } from "./matcher.ts";
 
+/** Attention as it was found. */
+export interface Attention {
+  readonly scores: Scores;
+  /** How scores are masked, in order. */
+  readonly terms: readonly MaskTerm[];
+  /** Whether rows are 0 where -∞ hides every key. */
+  readonly guarded: boolean;
+  /** `[batch, heads, keys, dim]`. */
+  readonly values: string;
+  /** Values that nothing else may read. */
+  readonly inner: readonly string[];
+}
+
+/** The attention that ends in `node`, or why it is none that is known; undefined where it is not even like one. */
+export function attentionAt(node: Call, m: Matcher): Attention | string | undefined {
+  if (opKey(node) === "Attention") return attentionOp(node, m);
+  return opKey(node) === "MatMul" ? writtenOut(node, m) : undefined;
+}
+
+/** ai.onnx's Attention, as torch.export writes it since opset 23: the cache is joined before it, and a mask says all. */
+function attentionOp(node: Call, m: Matcher): Attention | string {
+  const [query = "", keys = "", values = "", mask = "", ...more] = node.inputs, { attributes } = node;
+  const size = m.shape(query)?.[3];
+  if (more.some((name) => name !== "") || node.outputs.slice(1).some((name) => name !== "")) {
+    return "the op itself has the cache";
+  }
+  if (m.shape(query)?.length !== 4 || typeof size !== "number") return "heads are not in a dim of their own";
+  if (intOf(attributes, "is_causal") || floatOf(attributes, "softcap") || mask === "") {
+    return "the op masks by itself, or has a soft cap";
+  }
+  const term: MaskTerm = m.value(mask).type.dtype === "bool"
+    ? { kind: "where", condition: mask, shows: true, hidden: -Infinity }
+    : { kind: "add", name: mask };
+  const scale = floatOf(attributes, "scale") ?? 1 / Math.sqrt(size);
+  return { scores: { query, keys, scale, softcap: 0, inner: [] }, terms: [term], guarded: true, values, inner: [] };
+}
+
+function writtenOut(node: Call, m: Matcher): Attention | string | undefined {
+  const weights = attentionWeights(node.inputs[0]!, m);
+  if (!weights) return undefined;
+  const { softmax, guarded } = weights;
+  const ndim = m.shape(softmax.outputs[0]!)?.length;
+  const axis = intOf(softmax.attributes, "axis") ?? (m.opset < 13 ? 1 : -1);
+  if (ndim !== 4 || (axis !== -1 && axis !== 3)) return "scores are not [batch, heads, sequence, keys]";
+  const masked = maskedScores(softmax.inputs[0]!, m);
+  if (!masked || masked.terms.length === 0) {
+    return "scores are not a scaled product of queries and keys, with a mask added";
+  }
+  const inner = [
+    ...weights.inner,
+    ...masked.inner,
+    ...masked.scores.inner,
+    softmax.inputs[0]!,
+    softmax.outputs[0]!,
+  ];
+  return { ...masked, guarded, values: node.inputs[1]!, inner };
+}
+
 /** The softmax that the weights are, and whether rows of NaN are set to 0. */
-export interface Weights {
+interface Weights {
   readonly softmax: Call;
   readonly guarded: boolean;
   /** Values between the softmax and the weights. */
@@ -22,7 +82,7 @@ export interface Weights {
 }
 
 /** The weights that `name` is, if they are a softmax. */
-export function attentionWeights(name: string, m: Matcher): Weights | undefined {
+function attentionWeights(name: string, m: Matcher): Weights | undefined {
   const where = m.call(name, "Where");
   const isNaN = where && m.call(where.inputs[0]!, "IsNaN");
   if (where && isNaN) {
@@ -45,7 +105,7 @@ export interface Scores {
 }
 
 /** Scores with what masks them. */
-export interface MaskedScores {
+interface MaskedScores {
   readonly scores: Scores;
   /** In the order in which they are applied. */
   readonly terms: readonly MaskTerm[];
@@ -53,7 +113,7 @@ export interface MaskedScores {
 }
 
 /** The scores behind `name`, and the steps by which they are masked. */
-export function maskedScores(name: string, m: Matcher): MaskedScores | undefined {
+function maskedScores(name: string, m: Matcher): MaskedScores | undefined {
   const scores = scoresOf(name, m);
   if (scores) return { scores, terms: [], inner: [] };
   const call = m.call(name, "Add", "Where");
@@ -129,7 +189,10 @@ export interface Cache {
   readonly past: string;
   /** What is added, `[batch, kv heads, sequence, dim]`. */
   readonly step: string;
-  readonly concat: Call;
+  /** The result of the model that the longer cache is. */
+  readonly result: string;
+  /** The nodes that make the longer cache, of which the last one may be an Identity. */
+  readonly nodes: readonly Call[];
   readonly inner: readonly string[];
 }
 
@@ -154,6 +217,11 @@ export function cacheOf(name: string, m: Matcher): Cache | string {
   }
   const [past = "", step = ""] = concat.inputs;
   if (!m.isPlaceholder(past)) return "what comes before this step's keys or values is no input of the model";
-  if (!m.isResult(at)) return "the cache that grows is no result of the model";
-  return { past, step, concat, inner };
+  if (m.isResult(at)) return { past, step, result: at, nodes: [concat], inner };
+  const named = m.readers(at).filter(isCall).find((r) => opKey(r) === "Identity" && m.isResult(r.outputs[0]!));
+  const result = named?.outputs[0];
+  if (!named || result === undefined || m.readers(result).some((r) => r.kind !== "output")) {
+    return "the cache that grows is no result of the model";
+  }
+  return { past, step, result, nodes: [concat, named], inner: [...inner, at] };
 }

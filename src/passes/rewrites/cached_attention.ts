@@ -8,16 +8,16 @@
  *   ->
  * %y, %keys, %values = CachedAttention(%q, %k, %v, %past_key, %past_value, …, %mask) {scale = a·b}
  * ```
- * attention_pattern.ts says what else may stand there: heads that share keys, a soft cap, masks of several terms.
+ * attention_pattern.ts says what else may stand there: heads that share keys, a soft cap, masks of several terms, ONNX's Attention.
  *
  * Why it is exact for every input: the mask is added as it is, whatever its padding or windows, and is proved to hide what comes
  * after a token (causal_mask.ts), as the op does by itself. Rows from which the mask hides everything (padding tokens) get
  * what the graph gave them (blind_rows.ts).
  */
 import { type Dim, dimAdd, dimEquals, dimSub } from "../../core/dim.ts";
-import { float, int, intOf, ints as intsAttribute } from "../../graph/attributes.ts";
-import { type Call, opKey } from "../../graph/graph.ts";
-import { attentionWeights, cacheOf, maskedScores, type Weights } from "./attention_pattern.ts";
+import { float, int, ints as intsAttribute } from "../../graph/attributes.ts";
+import type { Call, Node } from "../../graph/graph.ts";
+import { type Attention, attentionAt, cacheOf } from "./attention_pattern.ts";
 import type { Shape } from "../../graph/types.ts";
 import { blindRows, blindRowsProblem, type MaskShape } from "./blind_rows.ts";
 import { type MaskTerm, proveCausal } from "./causal_mask.ts";
@@ -31,8 +31,8 @@ export const CACHED_ATTENTION: Rewrite = {
   name: "cached_attention",
   summary: "attention over a growing cache becomes one op that updates the cache in place",
   at: (node, m, names) => {
-    const weights = opKey(node) === "MatMul" ? attentionWeights(node.inputs[0]!, m) : undefined;
-    return weights ? rewrite(node, weights, { m, names }) : undefined;
+    const found = attentionAt(node, m);
+    return found === undefined || typeof found === "string" ? found : rewrite(node, found, { m, names });
   },
 };
 
@@ -41,17 +41,8 @@ interface Surroundings {
   readonly names: FreshNames;
 }
 
-function rewrite(node: Call, weights: Weights, { m, names }: Surroundings): Answer {
-  const { softmax } = weights;
-  const ndim = m.shape(softmax.outputs[0]!)?.length;
-  const axis = intOf(softmax.attributes, "axis") ?? (m.opset < 13 ? 1 : -1);
-  if (ndim !== 4 || (axis !== -1 && axis !== 3)) return "scores are not [batch, heads, sequence, keys]";
-  const masked = maskedScores(softmax.inputs[0]!, m);
-  if (!masked || masked.terms.length === 0) {
-    return "scores are not a scaled product of queries and keys, with a mask added";
-  }
-  const { scores, terms } = masked;
-  const keys = cacheOf(scores.keys, m), values = cacheOf(node.inputs[1]!, m);
+function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { m, names }: Surroundings): Answer {
+  const keys = cacheOf(scores.keys, m), values = cacheOf(found.values, m);
   if (typeof keys === "string") return keys;
   if (typeof values === "string") return values;
 
@@ -76,27 +67,18 @@ function rewrite(node: Call, weights: Weights, { m, names }: Surroundings): Answ
   if (!maskShape) return "the mask is not [batch or 1, heads or 1, sequence, past + sequence]";
   const proof = proveCausal(terms, m, sizes);
   if (typeof proof === "string") return proof;
-  const blind = { guarded: weights.guarded, hidden: proof.hidden, dtype, shape: maskShape };
+  const blind = { guarded, hidden: proof.hidden, dtype, shape: maskShape };
   const problem = blindRowsProblem(blind);
   if (problem !== undefined) return problem;
-  const interior = [
-    ...weights.inner,
-    ...masked.inner,
-    ...scores.inner,
-    ...keys.inner,
-    ...values.inner,
-    softmax.inputs[0]!,
-    softmax.outputs[0]!,
-  ];
-  const isAlone = (name: string) =>
-    !m.isResult(name) && m.readers(name).every((r) => r === node || r.outputs.some((o) => interior.includes(o)));
-  const seen = interior.find((name) => !isAlone(name));
+  const made = [...keys.nodes, ...values.nodes], interior = [...found.inner, ...keys.inner, ...values.inner];
+  const isWithin = (r: Node) =>
+    r === node || made.includes(r as Call) || r.outputs.some((o) => o !== "" && interior.includes(o));
+  const seen = interior.find((name) => m.isResult(name) || !m.readers(name).every(isWithin));
   if (seen !== undefined) return `"${seen}", inside of the attention, is read elsewhere`;
-  for (const { concat } of [keys, values]) {
-    const others = m.readers(concat.outputs[0]!).filter((r) =>
-      r.kind !== "output" && r !== node && !r.outputs.some((o) => interior.includes(o))
-    );
-    if (others.length > 0) return `the cache "${concat.outputs[0]}" is read elsewhere too`;
+  for (const { result } of [keys, values]) {
+    if (m.readers(result).some((r) => r.kind !== "output" && !isWithin(r))) {
+      return `the cache "${result}" is read elsewhere too`;
+    }
   }
   const transpose = m.onlyReader(node.outputs[0]!);
   const reshape = transpose && m.transposed(transpose.outputs[0]!, HEADS_FIRST) === node.outputs[0]
@@ -114,7 +96,6 @@ function rewrite(node: Call, weights: Weights, { m, names }: Surroundings): Answ
   const rows = blindRows(mask, emit, { ...blind, m, sizes });
   const type = { dtype, shape: [batch, sequence, width] } as const;
   const [pastKey, pastValue] = [keys.past, values.past];
-  const [presentKey, presentValue] = [keys.concat.outputs[0]!, values.concat.outputs[0]!];
   const { lengths, count } = keyCounts(emit, { batch, total });
   const inputs = [
     merge(scores.query, m, emit),
@@ -134,7 +115,7 @@ function rewrite(node: Call, weights: Weights, { m, names }: Surroundings): Answ
     domain: "shardwise",
     op: "CachedAttention",
     inputs,
-    outputs: [raw, presentKey, presentValue],
+    outputs: [raw, keys.result, values.result],
     attributes: {
       num_heads: int(heads),
       kv_num_heads: int(kv),
@@ -143,9 +124,9 @@ function rewrite(node: Call, weights: Weights, { m, names }: Surroundings): Answ
     },
   }, true);
   emit.values.push({ name: raw, type });
-  for (const name of [presentKey, presentValue]) emit.values.push(m.value(name));
+  for (const { result } of [keys, values]) emit.values.push(m.value(result));
   if (rows.kind === "fill") emit.call({ op: "Where", inputs: [rows.see, raw, rows.value], type, output });
-  return emit.replacement([keys.concat.name, values.concat.name, transpose.name, reshape.name]);
+  return emit.replacement([...made, transpose, reshape].map((n) => n.name));
 }
 
 /** `[batch, heads, sequence, dim]` as `[batch, sequence, heads·dim]`, by the shortest way from what made it. */
@@ -159,10 +140,12 @@ function merge(name: string, m: Matcher, emit: Emit): string {
     if (before?.length === 3 && before.every((d, i) => m.sameDim(d, type.shape[i]))) return from!;
     return emit.call({ op: "Reshape", inputs: [split, emit.sizes([0, 0, -1])], type });
   }
-  const rotary = m.call(name, "com.microsoft.RotaryEmbedding");
+  const rotary = m.call(name, "com.microsoft.RotaryEmbedding", "RotaryEmbedding");
   if (rotary && m.shape(rotary.inputs[0]!)?.length === 4) {
     const [x, ...tables] = rotary.inputs;
-    const { op, domain, attributes } = rotary;
+    const { op, domain } = rotary;
+    // Without a dim of its own the number of heads must be told.
+    const attributes = domain === "" ? { ...rotary.attributes, num_heads: int(heads) } : rotary.attributes;
     return emit.call({ op, domain, inputs: [merge(x!, m, emit), ...tables], attributes, type });
   }
   const turned = emit.call({

@@ -175,12 +175,40 @@ class MaskReader {
       }
       default: {
         const compared = COMPARISONS[call.op];
+        if (call.op === "Slice" && region !== "all") {
+          const cut = this.#readTriangle(name, region);
+          if (cut !== undefined) return cut;
+        }
         if (!compared) return this.truth(a, this.#isKept(call, region) ? region : "all");
         if (region === "all") return undefined;
         if (this.#isIndex(a, 1) && this.#isIndex(b, 2)) return compared.keyFirst[region];
         return this.#isIndex(a, 2) && this.#isIndex(b, 1) ? compared.tokenFirst[region] : undefined;
       }
     }
+  }
+
+  /** What is true of a square of constants of which the rows from `past` on and the first columns are cut out. */
+  #readTriangle(name: string, region: "after" | "before"): boolean | undefined {
+    const m = this.#m, from: (Dim | undefined)[] = [];
+    let source = name;
+    for (let slice = m.slice(source); slice; slice = m.slice(source)) {
+      const fromRight = (m.shape(slice.input)?.length ?? 0) - slice.dim;
+      if (fromRight > 2 || from[fromRight] !== undefined) return undefined;
+      from[fromRight] = slice.from;
+      source = slice.input;
+    }
+    const data = m.constant(source)?.data, [, columns = 0, rows = 0] = from;
+    const size = data?.shape.at(-1) ?? 0;
+    if (!data || data.dtype !== "bool" || data.shape.at(-2) !== size || !dimEquals(rows, this.#sizes.past)) {
+      return undefined;
+    }
+    if (columns !== 0 || data.shape.slice(0, -2).some((d) => d !== 1)) return undefined;
+    const bytes = data.bytes(), found = new Set<boolean>();
+    for (let i = 0; i < size && found.size < 2; i++) {
+      const [start, end] = region === "after" ? [i + 1, size] : [0, i + 1];
+      for (let j = start; j < end; j++) found.add(bytes[i * size + j] !== 0);
+    }
+    return found.size === 1 ? [...found][0] : undefined;
   }
 
   /** Whether a call that moves or repeats elements leaves each at its token and key. */

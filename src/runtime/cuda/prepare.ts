@@ -75,9 +75,9 @@ export class Preparer {
   }
 
   /** Sets the sizes of all symbols, and forgets what depends on those that changed. */
-  bind(given: StepSizes): void {
-    const before = this.#sizes, bindings = withBounds(this.#graph, given.bindings), { room } = given;
-    this.#sizes = { bindings, room };
+  bind(sizes: StepSizes): void {
+    const before = this.#sizes, { room } = sizes, bindings = withBounds(this.#graph, sizes.bindings);
+    this.#sizes = { ...sizes, bindings };
     const changed = new Set([...bindings.keys()].filter((name) => before.bindings.get(name) !== bindings.get(name)));
     if (changed.size === 0 && room === before.room) return;
     this.#forms.clear();
@@ -141,6 +141,11 @@ export class Preparer {
     } else prepared = this.#collective(node!);
     this.#prepared.set(unit, prepared);
     return prepared;
+  }
+
+  /** What steps that are no op of the graph launch. */
+  stepsOf(lowered: Lowered): Prepared {
+    return this.#lowered(lowered);
   }
 
   /** Whether anything reads a value. */

@@ -15,6 +15,7 @@ import type { FlightRecorder } from "../flight_recorder.ts";
 import type { Probed, Received } from "../mailbox.ts";
 import { isPairOp } from "../operations.ts";
 import { PrivateArena } from "../private_arena.ts";
+import type { ProcessIdentity } from "../process_identity.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
 import { meet } from "./meet.ts";
@@ -38,6 +39,8 @@ export interface MpiJob {
   readonly checked: boolean;
   /** Names of the hosts of all ranks of the job. */
   readonly hosts: readonly string[];
+  /** The processes of the ranks of the job that this one can see. */
+  readonly processes: readonly (ProcessIdentity | undefined)[];
   readonly localRank: number;
   readonly cores: number;
   readonly flight: FlightRecorder;
