@@ -258,6 +258,11 @@ export class Exchange implements Meeting, Disposable {
     this.#o.flight.close(this.#flight);
   }
 
+  /** Whether a rank has stopped the group, so that nothing more can be done in it. */
+  get stopped(): boolean {
+    return this.#failure !== undefined || this.#control.aborted !== undefined;
+  }
+
   /** Stops the group for all its ranks, because this one gives up. */
   abort(error: CommunicatorError): void {
     if (this.#failure === undefined) this.#fail(error, "user", this.rank);

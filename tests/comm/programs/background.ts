@@ -42,7 +42,8 @@ await comm.allReduce(scaled, { preMulSum: 2 }, { background: true });
 assert.equal(scaled[n - 1], 2 * total);
 
 if (Deno.args[0] === "cancels") {
-  if (rank > 0) await new Promise((resolve) => setTimeout(resolve, 300)); // rank 0 has given up by then
+  const beside = (await comm.split(0))!, word = new Uint8Array(1);
+  if (rank > 0) await beside.recv(word, 0); // rank 0 has given up by then
   const given = AbortSignal.timeout(100);
   await assert.rejects(
     async () => await comm.allReduce(fresh(), "sum", { background: true, ...rank === 0 ? { signal: given } : {} }),
@@ -53,8 +54,9 @@ if (Deno.args[0] === "cancels") {
     },
   );
   console.log("cancelled");
+  if (rank === 0) { for (let other = 1; other < size; other++) await beside.send(word, other); }
   // Not gone before rank 1 has heard: else it would, rightly, say that rank 0 ended.
-  if (rank === 0) await new Promise((resolve) => setTimeout(resolve, 2000));
+  await beside.barrier();
   await comm[Symbol.asyncDispose]();
 } else if (Deno.args[0] !== "dies") {
   const last = fresh(), work = comm.allReduce(last, "sum", { background: true });
