@@ -41,19 +41,21 @@ export async function calibrate(options: CalibrateOptions): Promise<Partial<Cost
 async function measureCompute(options: CalibrateOptions): Promise<Partial<CostModel>> {
   const one = await chainSession(options, 1), many = await chainSession(options, CHAIN);
   const input = options.engine.tensor("f32", new Float32Array(64).fill(0.5), [1, 64]);
-  const callSeconds = Math.max(
-    1e-8,
-    (await fastest(options, () => many.run({ x: input }, { y: null })) -
-      await fastest(options, () => one.run({ x: input }, { y: null }))) / (CHAIN - 1),
-  );
+  const [long, short] = await fastest(options, [
+    () => many.run({ x: input }, { y: null }),
+    () => one.run({ x: input }, { y: null }),
+  ]) as [number, number];
+  const callSeconds = Math.max(1e-8, (long - short) / (CHAIN - 1));
   await Promise.all([one.release(), many.release()]);
   const products = await productSession(options), [k, n] = MATRIX;
-  const times: number[] = [];
-  for (const rows of ROWS) {
-    const x = options.engine.tensor("f32", new Float32Array(rows * k).fill(0.01), [rows, k]);
-    const total = await fastest(options, () => products.run({ x }, { y: null }));
-    times.push(Math.max(1e-9, total / MATRICES - 2 * callSeconds));
-  }
+  const totals = await fastest(
+    options,
+    ROWS.map((rows) => {
+      const x = options.engine.tensor("f32", new Float32Array(rows * k).fill(0.01), [rows, k]);
+      return () => products.run({ x }, { y: null });
+    }),
+  );
+  const times = totals.map((total) => Math.max(1e-9, total / MATRICES - 2 * callSeconds));
   await products.release();
   const flops = (rows: number) => 2 * rows * k * n, bytes = (rows: number) => 4 * (k * n + rows * (k + n));
   const best = Math.max(...ROWS.map((rows, i) => flops(rows) / times[i]!));
@@ -75,14 +77,16 @@ async function measureCollectives(options: CalibrateOptions): Promise<Partial<Co
   const { comm, engine } = options;
   const step = await chainSession(options, 1);
   const x = engine.tensor("f32", new Float32Array(64).fill(0.5), [1, 64]);
-  const alone = await fastest(options, () => step.run({ x }, { y: null }));
-  // A segment more, the barrier between, and what a barrier costs when ranks come at different times.
-  const met = await fastest(options, async () => {
-    await step.run({ x }, { y: null });
-    comm.barrierSync();
-    await step.run({ x }, { y: null });
-    comm.barrierSync();
-  });
+  const [alone, met] = await fastest(options, [
+    () => step.run({ x }, { y: null }),
+    // A segment more, the barrier between, and what a barrier costs when ranks come at different times.
+    async () => {
+      await step.run({ x }, { y: null });
+      comm.barrierSync();
+      await step.run({ x }, { y: null });
+      comm.barrierSync();
+    },
+  ]) as [number, number];
   await step.release();
   const collectiveSeconds = Math.max(1e-7, met / 2, met - alone);
   const reduce = await slope(options, "Sum"), gather = await slope(options, "Concat");
@@ -122,22 +126,30 @@ async function slope({ comm, engine, threads }: CalibrateOptions, op: "Sum" | "C
   return Math.max(1e-13, (times[1]! - times[0]!) / (LARGE - SMALL));
 }
 
-/** Seconds of one run: the least of several, of the slowest rank. */
-async function fastest({ comm }: CalibrateOptions, run: () => unknown): Promise<number> {
-  await run();
-  let least = Infinity;
-  const began = performance.now();
-  await run();
-  // Enough runs that the clock's steps do not count, few enough for long ones.
-  const inner = Math.max(1, Math.min(200, Math.floor(2 / Math.max(0.001, performance.now() - began))));
-  const agreed = comm.size === 1 ? inner : Math.round(slowestOf(comm, inner));
-  for (let i = 0; i < REPETITIONS; i++) {
-    comm.barrierSync();
-    const start = performance.now();
-    for (let k = 0; k < agreed; k++) await run();
-    least = Math.min(least, (performance.now() - start) / 1000 / agreed);
+/**
+ * Seconds of one run of each: the least of several rounds, of the slowest rank. Runs take turns, as what slows a machine down
+ * for a while should slow down all of them: costs are compared with each other.
+ */
+async function fastest({ comm }: CalibrateOptions, runs: readonly (() => unknown)[]): Promise<number[]> {
+  const counts: number[] = [];
+  for (const run of runs) {
+    await run();
+    const began = performance.now();
+    await run();
+    // Enough runs that the clock's steps do not count, few enough for long ones.
+    const inner = Math.max(1, Math.min(200, Math.floor(2 / Math.max(0.001, performance.now() - began))));
+    counts.push(comm.size === 1 ? inner : Math.round(slowestOf(comm, inner)));
   }
-  return slowestOf(comm, least);
+  const least = runs.map(() => Infinity);
+  for (let round = 0; round < REPETITIONS; round++) {
+    for (const [i, run] of runs.entries()) {
+      comm.barrierSync();
+      const start = performance.now();
+      for (let k = 0; k < counts[i]!; k++) await run();
+      least[i] = Math.min(least[i]!, (performance.now() - start) / 1000 / counts[i]!);
+    }
+  }
+  return least.map((seconds) => slowestOf(comm, seconds));
 }
 
 function slowestOf(comm: Communicator, value: number): number {
