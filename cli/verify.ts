@@ -2,8 +2,17 @@
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { DEVICE_OPTIONS, type JobDevice, jobDevice, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
-import { passConfig, PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
+import { meshSize, parseMesh } from "../src/plan/mesh.ts";
+import {
+  DEVICE_OPTIONS,
+  jobDevice,
+  MESH,
+  startJob,
+  type VerifyCase,
+  type VerifyJob,
+  type VerifyResult,
+} from "./job.ts";
+import { passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 import { boxTable, type Cell } from "./table.ts";
 
@@ -22,6 +31,12 @@ export const verify: Command = {
     "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
+    mesh: {
+      ...MESH,
+      help:
+        "D groups of T ranks, instead of --nproc: groups share the rows of a case; each generates all of a text.\n" +
+        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+    },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
     ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
@@ -29,6 +44,7 @@ export const verify: Command = {
   },
   examples: [
     "shardwise verify models/llama models/gpt2 --nproc 1,2,3,4",
+    "shardwise verify models/bert --mesh dp=2,tp=2 --cases 'batch*'",
     'shardwise verify models --cases "llama*decode"',
   ],
   run: verifyFolders,
@@ -36,7 +52,9 @@ export const verify: Command = {
 
 async function verifyFolders(args: ParsedArgs): Promise<number> {
   if (args.positionals.length === 0) throw args.error("FOLDER is missing");
-  const sizes = args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
+  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
+  if (mesh && args.text("nproc") !== undefined) throw args.error("--mesh and --nproc exclude each other");
+  const sizes = mesh ? [meshSize(mesh)] : args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
   const { cases, skipped } = select(args.positionals.map(readCases), args.text("cases"));
   if (cases.length === 0 && skipped.length === 0) {
     throw args.error(
@@ -45,10 +63,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
     );
   }
   const on = jobDevice(args), plan = planConfig(args), results: VerifyResult[] = [];
-  for (const size of sizes) passConfig(plan, size);
+  for (const size of sizes) passConfig(plan, mesh?.tp ?? size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, { size, on, plan }));
+    results.push(...await verifyAt(cases, { size, on, plan, mesh }));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -71,11 +89,11 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  */
 async function verifyAt(
   cases: readonly VerifyCase[],
-  { size, on, plan }: { readonly size: number; readonly on: JobDevice; readonly plan: PlanConfig },
+  { size, ...how }: { readonly size: number } & Pick<VerifyJob, "on" | "plan" | "mesh">,
 ): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, reports } = await startJob({ kind: "verify", on, cases: cases.slice(results.length), plan }, size);
+    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length), ...how }, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];

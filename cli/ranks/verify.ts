@@ -4,31 +4,40 @@ import { readTensors } from "../../src/formats/tensor_file.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
+import type { Communicator } from "../../src/runtime/comm/communicator.ts";
+import type { DataParallelModel } from "../../src/runtime/data_parallel_model.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { LoadedFolder } from "../../src/folder_session.ts";
 import { loadFolder, loadModel } from "./load_model.ts";
+import { parallelizeOverMesh } from "../../src/session.ts";
 import { compareTensors } from "../compare.ts";
-import type { PlanConfig } from "../plan_options.ts";
-import type { JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+import { passConfig } from "../plan_options.ts";
+import { type MeshGroup, meshGroup } from "./mesh_group.ts";
+import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
 export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
+  await using group = await meshGroup(comm, job.mesh);
+  const together = (a: VerifyCase, b: VerifyCase) =>
+    // Groups share the rows of tensors, and each generates texts by itself.
+    a.model === b.model && (group.count === 1 || (a.kind === "outputs") === (b.kind === "outputs"));
   for (let at = 0; at < job.cases.length;) {
-    const { model: path } = job.cases[at]!;
-    const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
+    const first = job.cases[at]!;
+    const end = job.cases.findIndex((c, i) => i > at && !together(first, c));
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel({ path, cases, plan: job.plan, on: job.on }, { comm, report });
+    await verifyModel(cases, { job, group }, { comm, report });
   }
 }
 
+interface Setting {
+  readonly job: VerifyJob;
+  readonly group: MeshGroup;
+}
+
 async function verifyModel(
-  { path, cases, plan, on }: {
-    readonly path: string;
-    readonly cases: readonly VerifyCase[];
-    readonly plan: PlanConfig;
-    readonly on: JobDevice;
-  },
+  cases: readonly VerifyCase[],
+  setting: Setting,
   { comm, report }: RankContext,
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
@@ -37,10 +46,9 @@ async function verifyModel(
     report({ name: c.name, ranks: comm.size, pass: false, outputs: [], problem: describeError(error), ms });
   };
   const began = performance.now();
-  let model: ParallelModel | LoadedFolder;
+  let model: ParallelModel | DataParallelModel | LoadedFolder;
   try {
-    const options = { comm, on, plan };
-    model = cases[0]!.kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
+    model = await open(cases[0]!, setting, comm);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;
@@ -53,17 +61,37 @@ async function verifyModel(
         ? await verifySeq2seq(c, model)
         : c.kind === "outputs"
         ? await verifyOutputs(c, model, comm.rank)
-        : await verifyGreedy(c, model);
-      report({ name: c.name, ranks: comm.size, ...found, ms: performance.now() - start });
+        : await verifyGreedy(c, model as ParallelModel);
+      // What one group finds wrong is wrong.
+      const all = setting.group.count === 1 ? [found] : await comm.objects.allGather(found);
+      const worst = all.find(({ pass }) => !pass) ?? found;
+      report({ name: c.name, ranks: comm.size, ...worst, ms: performance.now() - start });
     } catch (error) {
       failed(c, error, performance.now() - start);
     }
   }
 }
 
+/** The model of some cases, of which the first is `c`. */
+async function open(
+  c: VerifyCase,
+  { job: { plan, on, mesh }, group }: Setting,
+  comm: Communicator,
+): Promise<ParallelModel | DataParallelModel | LoadedFolder> {
+  if (mesh && group.count > 1 && c.kind === "outputs") {
+    return await parallelizeOverMesh(c.model, { comm, mesh, ...on, config: passConfig(plan, mesh.tp) });
+  }
+  const options = { comm: group.comm, on, plan, threads: group.threads };
+  return c.kind === "seq2seq" ? await loadFolder(c.model, options) : await loadModel(c.model, options);
+}
+
 type Found = Pick<VerifyResult, "pass" | "outputs" | "problem">;
 
-async function verifyOutputs(c: VerifyCase & { kind: "outputs" }, model: ParallelModel, rank: number): Promise<Found> {
+async function verifyOutputs(
+  c: VerifyCase & { kind: "outputs" },
+  model: Pick<ParallelModel, "run">,
+  rank: number,
+): Promise<Found> {
   const got = await model.run(Object.fromEntries(await readTensors(c.inputs)));
   if (rank !== 0) return { pass: true, outputs: [] };
   const outputs = compareTensors(got, await readTensors(c.expected), c);

@@ -18,6 +18,8 @@ const ROWS = [1, 4, 16, 64, 256];
 /** Matrices in a row, more than any cache holds, so that each is read from memory as a model's are. */
 const MATRICES = 16, MATRIX = [1024, 2048] as const;
 const CHAIN = 64;
+/** Products of which each is a segment of its own. */
+const PIECES = 8;
 /** Bytes of small and large collectives. */
 const SMALL = 64 << 10, LARGE = 4 << 20;
 const REPETITIONS = 9;
@@ -47,7 +49,7 @@ async function measureCompute(options: CalibrateOptions): Promise<Partial<CostMo
   ]) as [number, number];
   const callSeconds = Math.max(1e-8, (long - short) / (CHAIN - 1));
   await Promise.all([one.release(), many.release()]);
-  const products = await productSession(options), [k, n] = MATRIX;
+  const products = await productSession(options, 0, MATRICES), [k, n] = MATRIX;
   const totals = await fastest(
     options,
     ROWS.map((rows) => {
@@ -75,20 +77,26 @@ async function measureCompute(options: CalibrateOptions): Promise<Partial<CostMo
 
 async function measureCollectives(options: CalibrateOptions): Promise<Partial<CostModel>> {
   const { comm, engine } = options;
-  const step = await chainSession(options, 1);
-  const x = engine.tensor("f32", new Float32Array(64).fill(0.5), [1, 64]);
-  const [alone, met] = await fastest(options, [
-    () => step.run({ x }, { y: null }),
-    // A segment more, the barrier between, and what a barrier costs when ranks come at different times.
+  // The same products in one session and in one each, with a barrier behind: a segment more, the barrier, and that ranks come
+  // at different times with other things in their caches.
+  const [k, n] = MATRIX;
+  const joined = await productSession(options, 0, PIECES);
+  const pieces = await Promise.all(Array.from({ length: PIECES }, (_, i) => productSession(options, i, i + 1)));
+  const inputs = [k, n].map((size) => engine.tensor("f32", new Float32Array(size).fill(0.01), [1, size]));
+  const [whole, cut] = await fastest(options, [
     async () => {
-      await step.run({ x }, { y: null });
-      comm.barrierSync();
-      await step.run({ x }, { y: null });
+      await joined.run({ x: inputs[0]! }, { y: null });
       comm.barrierSync();
     },
+    async () => {
+      for (const [i, piece] of pieces.entries()) {
+        await piece.run({ x: inputs[i % 2]! }, { y: null });
+        comm.barrierSync();
+      }
+    },
   ]) as [number, number];
-  await step.release();
-  const collectiveSeconds = Math.max(1e-7, met / 2, met - alone);
+  await Promise.all([joined, ...pieces].map((session) => session.release()));
+  const collectiveSeconds = Math.max(1e-7, (cut - whole) / (PIECES - 1));
   const reduce = await slope(options, "Sum"), gather = await slope(options, "Concat");
   return {
     collectiveSeconds: rounded(collectiveSeconds),
@@ -174,18 +182,22 @@ async function chainSession({ engine, threads }: CalibrateOptions, length: numbe
   return await engine.createSession(exportOnnx(builder.finish({ inputs: [at], names: ["y"] })), { threads });
 }
 
-/** Products, by one large matrix after the other, each of the same input's columns as it needs. */
-async function productSession({ engine, threads }: CalibrateOptions): Promise<EngineSession> {
+/** Products by the matrices from `first` to before `end`, one after the other. */
+async function productSession(
+  { engine, threads }: CalibrateOptions,
+  first: number,
+  end: number,
+): Promise<EngineSession> {
   const builder = new GraphBuilder("global", "products", new Map([["", 17]]));
   const [k, n] = MATRIX, rows = symbol("rows");
-  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [rows, k] } });
+  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [rows, first % 2 === 0 ? k : n] } });
   let at = "x";
-  for (let i = 0; i < MATRICES; i++) {
+  for (let i = first; i < end; i++) {
     const [from, to] = i % 2 === 0 ? [k, n] : [n, k];
     const data = new Float32Array(from * to).fill(1e-3);
     data[0] = i; // ONNX Runtime keeps equal initializers once, and a cache would hold that one.
     builder.getAttr(`w${i}`, inlineData("f32", [from, to], data));
-    const output = i + 1 < MATRICES ? `p${i}` : "y";
+    const output = i + 1 < end ? `p${i}` : "y";
     at = append(builder, { op: "MatMul", inputs: [at, `w${i}`], output, type: { dtype: "f32", shape: [rows, to] } });
   }
   return await engine.createSession(exportOnnx(builder.finish({ inputs: [at], names: ["y"] })), { threads });
