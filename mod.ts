@@ -191,6 +191,7 @@ export type { Plan, PlanCost, PlanMemory, Reshard, Strategy } from "./src/plan/p
 export type { CostModel, Nominal } from "./src/plan/cost.ts";
 export type { Measurement } from "./src/runtime/host/calibration.ts";
 export type { Override, Overrides } from "./src/plan/overrides.ts";
+export type { Quantize } from "./src/passes/quantise/weight_format.ts";
 export {
   type CollectiveReport,
   type LayerReport,

@@ -96,7 +96,7 @@ async function products(device: GpuDevice, n: number): Promise<void> {
       alpha: 1,
       beta: 0,
     };
-    const ms = await timed(device, 10, () => device.gemm(step, ({ index }) => [a, b, c][index]!.value));
+    const ms = await timed(device, 10, device.prepareGemm(step, ({ index }) => [a, b, c][index]!.value));
     const rate = `${(2 * m * n * n / ms / 1e9).toFixed(2)} TFLOP/s, ${
       (n * n * bytes / ms / 1e6).toFixed(0)
     } GB/s of weights`;
@@ -108,8 +108,8 @@ async function launches(device: GpuDevice): Promise<void> {
   using y = device.allocate(4);
   const write = { operand: { of: "output", index: 0, dtype: "f32" } as const, offset: 0, strides: [1] };
   const launch = mapLaunch({ kind: "map", shape: [1], reads: [], write, expression: "1.f" })!;
-  device.kernels.load([launch]);
-  const ms = await timed(device, 1000, () => device.launch(launch, () => y.value));
+  device.kernels.load([launch.plain]);
+  const ms = await timed(device, 1000, device.prepareLaunch(launch, () => y.value));
   say(`launch: ${(1000 * ms).toFixed(2)} us`);
 }
 

@@ -8,6 +8,7 @@
 import { statSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { parseQuantize } from "../src/passes/quantise/weight_format.ts";
 import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
 import { describeDecoder } from "./models/decoder.ts";
 import type { Memory } from "./models/memory.ts";
@@ -27,6 +28,9 @@ const HELP = `deno run -A bench/model_bench.ts [options]
   --ranks N           our ranks; default 2
   --threads N         threads of each rank's sessions; default 1
   --peer-threads N    threads of the peer's session; default 2
+  --peer-model FILE   what the peer runs, where it is another file: the same model in 4 bits, say
+  --last-logits       our ranks give logits of the last position only, as for generation; the peer gives all
+  --quantize LIST     how our ranks hold weights, as in the command line: int4,lm_head=int8
   --tolerance X       difference of logits, against the largest, that is rounding; default 0.002. Products that round
                       activations to 8 bits (4-bit weights) need 0.05
   --cache FOLDER      where llama and gpt2 are written; default .cache/bench of this project
@@ -42,6 +46,9 @@ const { values: options } = parseArgs({
     repeats: { type: "string", default: "5" },
     ranks: { type: "string", default: "2" },
     threads: { type: "string", default: "1" },
+    "peer-model": { type: "string" },
+    quantize: { type: "string" },
+    "last-logits": { type: "boolean", default: false },
     "peer-threads": { type: "string", default: "2" },
     tolerance: { type: "string", default: "0.002" },
     cache: { type: "string", default: fileURLToPath(new URL("../.cache/bench", import.meta.url)) },
@@ -58,7 +65,12 @@ const { path, title, lengths } = findModel(options.model);
 const decoder = describeDecoder(path);
 const setup: Setup = {
   model: path,
+  peerModel: options["peer-model"] ?? path,
   decoder,
+  config: {
+    ...(options.quantize === undefined ? {} : { quantize: parseQuantize(options.quantize.split(",")) }),
+    ...(options["last-logits"] ? { logits: "last" } : {}),
+  },
   workload: {
     decode: numbers("decode", options.decode ?? lengths.decode),
     prefill: numbers("prefill", options.prefill ?? lengths.prefill),

@@ -1,10 +1,10 @@
 /** `shardwise calibrate`: measures this host, so that plans are made for it. */
+import Table from "cli-table3";
 import { calibrationPlace, type Measurement, storeMeasurement } from "../src/runtime/host/calibration.ts";
 import type { CostModel } from "../src/plan/cost.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { startJob } from "./job.ts";
-import { printResult } from "./print.ts";
-import { boxTable, type Cell } from "./table.ts";
+import { printNote, printResult } from "./print.ts";
 
 /** The command. */
 export const calibrate: Command = {
@@ -29,6 +29,10 @@ async function measure(args: ParsedArgs): Promise<number> {
   const sizes = args.numbers("nproc", { least: 1 }) ?? [2];
   const place = calibrationPlace(), given = args.number("threads", { least: 1, whole: true });
   const measurements: Measurement[] = [];
+  const [load] = Deno.loadavg();
+  if (load! > place.cores / 2) {
+    printNote(`this host is busy (load ${load!.toFixed(1)} on ${place.cores} cores): measure again when it is not`);
+  }
   let path: string | undefined;
   for (const ranks of sizes) {
     const threads = given ?? Math.max(1, Math.floor(place.cores / ranks));
@@ -46,12 +50,15 @@ async function measure(args: ParsedArgs): Promise<number> {
 
 /** The costs as a table, a row a number of ranks. */
 export function calibrationScreen(measurements: readonly Measurement[]): string {
-  const rows: Cell[][] = [];
+  const table = new Table({
+    head: ["ranks", "threads", "memory", "a call", "a collective", "reducing", "gathering", "products, by rows"],
+    style: { head: [], border: [], compact: true },
+  });
   const speed = (x: number | undefined) => (x === undefined ? "" : `${(x / 1e9).toPrecision(3)} GB/s`);
   const micro = (x: number | undefined) => (x === undefined ? "" : `${(x * 1e6).toPrecision(3)} µs`);
   for (const { ranks, threads, costs } of measurements) {
     const { gemmRates = [] } = costs;
-    rows.push([
+    table.push([
       ranks,
       threads,
       speed(costs.bytesPerSecond),
@@ -62,8 +69,5 @@ export function calibrationScreen(measurements: readonly Measurement[]): string 
       gemmRates.map(([rows, rate]) => `${rows}: ${(rate / 1e9).toPrecision(3)}`).join(", ") + " GFLOP/s",
     ]);
   }
-  return boxTable(
-    ["ranks", "threads", "memory", "a call", "a collective", "reducing", "gathering", "products, by rows"],
-    rows,
-  );
+  return table.toString();
 }

@@ -1,11 +1,11 @@
 /** `shardwise flight`: reads the flight recorders that the ranks of a failed job left, and says who is missing where. */
 import { basename, join } from "node:path";
-import { InputError } from "../src/core/errors.ts";
+import Table from "cli-table3";
+import { InputError, systemReason } from "../src/core/errors.ts";
 import type { FlightDump } from "../src/runtime/comm/flight_recorder.ts";
 import { type FlightReport, parseFlightDump, rankList, reportFlight } from "../src/runtime/comm/flight_report.ts";
 import type { Command } from "./command.ts";
 import { printNote, printResult } from "./print.ts";
-import { boxTable, type Cell } from "./table.ts";
 
 /** The command. */
 export const flight: Command = {
@@ -60,16 +60,19 @@ export function flightText(report: FlightReport, last: number): string {
 
 function groupTable(group: FlightReport["groups"][number], last: number): string {
   const list = (ranks: readonly number[]) => ranks.length === 0 ? "" : rankList(ranks).replace(/^ranks? /, "");
-  const rows: Cell[][] = [];
+  const table = new Table({
+    head: ["#", "collective", "done", "started", "queued", "missing"],
+    style: { head: [], border: [], compact: true },
+  });
   for (const row of group.rows.slice(-last)) {
     row.calls.forEach((call, i) =>
-      rows.push([
+      table.push([
         ...[i === 0 ? row.seq : "", call.text, list(call.done), list(call.started), list(call.enqueued)],
         i === 0 ? list(row.missing) : "",
       ])
     );
   }
-  return boxTable(["#", "collective", "done", "started", "queued", "missing"], rows);
+  return table.toString();
 }
 
 async function readDumps(directory: string): Promise<FlightDump[]> {
@@ -91,7 +94,7 @@ async function* filesBelow(directory: string): AsyncGenerator<string> {
   try {
     entries = await Array.fromAsync(Deno.readDir(directory));
   } catch (cause) {
-    throw new InputError(`Cannot read the folder ${directory}: ${cause instanceof Error ? cause.message : cause}`, {
+    throw new InputError(`Cannot read the folder ${directory}: ${systemReason(cause)}`, {
       cause,
     });
   }

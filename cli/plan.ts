@@ -1,5 +1,6 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
 import { join } from "node:path";
+import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { planOutline } from "../src/plan/outline.ts";
@@ -13,10 +14,10 @@ import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
+import { checkOutput } from "./output_file.ts";
 import { HTML, writePlanPage } from "./plan_html.ts";
 import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
-import { boxTable } from "./table.ts";
 
 /** The command. */
 export const plan: Command = {
@@ -71,7 +72,15 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   const made = shardedFor(model);
   const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
+  const priced = ["explain", "compare"].find((name) => args.texts(name).length > 0);
+  if (made !== undefined && priced !== undefined) {
+    throw args.error(
+      `--${priced} has no effect on ${model}, which is split already`,
+      `name ${join(model, FOLDER_FILES.model)}`,
+    );
+  }
   const nominal = sizes(args), baselines = rules(args);
+  checkOutput(args.text("html"), "html", args);
   const asked = planConfig(args);
   checkPlanFile(args, asked, { ranks: mesh?.tp ?? ranks, model });
   // A model in parts has its plan beside it.
@@ -140,12 +149,14 @@ function rules(args: ParsedArgs): Baseline[] {
 
 /** The report as a table between an outline and the estimated cost. */
 export function planScreen(report: PlanReport): string {
+  const table = new Table({ head: [...PLAN_COLUMNS], style: { head: [], border: [], compact: true } });
+  table.push(...planRows(report));
   const { compute, communication, memory } = report.cost;
   const ms = (s: number) => `${(s * 1000).toPrecision(3)} ms`;
   return [
     planSummary(report),
     ...planOutline(report).map((line) => `  ${line}`),
-    boxTable(PLAN_COLUMNS, planRows(report)),
+    table.toString(),
     `one step, estimated: ${ms(compute + communication)} (${ms(compute)} of work on the slowest rank, ${
       ms(communication)
     } of collectives)`,

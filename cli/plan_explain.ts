@@ -1,19 +1,22 @@
 /** Tables of `shardwise plan`: the alternatives of a layer, and plans side by side. */
+import Table from "cli-table3";
 import type { AlternativeReport, LayerExplanation } from "../src/plan/alternatives.ts";
 import type { PlanComparison } from "../src/plan/comparison.ts";
 import type { CollectiveReport } from "../src/plan/explain.ts";
 import { foldNames } from "../src/plan/outline.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
-import { boxTable } from "./table.ts";
 
 /** More than this of one thing are counted. */
 const MOST_SHOWN = 4;
 
 /** Why a layer is what it is, and what the alternatives cost. */
 export function explanationScreen({ name, likewise, alternatives }: LayerExplanation): string {
-  const table = boxTable(
-    ["", "kind", "weights", "one step", "costs more", "collectives", "a token", "memory a rank", "what changes"],
-    alternatives.map((a) => [
+  const table = new Table({
+    head: ["", "kind", "weights", "one step", "costs more", "collectives", "a token", "memory a rank", "what changes"],
+    style: { head: [], border: [], compact: true },
+  });
+  for (const a of alternatives) {
+    table.push([
       a.chosen ? "►" : "",
       a.kind,
       a.weights.join(" "),
@@ -23,12 +26,12 @@ export function explanationScreen({ name, likewise, alternatives }: LayerExplana
       printBytes(a.bytesPerToken),
       printBytes(a.memory.total),
       changes(a).join("\n"),
-    ]),
-  );
+    ]);
+  }
   const same = likewise.length > 0
     ? `likewise ${shorten(foldNames(likewise))}${likewise.length > 1 ? ` (${likewise.length} layers)` : ""}`
     : undefined;
-  return [`${name}: ${reason(alternatives)}`, ...(same ? [same] : []), table].join("\n");
+  return [`${name}: ${reason(alternatives)}`, ...(same ? [same] : []), table.toString()].join("\n");
 }
 
 /** The choice in a sentence. */
@@ -50,8 +53,8 @@ export function reason(alternatives: readonly AlternativeReport[]): string {
 
 /** Plans side by side. */
 export function comparisonScreen(plans: readonly PlanComparison[]): string {
-  return boxTable(
-    [
+  const table = new Table({
+    head: [
       "plan",
       "a token",
       "of it collectives",
@@ -61,7 +64,10 @@ export function comparisonScreen(plans: readonly PlanComparison[]): string {
       "KV cache",
       "memory a rank",
     ],
-    plans.map((p) => [
+    style: { head: [], border: [], compact: true },
+  });
+  for (const p of plans) {
+    table.push([
       p.name,
       printSeconds(p.secondsPerToken),
       printSeconds(p.communicationPerToken),
@@ -70,8 +76,18 @@ export function comparisonScreen(plans: readonly PlanComparison[]): string {
       printBytes(p.memory.weights),
       printBytes(p.memory.states),
       `${printBytes(p.memory.total)}${p.fits ? "" : " (too much)"}`,
-    ]),
-  );
+    ]);
+  }
+  return [table.toString(), ...fasterPlans(plans)].join("\n");
+}
+
+/** Why a plan that takes less time is not the search's. */
+function fasterPlans([solver, ...others]: readonly PlanComparison[]): string[] {
+  return others.filter((p) => p.fits && p.secondsPerToken < solver!.secondsPerToken).map((p) => {
+    const spared = printSeconds(solver!.secondsPerToken - p.secondsPerToken);
+    const times = (p.memory.total / solver!.memory.total).toPrecision(2);
+    return `${p.name} takes ${spared} less, and ${times} times the memory of a rank: the search prices both`;
+  });
 }
 
 function changes({ chosen, added, removed, others }: AlternativeReport): string[] {

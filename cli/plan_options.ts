@@ -1,5 +1,6 @@
 /** Options by which users have a say in plans: the same for every command that makes one. */
 import type { Config } from "../src/passes/context.ts";
+import { parseQuantize } from "../src/passes/quantise/weight_format.ts";
 import { isOverride, type Override } from "../src/plan/overrides.ts";
 import { planSource } from "../src/plan_source.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
@@ -18,6 +19,13 @@ export const PLAN_OPTIONS: Readonly<Record<string, OptionSpec>> = {
     help: "most memory of a rank for weights, KV cache and activations, as in 6GB or 512MiB",
   },
   "no-fuse": { help: "run the model as it was written: no attention, norm or rotary position becomes one op" },
+  quantize: {
+    value: "FORMAT",
+    many: true,
+    help:
+      "hold weights in 4 or 8 bits, in blocks of 32: int4, int8, or int4,lm_head=int8 for formats by LAYER (as in --override,\n" +
+      "none keeps a layer as it is); int4:64:asym means blocks of 64 with zero points",
+  },
   plan: {
     value: "FILE",
     help: "follow this plan.json (of `plan --json` or `export`) instead of planning, or let the device\n" +
@@ -27,7 +35,7 @@ export const PLAN_OPTIONS: Readonly<Record<string, OptionSpec>> = {
 };
 
 /** What the options ask of the planner. */
-export interface PlanConfig extends Pick<Config, "overrides" | "memoryPerRank" | "memoryLength" | "fuse"> {
+export interface PlanConfig extends Pick<Config, "overrides" | "memoryPerRank" | "memoryLength" | "fuse" | "quantize"> {
   /** The file that says what the plan is; each rank reads it. */
   readonly file?: string;
 }
@@ -64,6 +72,7 @@ const UNITS: Readonly<Record<string, number>> = {
 export function planConfig(args: ParsedArgs): PlanConfig {
   const overrides = overridesOf(args), memoryPerRank = bytesOf(args, "memory-per-rank");
   const memoryLength = args.number("context", { least: 0, whole: true });
+  const quantize = args.texts("quantize").flatMap((text) => text.split(","));
   const file = args.text("plan");
   const said = ["override", "memory-per-rank"].find((name) => args.texts(name).length > 0);
   if (file !== undefined && !file.endsWith(".onnx") && said !== undefined) {
@@ -72,6 +81,7 @@ export function planConfig(args: ParsedArgs): PlanConfig {
   return {
     ...(file === undefined ? {} : { file }),
     ...(args.flag("no-fuse") ? { fuse: false } : {}),
+    ...(quantize.length > 0 ? { quantize: parseQuantize(quantize) } : {}),
     ...(Object.keys(overrides).length > 0 ? { overrides } : {}),
     ...(memoryPerRank === undefined ? {} : { memoryPerRank }),
     ...(memoryPerRank === undefined && memoryLength === undefined ? {} : { memoryLength: memoryLength ?? CONTEXT }),

@@ -1,9 +1,12 @@
 /** `shardwise verify`: runs stored cases at several world sizes and compares with what they should give. */
+import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
+import { didYouMean } from "../src/core/suggest.ts";
 import { meshSize, parseMesh } from "../src/plan/mesh.ts";
 import {
+  type Against,
   DEVICE_OPTIONS,
   jobDevice,
   MESH,
@@ -14,21 +17,25 @@ import {
 } from "./job.ts";
 import { passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
-import { boxTable, type Cell } from "./table.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
 const INTERRUPTED: ReadonlySet<number> = new Set([129, 130, 143]);
+
+const AGAINST: readonly Against[] = ["reference", "unsharded"];
 
 /** The command. */
 export const verify: Command = {
   name: "verify",
   summary: "check models against stored outputs at several world sizes",
-  usage: "FOLDER… [--nproc 1,2,3,4] [--cases PATTERN] [--json]",
+  usage: "FOLDER… [--nproc 1,2,3,4] [--against unsharded] [--cases PATTERN] [--json]",
   description:
     "Each FOLDER (or folders in it) holds cases.json, a list of {name, model, inputs, expected, atol, rtol}: file names in the\n" +
     "folder, and what is allowed. Where there is a generate.json, {prompt, greedy}, greedy search must give those ids. A case\n" +
     "passes when |got - expected| <= atol + rtol * |expected| for every element of every output, and dtypes and shapes are\n" +
-    "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.",
+    "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.\n\n" +
+    "A reference of another runtime or processor may differ by more than is allowed (8-bit products above all). Of a case that\n" +
+    "fails, the table says whether the model differs from its reference unsplit too; --against unsharded holds models against\n" +
+    "that alone, so that only what splitting changes fails.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
     mesh: {
@@ -36,6 +43,10 @@ export const verify: Command = {
       help:
         "D groups of T ranks, instead of --nproc: groups share the rows of a case; each generates all of a text.\n" +
         "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+    },
+    against: {
+      value: AGAINST.join("|"),
+      help: "what is expected: the stored outputs (default), or what one ONNX Runtime session gives here",
     },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
     ...DEVICE_OPTIONS,
@@ -55,7 +66,8 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
   if (mesh && args.text("nproc") !== undefined) throw args.error("--mesh and --nproc exclude each other");
   const sizes = mesh ? [meshSize(mesh)] : args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
-  const { cases, skipped } = select(args.positionals.map(readCases), args.text("cases"));
+  const against = againstOf(args);
+  const { cases, skipped } = select(readCases(args.positionals), args.text("cases"));
   if (cases.length === 0 && skipped.length === 0) {
     throw args.error(
       `no case matches --cases ${JSON.stringify(args.text("cases"))}`,
@@ -66,7 +78,7 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   for (const size of sizes) passConfig(plan, mesh?.tp ?? size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, { size, on, plan, mesh }));
+    results.push(...await verifyAt(cases, { size, on, plan, against, ...(mesh ? { mesh } : {}) }));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -74,7 +86,9 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   }
   const failed = results.filter(({ pass }) => !pass).length;
   if (args.flag("json")) {
-    printResult(JSON.stringify({ results, skipped }, undefined, 1));
+    const models = new Map(cases.map((c) => [c.name, c.model]));
+    const named = results.map((r) => ({ ...r, model: models.get(r.name) }));
+    printResult(JSON.stringify({ against, results: named, skipped }, undefined, 1));
   } else {
     printResult(verifyTable(cases, results, skipped));
     const skips = skipped.length > 0 ? `, ${skipped.length} skipped` : "";
@@ -89,11 +103,11 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  */
 async function verifyAt(
   cases: readonly VerifyCase[],
-  { size, ...how }: { readonly size: number } & Pick<VerifyJob, "on" | "plan" | "mesh">,
+  { size, ...how }: { readonly size: number } & Omit<VerifyJob, "kind" | "cases">,
 ): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, reports } = await startJob({ kind: "verify", cases: cases.slice(results.length), ...how }, size);
+    const { code, reports } = await startJob({ kind: "verify", ...how, cases: cases.slice(results.length) }, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];
@@ -104,12 +118,19 @@ async function verifyAt(
   return results;
 }
 
-function select(folders: readonly FolderCases[], pattern: string | undefined): FolderCases {
+/** @throws {UsageError} If it is none of what models can be held against. */
+function againstOf(args: ParsedArgs): Against {
+  const text = args.text("against") ?? "reference", known = AGAINST.find((a) => a === text);
+  if (known !== undefined) return known;
+  throw args.error(`--against ${JSON.stringify(text)} is not ${AGAINST.join(" or ")}${didYouMean(text, AGAINST)}`);
+}
+
+function select({ cases, skipped }: FolderCases, pattern: string | undefined): FolderCases {
   const parts = (pattern ?? "").split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
   const wanted = new RegExp(parts.join(".*"));
   return {
-    cases: folders.flatMap((f) => f.cases).filter(({ name }) => wanted.test(name)),
-    skipped: folders.flatMap((f) => f.skipped).filter(({ name }) => wanted.test(name)),
+    cases: cases.filter(({ name }) => wanted.test(name)),
+    skipped: skipped.filter(({ name }) => wanted.test(name)),
   };
 }
 
@@ -119,14 +140,17 @@ export function verifyTable(
   results: readonly VerifyResult[],
   skipped: FolderCases["skipped"],
 ): string {
-  const rows: Cell[][] = [];
+  const table = new Table({
+    head: ["case", "ranks", "output", "max abs", "max rel", "tolerance", "result"],
+    style: { head: [], border: [], compact: true },
+  });
   const byName = new Map(cases.map((c) => [c.name, c]));
   const sorted = results.map((result, i) => ({ result, order: cases.findIndex((c) => c.name === result.name), i }))
     .sort((a, b) => a.order - b.order || a.i - b.i);
   for (const { result } of sorted) {
     const c = byName.get(result.name);
     const lines = outputLines(result, c);
-    rows.push([
+    table.push([
       result.name,
       result.ranks,
       lines.map((line) => line.name).join("\n"),
@@ -135,13 +159,14 @@ export function verifyTable(
       c?.kind === "outputs" ? `${c.atol} + ${c.rtol}·|x|` : "equal",
       result.pass ? "pass" : "FAIL",
     ]);
-    if (result.problem !== undefined) rows.push([{ span: 7, content: `  ${result.problem}` }]);
+    if (result.problem !== undefined) table.push([{ colSpan: 7, content: `  ${result.problem}` }]);
+    if (result.verdict !== undefined) table.push([{ colSpan: 7, content: `  ${result.verdict}` }]);
     for (const output of result.outputs.filter(({ problem }) => problem !== undefined)) {
-      rows.push([{ span: 7, content: `  ${output.name}: ${output.problem}` }]);
+      table.push([{ colSpan: 7, content: `  ${output.name}: ${output.problem}` }]);
     }
   }
-  for (const { name, reason } of skipped) rows.push([name, "", { span: 5, content: `skipped: ${reason}` }]);
-  return boxTable(["case", "ranks", "output", "max abs", "max rel", "tolerance", "result"], rows);
+  for (const { name, reason } of skipped) table.push([name, "", { colSpan: 5, content: `skipped: ${reason}` }]);
+  return table.toString();
 }
 
 function outputLines(result: VerifyResult, c: VerifyCase | undefined): { name: string; abs: string; rel: string }[] {

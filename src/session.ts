@@ -170,7 +170,7 @@ async function compileGraphs(
   const parts = [{ sharded, local, plan: ctx.requirePlan(), ctx }];
   const { other } = graphs;
   if (other) {
-    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, slices: ctx.slices });
+    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, shares: ctx });
     parts.push(shardOther(other, sharded, ctx2));
   }
   const { executors, notice } = await openExecutors(

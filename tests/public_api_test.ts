@@ -240,6 +240,7 @@ const TYPES = [
   "PreMulSum",
   "PrintOptions",
   "Program",
+  "Quantize",
   "RMSNormOptions",
   "Range",
   "RankTrace",

@@ -1,5 +1,6 @@
 /** One round of a bench: both sides, each in processes of its own, one after the other. */
 import { launch } from "../../launcher/launch.ts";
+import type { Config } from "../../src/passes/context.ts";
 import type { Decoder } from "./decoder.ts";
 import type { PeerTask } from "./peer.ts";
 import type { RankMeasured, RankTask } from "./rank.ts";
@@ -11,11 +12,15 @@ export type Side = "peer" | "ours";
 /** What is run, on both sides. */
 export interface Setup {
   readonly model: string;
+  /** What the peer runs, where it is another file. */
+  readonly peerModel: string;
   readonly decoder: Decoder;
   readonly workload: Workload;
   readonly peerThreads: number;
   readonly ranks: number;
   readonly threadsPerRank: number;
+  /** What our ranks' planner is told: how weights are quantised, say. */
+  readonly config: Config;
   /** Largest difference, against the largest logit, that rounding in another order explains. */
   readonly tolerance: number;
 }
@@ -58,8 +63,8 @@ export async function runRound(setup: Setup, order: readonly Side[]): Promise<Ro
 }
 
 async function runPeer(setup: Setup, folder: string): Promise<void> {
-  const { model, decoder, workload, peerThreads } = setup;
-  const task: PeerTask = { model, decoder, workload, folder, threads: peerThreads };
+  const { peerModel, decoder, workload, peerThreads } = setup;
+  const task: PeerTask = { model: peerModel, decoder, workload, folder, threads: peerThreads };
   const { code } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", "--quiet", new URL("./peer.ts", import.meta.url).pathname, writeTask(folder, "peer", task)],
     stdin: "null",
@@ -70,8 +75,8 @@ async function runPeer(setup: Setup, folder: string): Promise<void> {
 }
 
 async function runOurs(setup: Setup, folder: string): Promise<void> {
-  const { model, workload, ranks, threadsPerRank } = setup;
-  const task: RankTask = { model, workload, folder, threads: threadsPerRank };
+  const { model, workload, ranks, threadsPerRank, config } = setup;
+  const task: RankTask = { model, workload, folder, threads: threadsPerRank, config };
   const script = new URL("./rank.ts", import.meta.url).href;
   const args = [writeTask(folder, "ours", task)];
   const code = await launch({ program: { kind: "deno", script }, args, nproc: ranks, output: "quiet", stdin: "none" });

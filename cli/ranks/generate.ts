@@ -19,6 +19,7 @@ interface Printer {
 
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
+  const started = performance.now();
   await using group = await meshGroup(comm, job.mesh);
   const { threads } = group;
   await using model = await loadFolder(job.model, { comm: group.comm, on: job.on, plan: job.plan, threads });
@@ -31,20 +32,39 @@ export async function generateOnRank(job: GenerateJob, { comm, report }: RankCon
   const show = comm.rank === 0 ? writer(Deno.stdout) : () => {};
   const began = performance.now();
   const run = job.beams !== undefined ? search : prompts.length === 1 ? stream : batch;
-  const { texts, tokens, first, ended } = await run({ job, model, prompts: prompts.slice(...own), makePrinter, show });
-  const result = { texts, tokens, firstMs: first - began, restMs: performance.now() - first, ended };
-  const all = group.count === 1 ? [result] : await comm.objects.gather(result, 0);
+  const { texts, tokens, firstTokens, first, ended } = await run({
+    job,
+    model,
+    prompts: prompts.slice(...own),
+    makePrinter,
+    show,
+  });
+  const last = performance.now();
+  const outcome = {
+    texts,
+    tokens,
+    firstTokens,
+    loadMs: began - started,
+    firstMs: first === undefined ? undefined : first - began,
+    restMs: last - (first ?? began),
+    ended,
+  };
+  const all = group.count === 1 ? [outcome] : await comm.objects.gather(outcome, 0);
   if (comm.rank !== 0 || !all) return;
   // Each group's first rank speaks for it.
   const groups = all.filter((_, rank) => rank % group.comm.size === 0);
   if (texts) show(joinTexts(job, groups.flatMap((g) => g.texts!)));
-  const sent: GenerateReport = {
-    tokens: groups.reduce((sum, g) => sum + g.tokens, 0),
-    firstMs: Math.max(...groups.map((g) => g.firstMs)),
-    restMs: Math.max(...groups.map((g) => g.restMs)),
+  const sum = (of: (g: (typeof groups)[number]) => number) => groups.reduce((total, g) => total + of(g), 0);
+  const slowest = (of: (g: (typeof groups)[number]) => number) => Math.max(...groups.map(of));
+  const result: GenerateReport = {
+    tokens: sum((g) => g.tokens),
+    firstTokens: sum((g) => g.firstTokens),
+    loadMs: slowest((g) => g.loadMs),
+    firstMs: first === undefined ? undefined : slowest((g) => g.firstMs ?? 0),
+    restMs: slowest((g) => g.restMs),
     ended: groups.every((g) => g.ended),
   };
-  report(sent);
+  report(result);
 }
 
 /** What a way of generating works with. */
@@ -56,12 +76,13 @@ interface Run {
   readonly show: (text: string) => void;
 }
 
-/** How many tokens were made, when the first was there, and whether all texts came to their own end. */
+/** How many tokens were made, how many of them at first and when, and whether all texts came to their own end. */
 interface Outcome {
   /** What is to be shown; undefined where it has been. */
   readonly texts?: readonly string[];
   readonly tokens: number;
-  readonly first: number;
+  readonly firstTokens: number;
+  readonly first: number | undefined;
   readonly ended: boolean;
 }
 
@@ -80,13 +101,13 @@ async function stream({ job, model, prompts: [prompt], makePrinter, show }: Run)
     }
   }
   show(printer.end() + "\n");
-  return { tokens, first, ended };
+  return { tokens, firstTokens: Math.min(tokens, 1), first, ended };
 }
 
 /** Several texts side by side. */
 async function batch({ job, model, prompts, makePrinter }: Run): Promise<Outcome> {
   const texts = prompts.map(() => ({ printer: makePrinter(), text: "", ended: false }));
-  let first = 0, tokens = 0;
+  let first = 0, tokens = 0, firstTokens = 0;
   const ends = (i: number, id: number) => {
     const own = texts[i]!, { text, stopped } = own.printer.push(id);
     own.text += text;
@@ -94,28 +115,27 @@ async function batch({ job, model, prompts, makePrinter }: Run): Promise<Outcome
     return stopped;
   };
   for await (const ids of model.generateBatch(prompts, { ...job, ends })) {
-    if (tokens === 0) first = performance.now();
     tokens += ids.filter((id) => id !== undefined).length;
+    if (firstTokens === 0) [first, firstTokens] = [performance.now(), tokens];
   }
   const made = texts.map(({ text, printer }) => text + printer.end());
-  return { texts: made, tokens, first, ended: texts.every((t) => t.ended) };
+  return { texts: made, tokens, firstTokens, first, ended: texts.every((t) => t.ended) };
 }
 
 /** The best text of beam search for each prompt. */
 async function search({ job, model, prompts, makePrinter }: Run): Promise<Outcome> {
   const { repetitionPenalty } = job.sampling;
   const texts: string[] = [];
-  let first = 0, tokens = 0, ended = true;
+  let tokens = 0, ended = true;
   for (const prompt of prompts) {
     const [best] = await model.beamSearch(prompt, { ...job, ...job.beams!, repetitionPenalty });
-    if (tokens === 0) first = performance.now();
     const printer = makePrinter();
     const parts = best!.ids.map((id) => printer.push(id));
     texts.push(parts.map((p) => p.text).join("") + printer.end());
     tokens += best!.ids.length;
     ended &&= job.endIds.includes(best!.ids.at(-1)!) || parts.some((p) => p.stopped);
   }
-  return { texts, tokens, first, ended };
+  return { texts, tokens, firstTokens: 0, first: undefined, ended };
 }
 
 /** Lines of ids; paragraphs of text. */

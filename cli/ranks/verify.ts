@@ -1,45 +1,46 @@
 /** What each rank does for `shardwise verify`; rank 0 compares and writes results, a line of JSON each. */
-import { describeError } from "../../src/core/errors.ts";
-import { readTensors } from "../../src/formats/tensor_file.ts";
-import { generate } from "../../src/generate/generate.ts";
-import { Sampler } from "../../src/generate/sampler.ts";
+import { describeError, InputError } from "../../src/core/errors.ts";
+import type { LoadedFolder } from "../../src/folder_session.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { DataParallelModel } from "../../src/runtime/data_parallel_model.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
-import { LoadedFolder } from "../../src/folder_session.ts";
-import { loadFolder, loadModel } from "./load_model.ts";
 import { parallelizeOverMesh } from "../../src/session.ts";
-import { compareTensors } from "../compare.ts";
+import { loadFolder, loadModel } from "./load_model.ts";
+import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel } from "./verify_sides.ts";
+import type { Difference } from "../compare.ts";
 import { passConfig } from "../plan_options.ts";
 import { type MeshGroup, meshGroup } from "./mesh_group.ts";
-import type { RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+import type { Against, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
-export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
+export async function verifyOnRank(job: VerifyJob, context: RankContext): Promise<void> {
+  // Rank 0 runs models unsplit in a group of its own.
+  const { comm } = context;
+  const alone = comm.size === 1 ? comm : (await comm.split(comm.rank, 0, { name: "unsplit" }))!;
   await using group = await meshGroup(comm, job.mesh);
   const together = (a: VerifyCase, b: VerifyCase) =>
     // Groups share the rows of tensors, and each generates texts by itself.
     a.model === b.model && (group.count === 1 || (a.kind === "outputs") === (b.kind === "outputs"));
   for (let at = 0; at < job.cases.length;) {
-    const first = job.cases[at]!;
+    const first = job.cases[at]!, path = first.model;
     const end = job.cases.findIndex((c, i) => i > at && !together(first, c));
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel(cases, { job, group }, { comm, report });
+    await using unsplit = new UnsplitModel(path, alone);
+    await verifyModel({ ...job, cases }, { group, unsplit, context });
   }
 }
 
-interface Setting {
-  readonly job: VerifyJob;
-  readonly group: MeshGroup;
-}
-
 async function verifyModel(
-  cases: readonly VerifyCase[],
-  setting: Setting,
-  { comm, report }: RankContext,
+  job: VerifyJob,
+  { group, unsplit, context: { comm, report } }: {
+    readonly group: MeshGroup;
+    readonly unsplit: UnsplitModel;
+    readonly context: RankContext;
+  },
 ): Promise<void> {
+  const { cases, against } = job;
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
     if (error instanceof CommunicatorError) throw error;
@@ -48,7 +49,7 @@ async function verifyModel(
   const began = performance.now();
   let model: ParallelModel | DataParallelModel | LoadedFolder;
   try {
-    model = await open(cases[0]!, setting, comm);
+    model = await open(job, group, comm);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;
@@ -57,63 +58,75 @@ async function verifyModel(
   for (const c of cases) {
     const start = performance.now();
     try {
-      const found = model instanceof LoadedFolder
-        ? await verifySeq2seq(c, model)
-        : c.kind === "outputs"
-        ? await verifyOutputs(c, model, comm.rank)
-        : await verifyGreedy(c, model as ParallelModel);
-      // What one group finds wrong is wrong.
-      const all = setting.group.count === 1 ? [found] : await comm.objects.allGather(found);
-      const worst = all.find(({ pass }) => !pass) ?? found;
-      report({ name: c.name, ranks: comm.size, ...worst, ms: performance.now() - start });
+      const got = await givenByRanks(c, model), ms = performance.now() - start;
+      await requireOneText(got, c, { group, comm });
+      // The other ranks wait for rank 0 at the next case.
+      if (comm.rank !== 0) continue;
+      report({ name: c.name, ranks: comm.size, ...await judge(got, { c, against, unsplit }), ms });
     } catch (error) {
       failed(c, error, performance.now() - start);
     }
   }
 }
 
-/** The model of some cases, of which the first is `c`. */
+/** The model of the job's cases, which stand together. */
 async function open(
-  c: VerifyCase,
-  { job: { plan, on, mesh }, group }: Setting,
+  { cases: [c], plan, on, mesh }: VerifyJob,
+  group: MeshGroup,
   comm: Communicator,
 ): Promise<ParallelModel | DataParallelModel | LoadedFolder> {
-  if (mesh && group.count > 1 && c.kind === "outputs") {
-    return await parallelizeOverMesh(c.model, { comm, mesh, ...on, config: passConfig(plan, mesh.tp) });
+  const { model: path, kind } = c!;
+  if (mesh && group.count > 1 && kind === "outputs") {
+    return await parallelizeOverMesh(path, { comm, mesh, ...on, config: passConfig(plan, mesh.tp) });
   }
   const options = { comm: group.comm, on, plan, threads: group.threads };
-  return c.kind === "seq2seq" ? await loadFolder(c.model, options) : await loadModel(c.model, options);
+  return kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
 }
 
-type Found = Pick<VerifyResult, "pass" | "outputs" | "problem">;
-
-async function verifyOutputs(
-  c: VerifyCase & { kind: "outputs" },
-  model: Pick<ParallelModel, "run">,
-  rank: number,
-): Promise<Found> {
-  const got = await model.run(Object.fromEntries(await readTensors(c.inputs)));
-  if (rank !== 0) return { pass: true, outputs: [] };
-  const outputs = compareTensors(got, await readTensors(c.expected), c);
-  return { pass: outputs.length > 0 && outputs.every(({ pass }) => pass), outputs };
+/** @throws {InputError} If groups of ranks have generated other texts than the first: on all ranks. */
+async function requireOneText(
+  got: Given,
+  { kind }: VerifyCase,
+  { group, comm }: { readonly group: MeshGroup; readonly comm: Communicator },
+): Promise<void> {
+  if (group.count === 1 || kind === "outputs") return;
+  const texts = await comm.objects.allGather([...got.values()].join());
+  const other = texts.findIndex((text) => text !== texts[0]);
+  if (other < 0) return;
+  throw new InputError(`Groups of ranks disagree: rank ${other} generated ${texts[other]}, rank 0 ${texts[0]}`);
 }
 
-async function verifyGreedy(c: VerifyCase, model: ParallelModel): Promise<Found> {
-  if (c.kind !== "greedy") throw new Error(`Unreachable case ${c.kind}`);
-  const options = { sampler: new Sampler(), maxNewTokens: c.expected.length };
-  return compareIds(await Array.fromAsync(generate(model, c.prompt, options)), c.expected);
+/** How the outcome of a case is judged. */
+export interface JudgeOptions {
+  readonly c: VerifyCase;
+  readonly against: Against;
+  readonly unsplit: Pick<UnsplitModel, "give">;
 }
 
-async function verifySeq2seq(c: VerifyCase, model: LoadedFolder): Promise<Found> {
-  if (c.kind !== "seq2seq") throw new Error(`Unreachable case ${c.kind}`);
-  const prompt = typeof c.prompt === "string" ? Object.fromEntries(await readTensors(c.prompt)) : c.prompt;
-  const options = { maxNewTokens: c.expected.length, decoderPrompt: c.decoderPrompt, endIds: [] };
-  return compareIds(await Array.fromAsync(model.generate(prompt, options)), c.expected);
+/** Holds what the ranks gave against what the user trusts, and says who is alone where the reference is not met. */
+export async function judge(
+  got: Given,
+  { c, against, unsplit }: JudgeOptions,
+): Promise<Difference & Pick<VerifyResult, "verdict">> {
+  if (against === "unsharded") return compareGiven(got, await unsplit.give(c), c);
+  const reference = await givenByReference(c), found = compareGiven(got, reference, c);
+  if (found.pass) return found;
+  let whole: Given;
+  try {
+    whole = await unsplit.give(c);
+  } catch (error) {
+    return { ...found, verdict: `${SESSION[c.kind]} does not run it either: ${describeError(error)}` };
+  }
+  if (compareGiven(got, whole, c).pass) {
+    return { ...found, verdict: `${SESSION[c.kind]} gives the same: the reference is of another runtime or processor` };
+  }
+  const meets = compareGiven(whole, reference, c).pass ? "the reference: splitting made the difference" : "neither";
+  return { ...found, verdict: `${SESSION[c.kind]} gives ${meets}` };
 }
 
-function compareIds(got: readonly number[], expected: readonly number[]): Found {
-  const wrong = expected.findIndex((id, i) => id !== got[i]);
-  if (wrong < 0) return { pass: true, outputs: [] };
-  const problem = `token ${wrong + 1} of ${expected.length} is ${got[wrong]}, expected ${expected[wrong]}`;
-  return { pass: false, outputs: [], problem };
-}
+/** What the model is unsplit. */
+const SESSION: Readonly<Record<VerifyCase["kind"], string>> = {
+  outputs: "one ONNX Runtime session here",
+  greedy: "one rank without fused ops",
+  seq2seq: "one rank without fused ops",
+};

@@ -43,7 +43,13 @@ export interface OnnxFile extends Disposable {
   /** The initializers of the main graph, by name. */
   readonly initializers: ReadonlyMap<string, TensorSource>;
   /**
-   * The source of any tensor of `model`: of an initializer, an attribute, or of a subgraph.
+   * The sources of all tensors of `model`: of initializers and attributes, those of subgraphs included.
+   *
+   * @internal
+   */
+  readonly tensors: ReadonlyMap<TensorProto, TensorSource>;
+  /**
+   * The source of one of them, or of a tensor that was made of them.
    *
    * @internal
    */
@@ -77,6 +83,7 @@ export function readOnnx(path: string, options: ReadOnnxOptions = {}): OnnxFile 
       graph,
       opsets: new Map(model.opsetImport.map((o) => [normalDomain(o.domain), Number(o.version)])),
       initializers: new Map(graph.initializer.map((t) => [t.name, tensors.get(t)!])),
+      tensors,
       tensor(proto) {
         return tensors.get(proto) ?? onnxTensor(proto, () => `tensor ${JSON.stringify(proto.name)}`, context);
       },

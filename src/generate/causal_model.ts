@@ -21,8 +21,8 @@ export interface CausalModel<S> extends DecoderStep<S> {
   readonly first?: DecoderStep<S> | undefined;
   /** Runs once on all inputs. */
   readonly run: (inputs: Record<string, HostTensor>) => Promise<Record<string, HostTensor>>;
-  /** An empty state for `batch` sequences. */
-  readonly start: (batch: number) => S;
+  /** An empty state for `batch` sequences, which will hold up to `capacity` tokens: a hint. */
+  readonly start: (batch: number, options?: { readonly capacity?: number }) => S;
   /**
    * Makes row i of `state` what row `rows[i]` was. `oneSource` says that all rows have the same encoder output, which then
    * stays where it is.

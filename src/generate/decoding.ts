@@ -51,7 +51,9 @@ export class Decoding<S> {
     this.#feeds = new CausalFeeds(model.stepInputs, options);
     this.#sequences = prompts.map((p, i) => [...new Array<number>(pads[i]!).fill(padId), ...p]);
     if (pads.some((pad) => pad > 0)) this.#requireMask();
-    this.#state = model.carried.length > 0 ? model.start(prompts.length) : undefined;
+    this.#state = model.carried.length > 0
+      ? model.start(prompts.length, { capacity: longest + maxNewTokens })
+      : undefined;
   }
 
   /** The logits after all prompts, by row; views that the next step overwrites. */

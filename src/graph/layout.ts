@@ -23,7 +23,7 @@ export interface Layout {
   readonly key: string;
 }
 
-/** Makes a layout; merges touching ranges and drops empty ones. */
+/** Makes a layout; merges ranges that touch or overlap, and drops empty ones. */
 export function layout(size: number, parts: readonly (readonly Range[])[], outer: Dim = 1): Layout {
   const clean = parts.map(mergeRanges);
   const key = `${outer === 1 ? "" : `${dimKey(outer)}*`}${size}:${
@@ -114,6 +114,71 @@ export function unscaleCovering(l: Layout, by: number): Layout | undefined {
   return layout(l.size / by, parts, l.outer);
 }
 
+/**
+ * Whether every `by` units that belong together (query heads of one kv head) are there on each rank in equal numbers, or not at
+ * all: then a rank's units can be told from the order alone, as ops of attention do.
+ */
+export function isEvenlyShared(l: Layout, by: number): boolean {
+  return by === 1 || l.parts.every((ranges) => {
+    const counts = new Map<number, number>();
+    for (const [a, b] of ranges) {
+      for (let i = a; i < b; i++) counts.set(Math.floor(i / by), (counts.get(Math.floor(i / by)) ?? 0) + 1);
+    }
+    return new Set(counts.values()).size <= 1;
+  });
+}
+
+/** One object for all that {@linkcode evenlyShared} has found. */
+const EVENLY_SHARED = new Map<string, Layout>();
+
+/**
+ * The cut of `size` units over `ranks` in which the busiest rank has the fewest, of those that are {@linkcode isEvenlyShared}: with
+ * fewer kv heads than ranks, several ranks have query heads of one kv head. Among equals, the fewest copies of what is
+ * shared, then more on the lower ranks. The balanced cut where nothing is shared.
+ */
+export function evenlyShared(size: number, by: number, ranks: number): Layout {
+  if (by === 1) return balanced(size, ranks);
+  const key = `${size}/${by}/${ranks}`;
+  let known = EVENLY_SHARED.get(key);
+  if (!known) EVENLY_SHARED.set(key, known = findEvenlyShared(size, by, ranks));
+  return known;
+}
+
+/** By dynamic program over the units that the first ranks have: their most on a rank, and the copies of what is shared. */
+function findEvenlyShared(size: number, by: number, ranks: number): Layout {
+  const groupsOf = (a: number, b: number) => (a === b ? 0 : Math.floor((b - 1) / by) - Math.floor(a / by) + 1);
+  const isEven = (a: number, b: number) => isEvenlyShared(layout(size, [[[a, b]]]), by);
+  interface Cut {
+    readonly most: number;
+    readonly copies: number;
+    readonly ends: readonly number[];
+  }
+  const better = (a: Cut, b: Cut | undefined) =>
+    !b || a.most < b.most || (a.most === b.most && (a.copies < b.copies || (a.copies === b.copies && later(a, b))));
+  const later = (a: Cut, b: Cut) => {
+    const i = a.ends.findIndex((end, k) => end !== b.ends[k]);
+    return i >= 0 && a.ends[i]! > b.ends[i]!;
+  };
+  let cuts = new Map<number, Cut>([[0, { most: 0, copies: 0, ends: [] }]]);
+  for (let r = 0; r < ranks; r++) {
+    const next = new Map<number, Cut>();
+    for (const [from, { most, copies, ends }] of cuts) {
+      for (let to = from; to <= size; to++) {
+        if (!isEven(from, to)) continue;
+        const cut = {
+          most: Math.max(most, to - from),
+          copies: copies + groupsOf(from, to),
+          ends: [...ends, to],
+        };
+        if (better(cut, next.get(to))) next.set(to, cut);
+      }
+    }
+    cuts = next;
+  }
+  const { ends } = cuts.get(size)!;
+  return layout(size, ends.map((end, r): Range[] => [[ends[r - 1] ?? 0, end]]));
+}
+
 /** The layout of elements `[start, end)` of the dim, as a dim of its own. `outer` must be 1. */
 export function window(l: Layout, start: number, end: number): Layout {
   const parts = l.parts.map((p) =>
@@ -176,7 +241,7 @@ function mergeRanges(ranges: readonly Range[]): readonly Range[] {
   for (const [a, b] of ranges) {
     if (a >= b) continue;
     const last = out.at(-1);
-    if (last && last[1] === a) last[1] = b;
+    if (last && last[0] <= a && a <= last[1]) last[1] = Math.max(last[1], b);
     else out.push([a, b]);
   }
   return out;

@@ -3,7 +3,7 @@ import { type Dim, dimAdd, dimDivide, dimMul } from "../core/dim.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
-import { attentionFlops, emitHeads, f32, headFactor, type Heads, maskHeads } from "./heads.ts";
+import { attentionFlops, emitHeads, f32, headFactor, type Heads, localHeadCount, maskHeads } from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 function onnxHeads(context: InferContext | TypedContext): Heads | undefined {
@@ -44,38 +44,35 @@ export const ATTENTION: OpDef = {
     const heads = onnxHeads(context);
     const v = context.inputs[2]?.shape;
     if (!heads || !v) return NO_FACTORS;
-    const group = heads.q / heads.kv, separate = context.inputs[0]!.shape!.length === 4;
+    const shared = heads.q / heads.kv, separate = context.inputs[0]!.shape!.length === 4;
     const valueSize = separate ? v[3] : v[2];
     if (typeof valueSize !== "number") return NO_FACTORS;
     const unit = separate ? 0 : valueSize / heads.kv;
     const mask = maskHeads(context, 3, heads.q);
+    const cache = at(1, { shared });
     const places = {
       inputs: {
-        0: separate ? at(1, { inner: group }) : at(2, { inner: group * heads.size }),
-        1: separate ? at(1) : at(2, { inner: heads.size }),
-        2: separate ? at(1) : at(2, { inner: unit }),
-        ...(mask === undefined ? {} : { 3: at(mask, { inner: group }) }),
-        4: at(1),
-        5: at(1),
+        0: separate ? at(1) : at(2, { inner: heads.size }),
+        1: separate ? cache : at(2, { inner: heads.size, shared }),
+        2: separate ? cache : at(2, { inner: unit, shared }),
+        ...(mask === undefined ? {} : { 3: at(mask) }),
+        4: cache,
+        5: cache,
       },
-      outputs: {
-        0: separate ? at(1, { inner: group }) : at(2, { inner: group * unit }),
-        1: at(1),
-        2: at(1),
-        3: at(1, { inner: group }),
-      },
+      outputs: { 0: separate ? at(1) : at(2, { inner: unit }), 1: cache, 2: cache, 3: at(1) },
     };
-    return { factors: [headFactor(context, "h", heads.kv, places)] };
+    return { factors: [headFactor(context, "h", heads.q, places)] };
   },
   localize: (context) => {
     const heads = onnxHeads(context);
     const separate = context.inputs[0]?.shape?.length === 4;
     if (!heads) return emitUnchanged(context);
-    const local = context.inputTensors[1]?.localShape?.[separate ? 1 : 2];
-    if (typeof local !== "number") return emitUnchanged(context);
-    const kv = separate ? local : local / heads.size;
-    const counts = separate ? {} : { q_num_heads: int((kv * heads.q) / heads.kv), kv_num_heads: int(kv) };
-    return emitHeads(context, { ...context.attributes, ...counts }, kv);
+    const [q, kv] = [0, 1].map((i) =>
+      localHeadCount(context.inputTensors[i], separate ? 1 : 2, separate ? 1 : heads.size)
+    );
+    if (q === undefined || kv === undefined) return emitUnchanged(context);
+    const counts = separate ? {} : { q_num_heads: int(q), kv_num_heads: int(kv) };
+    return emitHeads(context, { ...context.attributes, ...counts }, q);
   },
   carries: () => [[4, 1], [5, 2]],
   flops: attentionFlops,
@@ -84,6 +81,12 @@ export const ATTENTION: OpDef = {
     {
       inputs: [f32(1, 3, 32), f32(1, 5, 16), f32(1, 5, 16)],
       attributes: { q_num_heads: int(4), kv_num_heads: int(2) },
+    },
+    { inputs: [f32(1, 6, 3, 8), f32(1, 1, 3, 8), f32(1, 1, 3, 8), f32(1, 6, 3, 3)] },
+    {
+      inputs: [f32(1, 3, 48), f32(1, 3, 16), f32(1, 3, 16), undefined, f32(1, 2, 2, 8), f32(1, 2, 2, 8)],
+      attributes: { q_num_heads: int(6), kv_num_heads: int(2) },
+      outputs: 3,
     },
   ],
 };

@@ -162,5 +162,7 @@ export interface OpDef {
    * `plain` ops takes its place.
    */
   readonly limits?: (context: TypedContext) => readonly SizeLimit[];
+  /** Of what kind the attribute `seed` of a call is that draws random numbers; undefined where the call draws none. */
+  readonly draws?: (node: Call) => "float" | "int" | undefined;
   readonly examples: readonly OpExample[];
 }

@@ -3,8 +3,9 @@
  * op-specific code.
  *
  * A factor is an independent index of the op's loop nest. It sits at a place in some of the tensors: alone in a dim, as
- * part of a merged dim (`inner` elements a unit, `outer` repetitions before it), or as a window of a concatenated dim
- * (`offset`). Sharding a factor shards every tensor in which it sits, leaves inputs without it replicated, and makes
+ * part of a merged dim (`inner` elements a unit, `outer` repetitions before it), as a window of a concatenated dim
+ * (`offset`), or coarser than it is (`shared`: kv heads, of which each serves several query heads; ranks with some of these
+ * hold a copy of it). Sharding a factor shards every tensor in which it sits, leaves inputs without it replicated, and makes
  * outputs without it partial. Factors that share a dim by windows (the outputs of Split) are sharded together.
  *
  * Notation of {@linkcode einsumFactors}, `"*mk,kn->*mn"` for MatMul: one letter a dim; `*` = leading dims, aligned at
@@ -24,6 +25,8 @@ export interface At {
   readonly outer: Dim;
   /** First element of the factor's window in the dim. */
   readonly offset: number;
+  /** How many consecutive units of the factor share one unit of the dim. */
+  readonly shared: number;
 }
 
 /** One independent index of an op. */
@@ -45,6 +48,8 @@ export interface Factor {
    * rank does not hold count as zeros, outputs are `P(sum)`. The definition's `localize` emits the mask.
    */
   readonly selected?: true;
+  /** The part of the op's arithmetic that a rank with so many of the units does; by default their share of `size`. */
+  readonly work?: (units: number) => number;
   /** The definition's `localize` emits the collectives itself: all outputs are as `outputs` says, or replicated. */
   readonly internal?: true;
 }
@@ -52,7 +57,9 @@ export interface Factor {
 /** All factors of one call. */
 export interface FactorRule {
   readonly factors: readonly Factor[];
-  /** The factors are the same index, and must be cut alike: the heads of q, k and v, where these are fused in one dim. */
+  /**
+   * The factors are the same index, of one size, and must be cut alike: the heads of q, k and v, where these are fused in one dim.
+   */
   readonly alike?: true;
   /**
    * Sets of inputs in which the op is linear: when exactly these are `P(sum)` and all others replicated, the outputs are
@@ -63,7 +70,13 @@ export interface FactorRule {
 
 /** The place of a factor that has a dim for itself. */
 export function at(dim: number, details: Partial<Omit<At, "dim">> = {}): At {
-  return { dim, inner: details.inner ?? 1, outer: details.outer ?? 1, offset: details.offset ?? 0 };
+  return {
+    dim,
+    inner: details.inner ?? 1,
+    outer: details.outer ?? 1,
+    offset: details.offset ?? 0,
+    shared: details.shared ?? 1,
+  };
 }
 
 /** The rule with no factor: everything replicated. */

@@ -3,7 +3,17 @@ import { dimAdd, dimMax } from "../core/dim.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
-import { attentionFlops, emitHeads, f32, headFactor, type Heads, localUnits, maskHeads, type Places } from "./heads.ts";
+import {
+  attentionFlops,
+  emitHeads,
+  f32,
+  headFactor,
+  type Heads,
+  localHeadCount,
+  localUnits,
+  maskHeads,
+  type Places,
+} from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 function gqaHeads(context: InferContext | TypedContext): Heads | undefined {
@@ -57,35 +67,21 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const heads = gqaHeads(context);
     if (!heads) return NO_FACTORS;
     const { q, kv, size } = heads;
-    const group = (q / kv) * size, bias = maskHeads(context, 10, q);
-    const extra: Places = {
-      ...(bias === undefined ? {} : { 10: at(bias, { inner: q / kv }) }),
-      11: at(0, { inner: q / kv }),
-    };
+    const shared = q / kv, bias = maskHeads(context, 10, q);
+    const extra: Places = { ...(bias === undefined ? {} : { 10: at(bias) }), 11: at(0) };
+    const query = at(2, { inner: size }), cache = at(1, { shared });
     if (context.inputs[1]) {
-      const inputs = {
-        0: at(2, { inner: group }),
-        1: at(2, { inner: size }),
-        2: at(2, { inner: size }),
-        3: at(1),
-        4: at(1),
-      };
-      const outputs = { 0: at(2, { inner: group }), 1: at(1), 2: at(1) };
-      return { factors: [headFactor(context, "h", kv, { inputs: { ...inputs, ...extra }, outputs })] };
+      const step = at(2, { inner: size, shared });
+      const inputs = { 0: query, 1: step, 2: step, 3: cache, 4: cache, ...extra };
+      return { factors: [headFactor(context, "h", q, { inputs, outputs: { 0: query, 1: cache, 2: cache } })] };
     }
-    const packed = (inner: number, offset: number) => at(2, { inner, offset });
+    const packed = (offset: number) => at(2, { inner: size, offset, shared });
     return {
       alike: true,
       factors: [
-        headFactor(context, "hq", kv, {
-          inputs: { 0: packed(group, 0), ...extra },
-          outputs: { 0: at(2, { inner: group }) },
-        }),
-        headFactor(context, "hk", kv, { inputs: { 0: packed(size, q * size), 3: at(1) }, outputs: { 1: at(1) } }),
-        headFactor(context, "hv", kv, {
-          inputs: { 0: packed(size, (q + kv) * size), 4: at(1) },
-          outputs: { 2: at(1) },
-        }),
+        headFactor(context, "hq", q, { inputs: { 0: query, ...extra }, outputs: { 0: query } }),
+        headFactor(context, "hk", q, { inputs: { 0: packed(q * size), 3: cache }, outputs: { 1: cache } }),
+        headFactor(context, "hv", q, { inputs: { 0: packed((q + kv) * size), 4: cache }, outputs: { 2: cache } }),
       ],
     };
   },
@@ -93,27 +89,48 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const heads = gqaHeads(context);
     const units = heads && localUnits(context, heads.size);
     if (!heads || units === undefined) return emitUnchanged(context);
-    const groups = units / (heads.q / heads.kv);
-    const counts = { num_heads: int(units), kv_num_heads: int(groups) };
+    const kv = context.inputs[1]
+      ? localHeadCount(context.inputTensors[1], -1, heads.size)
+      : (localHeadCount(context.inputTensors[0], -1, heads.size)! - units) / 2;
+    const counts = { num_heads: int(units), kv_num_heads: int(kv!) };
     return emitHeads(context, { ...context.attributes, ...counts }, units);
   },
   carries: () => [[3, 1], [4, 2]],
   inPlace: () => [{ input: 3, output: 1, dim: 2 }, { input: 4, output: 2, dim: 2 }],
   flops: attentionFlops,
   examples: [
-    {
-      inputs: [
-        f32(1, 3, 64),
-        f32(1, 3, 32),
-        f32(1, 3, 32),
-        f32(1, 2, 0, 16),
-        f32(1, 2, 0, 16),
-        { dtype: "i32", shape: [1] },
-        { dtype: "i32", shape: [] },
-      ],
-      constants: { 5: [2], 6: [3] },
-      attributes: { num_heads: int(4), kv_num_heads: int(2) },
-      outputs: 3,
-    },
+    example({ query: 64, heads: 4, kv: 2, apart: true }),
+    example({ query: 96, heads: 6, kv: 1, apart: true, bias: true }),
+    example({ query: 96, heads: 6, kv: 2, apart: true, bias: true }),
+    // Queries, keys and values in one: (4 + 2 · 2) · 16, and (6 + 2 · 2) · 16.
+    example({ query: 128, heads: 4, kv: 2, apart: false }),
+    example({ query: 160, heads: 6, kv: 2, apart: false, bias: true }),
   ],
 };
+
+function example(
+  { query, heads, kv, apart, bias }: {
+    readonly query: number;
+    readonly heads: number;
+    readonly kv: number;
+    readonly apart: boolean;
+    readonly bias?: boolean;
+  },
+): OpDef["examples"][number] {
+  const step = apart ? f32(1, 3, kv * 16) : undefined;
+  return {
+    inputs: [
+      f32(1, 3, query),
+      step,
+      step,
+      f32(1, kv, 0, 16),
+      f32(1, kv, 0, 16),
+      { dtype: "i32", shape: [1] },
+      { dtype: "i32", shape: [] },
+      ...(bias ? [undefined, undefined, undefined, f32(1, heads, 3, 3)] : []),
+    ],
+    constants: { 5: [2], 6: [3] },
+    attributes: { num_heads: int(heads), kv_num_heads: int(kv) },
+    outputs: 3,
+  };
+}

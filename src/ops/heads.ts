@@ -1,13 +1,13 @@
 /**
  * What ops of attention share: heads are a factor whose units are `head_size` elements of fused dims.
  *
- * With fewer kv heads than query heads the unit is a group: one kv head and the query heads that share it. Where q, k and v
- * are fused in one dim (packed queries, biases, weights) each is a window of it. Head counts in attributes are those of
- * the rank. Source: ONNX Attention-23; com.microsoft: ContribOperators.md.
+ * With fewer kv heads than query heads the units are query heads, of which several share a kv head: each rank that has some
+ * of them holds a copy of it. Where q, k and v are fused in one dim (packed queries, biases, weights) each is a window of
+ * it. Head counts in attributes are those of the rank. Source: ONNX Attention-23; com.microsoft: ContribOperators.md.
  */
 import { type Dim, dimMul } from "../core/dim.ts";
 import type { Attributes } from "../graph/graph.ts";
-import type { LocalizeContext, TypedContext } from "./def.ts";
+import type { LocalizeContext, LocalTensor, TypedContext } from "./def.ts";
 import type { At, Factor } from "./factors.ts";
 import { emitZeros } from "./selected_rows.ts";
 
@@ -42,6 +42,12 @@ export function emitHeads(context: LocalizeContext, attributes: Attributes, head
     return emit.ops(node.op, names, attributes, { domain: node.domain, outputs: node.outputs.length });
   }
   return context.outputTensors.map((t) => (t ? emitZeros(emit, t.type.dtype!, t.localShape!) : ""));
+}
+
+/** How many heads this rank has of a tensor with heads of `unit` elements in dim `dim`. */
+export function localHeadCount(tensor: LocalTensor | undefined, dim: number, unit: number): number | undefined {
+  const size = tensor?.localShape?.at(dim);
+  return typeof size === "number" ? size / unit : undefined;
 }
 
 /** How many units of `unit` elements rank-local output 0 has in its last dim. */

@@ -122,23 +122,6 @@ function nbitsFactors(context: TypedContext): Factor[] {
   return factors;
 }
 
-export const GATHER_BLOCK_QUANTIZED: OpDef = {
-  op: "GatherBlockQuantized",
-  domain: "com.microsoft",
-  since: 1,
-  inputs: ["data", "indices", "scales", "zero_points"],
-  infer: ({ inputs, attributes }) => {
-    const [data, indices, scales] = inputs;
-    if (!data?.shape || !indices?.shape) return [unknownShape(scales)];
-    const axis = normalizeAxis(intOf(attributes, "gather_axis") ?? 0, data.shape.length);
-    // Bytes hold several values; 4-bit tensors count values.
-    const perByte = data.dtype === "u8" ? 8 / (intOf(attributes, "bits") ?? 4) : 1;
-    const sizes = data.shape.map((d, i) => (i === data.shape!.length - 1 ? dimMul(d, perByte) : d));
-    return [{ dtype: scales?.dtype, shape: [...sizes.slice(0, axis), ...indices.shape, ...sizes.slice(axis + 1)] }];
-  },
-  examples: [],
-};
-
 export const DEQUANTIZE_LINEAR: OpDef = {
   op: "DequantizeLinear",
   domain: "",

@@ -5,7 +5,7 @@ import { int, intOf } from "../graph/attributes.ts";
 import type { Shape } from "../graph/types.ts";
 import type { InferContext, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { withContent } from "./dims.ts";
-import { type At, type Factor, type FactorRule } from "./factors.ts";
+import { type At, at, type Factor, type FactorRule } from "./factors.ts";
 import { isDataDependent } from "./known_ints.ts";
 import { emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 
@@ -121,7 +121,7 @@ export function regroupingFactors(context: TypedContext): FactorRule {
 
 function place(shape: Shape, { dim, size, inner }: Block): At | undefined {
   const outer = dimDivide(shape[dim]!, dimMul(size, inner));
-  return typeof inner === "number" && outer !== undefined ? { dim, inner, outer, offset: 0 } : undefined;
+  return typeof inner === "number" && outer !== undefined ? at(dim, { inner, outer }) : undefined;
 }
 
 function reshapeTarget(context: InferContext, shape: Shape, target: readonly Dim[]): Shape {

@@ -47,18 +47,25 @@ export function emitLocalIndices(
   return { index, held };
 }
 
+/** Which rows of which table, by input position. */
+export interface SelectedRows {
+  readonly table: number;
+  readonly ids: number;
+  /** Whether negative indices count from the end. */
+  readonly wrap: boolean;
+  /** Emits the rows at local indices, all of which the rank holds; a Gather of the table by default. */
+  readonly select?: (index: string) => string;
+}
+
 /**
  * The rows of local table `names.table` (`[rows, ...]`, cut along dim 0) at global indices; zeros for rows that the rank
  * does not hold. Exact for uneven and empty parts.
  */
-export function emitSelectedRows(
-  context: LocalizeContext,
-  options: { readonly table: number; readonly ids: number; readonly wrap: boolean },
-): string {
+export function emitSelectedRows(context: LocalizeContext, options: SelectedRows): string {
   const { emit, names, rank } = context;
   const table = context.inputTensors[options.table]!, ids = context.inputTensors[options.ids]!;
   const shape = context.outputTensors[0]!.localShape!;
-  const dtype = table.type.dtype!;
+  const dtype = context.outputs[0]!.dtype!;
   if (table.placement.kind !== "S") throw new RangeError("Cannot select rows: the table is not sharded");
   const { layout } = table.placement;
   const ranges = layout.parts[rank]!;
@@ -70,7 +77,7 @@ export function emitSelectedRows(
     global = emit.op("Where", [emit.op("Less", [global, emit.scalar(idType, 0)]), wrapped, global]);
   }
   const { index, held } = emitLocalIndices(emit, global, { dtype: idType, ranges });
-  const rows = emit.op("Gather", [names[options.table]!, index], { axis: int(0) });
+  const rows = options.select?.(index) ?? emit.op("Gather", [names[options.table]!, index], { axis: int(0) });
   const trailing = shape.length - (ids.localShape ?? []).length;
   // As a Reshape, since the form of Unsqueeze depends on the opset; a 0 copies the dim.
   const target = [...(ids.localShape ?? []).map(() => 0), ...Array.from({ length: trailing }, () => 1)];

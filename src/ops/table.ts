@@ -30,11 +30,12 @@ import { EMBED_LAYER_NORMALIZATION, normOps, softmaxOps } from "./norms.ts";
 import {
   DEQUANTIZE_LINEAR,
   DYNAMIC_QUANTIZE_LINEAR,
-  GATHER_BLOCK_QUANTIZED,
   MATMUL_INTEGER,
   MATMUL_NBITS,
   QUANTIZE_LINEAR,
 } from "./quantised.ts";
+import { randomOps } from "./random.ts";
+import { EMBEDDING_NBITS, GATHER_BLOCK_QUANTIZED } from "./quantised_tables.ts";
 import { reduceOps } from "./reduce.ts";
 import { FLATTEN, RESHAPE } from "./reshape.ts";
 import { argOps, CUM_SUM, TOP_K } from "./search.ts";
@@ -53,6 +54,7 @@ const ALL: readonly OpDef[] = [
   ...rotaryOps(),
   ...lossOps(),
   ...moeOps(),
+  ...randomOps(),
   ATTENTION,
   CACHED_ATTENTION,
   CAST,
@@ -68,6 +70,7 @@ const ALL: readonly OpDef[] = [
   DYNAMIC_QUANTIZE_LINEAR,
   EINSUM,
   EMBEDDING,
+  EMBEDDING_NBITS,
   EMBED_LAYER_NORMALIZATION,
   EXPAND,
   EYE_LIKE,

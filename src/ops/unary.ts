@@ -81,7 +81,7 @@ function unaryRow(op: string, row: Row): ElementwiseRow {
   };
 }
 
-/** Dropout: at inference the identity, whose mask is all true. In training mode ranks would have to agree on the mask. */
+/** Dropout: at inference the identity, whose mask is all true. In training mode all ranks draw one mask, so all of it. */
 export const DROPOUT: OpDef = {
   op: "Dropout",
   domain: "",
@@ -99,5 +99,6 @@ export const DROPOUT: OpDef = {
     const inputs = (f: Factor) => context.inputs.map((_, i) => f.inputs[i] ?? null);
     return { factors: factors.map((f) => ({ ...f, inputs: inputs(f) })), ...(linear ? { linear } : {}) };
   },
+  draws: (node) => ((node.inputs[2] ?? "") === "" ? undefined : "int"),
   examples: [{ inputs: [{ dtype: "f32", shape: [2, 5] }], attributes: { seed: int(1) } }],
 };

@@ -55,8 +55,8 @@ export function cleanBlocks(
   graph: Graph<"global">,
   { ranks, rank, config }: ParallelExecutionCtx,
 ): CleanBlocks | undefined {
-  // Who looks at graphs between the passes looks at all of the model.
-  if (config.dump) return undefined;
+  // Who looks at graphs between the passes looks at all of the model, and a layer to be quantised may be any.
+  if (config.dump || config.quantize) return undefined;
   const found = findBlocks(graph, LEAST_BLOCKS);
   if (!found || readsFirstBlocks(found)) return undefined;
   const folded = foldFound(graph, found, CLEANED);

@@ -7,6 +7,8 @@ import type { CostModel, Nominal } from "../plan/cost.ts";
 import type { Overrides } from "../plan/overrides.ts";
 import type { Plan } from "../plan/plan.ts";
 import { LocalSlices } from "./local_data.ts";
+import { QuantisedWeights } from "./quantise/quantised_data.ts";
+import type { Quantize } from "./quantise/weight_format.ts";
 import type { PlanFile } from "../plan/plan_file.ts";
 import type { RewriteNote } from "./rewrites/rewrite.ts";
 
@@ -30,6 +32,10 @@ export interface Config {
   readonly maxStates?: number;
   /** Whether patterns that exporters write out become fused ops (src/passes/rewrites); true by default. */
   readonly fuse?: boolean;
+  /** Positions for which a language model gives logits: all of them by default, or only the last, which is all that generation looks at. */
+  readonly logits?: "all" | "last";
+  /** In which form weights are held: `"int4"`, or formats by pattern of layers; as the model has them by default. */
+  readonly quantize?: Quantize;
   /** Most bytes of weights, carried states and activations on any rank; a plan that needs more is an error. */
   readonly memoryPerRank?: number;
   /** Tokens of the past at which carried states are counted for it; by default as many as costs are compared at. */
@@ -62,6 +68,12 @@ export class ParallelExecutionCtx {
    * @internal
    */
   readonly slices: LocalSlices;
+  /**
+   * Weights in 4 or 8 bits, shared by all graphs that are cleaned with this state.
+   *
+   * @internal
+   */
+  readonly quantised: QuantisedWeights;
   /** Set by the solver pass. */
   plan: Plan | undefined;
   /** How often a pipeline has run to its end. */
@@ -75,11 +87,12 @@ export class ParallelExecutionCtx {
 
   /** The state of rank `rank` of `ranks`. @throws {RangeError} If `rank` is none of `ranks`. */
   constructor(
-    { ranks, rank, config = {}, slices }: {
+    { ranks, rank, config = {}, shares }: {
       readonly ranks: number;
       readonly rank: number;
       readonly config?: Config;
-      readonly slices?: LocalSlices;
+      /** The state of another graph of the same model, whose weights this one shares. */
+      readonly shares?: ParallelExecutionCtx;
     },
   ) {
     if (!Number.isInteger(ranks) || ranks < 1) throw new RangeError(`Cannot use ${ranks} ranks: expected at least 1`);
@@ -89,7 +102,8 @@ export class ParallelExecutionCtx {
     this.ranks = ranks;
     this.rank = rank;
     this.config = config;
-    this.slices = slices ?? new LocalSlices(rank);
+    this.slices = shares?.slices ?? new LocalSlices(rank);
+    this.quantised = shares?.quantised ?? new QuantisedWeights();
   }
 
   /** The plan. @throws {PlanError} If no pass has made one. */

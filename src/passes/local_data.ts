@@ -59,7 +59,8 @@ function slicedData(data: TensorData, dim: number, ranges: readonly Range[]): Te
       ? { file: data.location.file, offset: data.location.offset + ranges[0]![0] * row, length: kept * row }
       : undefined,
     bytes,
-    ...(contiguous ? {} : { chunks: () => stridedChunks(data, dim, ranges) }),
+    // Data that is computed makes the part alone.
+    ...(contiguous || data.chunks ? {} : { chunks: () => stridedChunks(data, dim, ranges) }),
     slice: (d, r) => sliceBytes(bytes(), data.dtype, shape, { dim: d, ranges: r }),
   };
 }

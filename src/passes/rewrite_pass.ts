@@ -5,7 +5,7 @@ import { foldConstants } from "./fold_constants.ts";
 import type { Pass } from "./pass.ts";
 import { mergeEqual } from "./rewrites/merge_equal.ts";
 import { applyRewrite } from "./rewrites/rewrite.ts";
-import { CLEANING_RULES, fusingRules } from "./rewrites/rules.ts";
+import { CLEANING_RULES, FUSING_RULES } from "./rewrites/rules.ts";
 
 /**
  * Applies the rules of src/passes/rewrites, which need types. What each did, and why it left a place alone, goes to
@@ -20,7 +20,7 @@ export class RewritePass implements Pass {
     let current = graph;
     for (const rule of CLEANING_RULES) current = foldConstants(applyRewrite(current, rule).graph);
     current = mergeEqual(current);
-    for (const rule of fusingRules(ctx.ranks)) {
+    for (const rule of FUSING_RULES) {
       const { graph: next, notes } = applyRewrite(current, rule);
       ctx.rewrites.push(...notes);
       current = next;

@@ -59,12 +59,11 @@ function linksOf({ components }: CallShape): Link[] {
     factors.flatMap((_, index): Link[] => {
       const places = groups.flatMap((g) => g.members.filter((m) => m.factor === index).map((m) => ({ g, at: m.at })));
       const own = places.filter(({ g, at }) => g.full && g.members.length === 1 && at.inner === 1 && at.outer === 1);
-      if (own.length === 0) return [];
-      return [{
-        groups: own.map(({ g }) => g),
+      return [...Map.groupBy(own, ({ at }) => at.shared).values()].map((list) => ({
+        groups: list.map(({ g }) => g),
         minor: places.some(({ at }) => typeof at.outer === "number" && at.outer > 1),
         major: places.some(({ at }) => at.inner > 1),
-      }];
+      }));
     })
   );
 }

@@ -15,10 +15,10 @@ import type { Graph } from "../graph/graph.ts";
 import {
   balanced,
   concatLayouts,
+  evenlyShared,
   isPartition,
   isWhole,
   type Layout,
-  unscale,
   unscaleCovering,
   window,
 } from "../graph/layout.ts";
@@ -28,9 +28,9 @@ import {
   type Component,
   dimLayout,
   factorBlock,
+  factorLayouts,
   fitsDim,
   type Group,
-  isAllowed,
   isSimple,
   placeLayout,
   type PlannedCall,
@@ -186,7 +186,7 @@ class Spread {
       if (typeof factor.size !== "number" || factor.size <= 1) return [];
       const ats = [...factor.inputs, ...factor.outputs];
       if (this.#phase === "structured" && !ats.some((at) => at && at.inner > 1)) return [];
-      const layouts = new Map([[index, balanced(factor.size, this.#ranks)]]);
+      const layouts = new Map([[index, evenlyShared(factor.size, component.sharing[index]!, this.#ranks)]]);
       return component.groups.flatMap((_, g) => this.#puts(component, g, layouts));
     });
   }
@@ -219,19 +219,17 @@ class Spread {
 
   /** What a layout of one dim of a component means for the others. */
   #follow({ component, outputsFrom }: Task, index: number, l: Layout): Put[] {
-    if (!isAllowed(component, l)) return [];
-    const group = component.groups[index]!;
-    const exact = new Map<number, Layout>(), covering = new Map<number, Layout>();
+    const group = component.groups[index]!, exact = factorLayouts(component, group, l);
+    if (!exact) return [];
+    const covering = new Map<number, Layout>();
     for (const { factor, at } of group.members) {
-      const block = factorBlock(l, at, component.factors[factor]!.size);
-      const layout = block && unscale(block, at.inner);
+      const known = exact.get(factor);
       // A fused dim that is cut with no regard to its pieces leaves some ranks without part of a piece.
-      if (layout && !isSimple(group) && idle(layout) && !idle(l)) continue;
-      if (layout) exact.set(factor, layout);
-      else if (block && this.#phase === "structured" && group.tensor >= outputsFrom && isPartition(block)) {
-        const cover = unscaleCovering(block, at.inner);
-        if (cover) covering.set(factor, cover);
-      }
+      if (known && !isSimple(group) && idle(known) && !idle(l)) exact.delete(factor);
+      if (known || this.#phase !== "structured" || group.tensor < outputsFrom || at.shared > 1) continue;
+      const block = factorBlock(l, at, component.factors[factor]!.size);
+      const cover = block && isPartition(block) ? unscaleCovering(block, at.inner) : undefined;
+      if (cover) covering.set(factor, cover);
     }
     return component.groups.flatMap((other, o) => [
       ...(o !== index && exact.size > 0 ? this.#puts(component, o, exact) : []),

@@ -7,7 +7,17 @@
  */
 import { dependsOnData, type Dim, dimDivide, dimEquals, dimKey, dimMul } from "../core/dim.ts";
 import { type Attributes, type Call, type Graph, isCall, opKey, type Value, valueOf } from "../graph/graph.ts";
-import { concatLayouts, isPartition, type Layout, layout, scale, unscale, window } from "../graph/layout.ts";
+import {
+  concatLayouts,
+  isEvenlyShared,
+  isPartition,
+  type Layout,
+  layout,
+  scale,
+  unscale,
+  unscaleCovering,
+  window,
+} from "../graph/layout.ts";
 import { printType } from "../graph/types.ts";
 import type { OpDef, TypedContext } from "../ops/def.ts";
 import { type At, type Factor, type FactorRule, NO_FACTORS } from "../ops/factors.ts";
@@ -37,6 +47,10 @@ export interface Component {
   readonly groups: readonly Group[];
   /** Whether a layout may have parts that several ranks hold: not where activations meet in heavy work, done twice then. */
   readonly shares: boolean;
+  /** See {@linkcode FactorRule.alike}. */
+  readonly alike: boolean;
+  /** By factor: the most of its units that share one of a dim, see {@linkcode At.shared}. */
+  readonly sharing: readonly number[];
 }
 
 /** What equal calls have in common; calls of equal shapes have the same object. */
@@ -145,6 +159,8 @@ class CallShapes {
       components: componentsOf(names.map((name) => value(name)), rule).map((c) => ({
         ...c,
         shares: mayShare(c.groups),
+        alike: rule.alike === true,
+        sharing: sharingOf(c.factors, rule.alike === true),
       })),
     };
   }
@@ -178,7 +194,10 @@ class CallShapes {
 }
 
 /** Groups the factors of a rule into components. */
-function componentsOf(values: readonly (Value | undefined)[], rule: FactorRule): Omit<Component, "shares">[] {
+function componentsOf(
+  values: readonly (Value | undefined)[],
+  rule: FactorRule,
+): Pick<Component, "factors" | "groups">[] {
   const places = rule.factors.map((f) => [...f.inputs, ...f.outputs]);
   const root = rule.factors.map((_, i) => i);
   const find = (i: number): number => (root[i] === i ? i : (root[i] = find(root[i]!)));
@@ -216,9 +235,36 @@ function componentsOf(values: readonly (Value | undefined)[], rule: FactorRule):
   });
 }
 
-/** Whether a layout may be chosen for the factors of a component. */
-export function isAllowed(component: Component, l: Layout): boolean {
-  return component.shares || isPartition(l);
+function sharingOf(factors: readonly Factor[], alike: boolean): number[] {
+  const own = factors.map((f) => Math.max(...[...f.inputs, ...f.outputs].map((a) => a?.shared ?? 1)));
+  return alike ? own.map(() => Math.max(...own)) : own;
+}
+
+/** Whether a layout may be chosen for a factor of a component. */
+function isAllowed({ shares, sharing }: Component, factor: number, l: Layout): boolean {
+  return (shares || isPartition(l)) && isEvenlyShared(l, sharing[factor]!);
+}
+
+/**
+ * The layouts of the factors that a cut of one dim tells, by factor; of those that are alike, all. Without those of which the dim
+ * has no whole units on some rank. Undefined where the component cannot be cut so.
+ */
+export function factorLayouts(component: Component, group: Group, l: Layout): Map<number, Layout> | undefined {
+  const { factors, alike } = component;
+  const told = new Map<number, Layout>();
+  for (const { factor, at } of group.members) {
+    const own = factorLayout(l, at, factors[factor]!.size);
+    if (own && !isAllowed(component, factor, own)) return undefined;
+    if (own) told.set(factor, own);
+  }
+  if (!alike || told.size === 0) return told;
+  // Where a dim is coarser than the factors are, it tells less than the others do.
+  const finest = group.members.find(({ factor, at }) => at.shared === 1 && told.has(factor));
+  const one = finest ? told.get(finest.factor)! : [...told.values()][0]!;
+  const fits = group.members.every(({ factor, at }) =>
+    factorBlock(l, at, factors[factor]!.size)?.key === placeLayout(one, at).key
+  );
+  return fits ? new Map(factors.map((_, i) => [i, one])) : undefined;
 }
 
 /** Whether the dim follows from one factor. */
@@ -228,7 +274,9 @@ export function isSimple(group: Group): boolean {
 
 /** The half-open window of a factor in its dim, where both ends are numbers. */
 export function windowOf(at: At, size: Dim): readonly [number, number] | undefined {
-  return typeof size === "number" && at.outer === 1 ? [at.offset, at.offset + size * at.inner] : undefined;
+  return typeof size === "number" && at.outer === 1
+    ? [at.offset, at.offset + (size / at.shared) * at.inner]
+    : undefined;
 }
 
 function disjoint(a: At, aSize: Dim, b: At, bSize: Dim): boolean {
@@ -239,7 +287,7 @@ function disjoint(a: At, aSize: Dim, b: At, bSize: Dim): boolean {
 function fills(members: readonly Member[], factors: readonly Factor[], size: Dim): boolean {
   if (members.length === 1) {
     const { at, factor } = members[0]!;
-    return at.offset === 0 && dimEquals(dimMul(dimMul(at.outer, factors[factor]!.size), at.inner), size);
+    return at.offset === 0 && dimEquals(dimMul(at.outer, elementsOf(at, factors[factor]!.size)), size);
   }
   let end = 0;
   for (const { at, factor } of members) {
@@ -250,26 +298,37 @@ function fills(members: readonly Member[], factors: readonly Factor[], size: Dim
   return end === size;
 }
 
-/** The layout of a factor of `size` units at `at` in a dim that is cut by `l`; undefined where `l` cuts inside a unit. */
-export function factorLayout(l: Layout, at: At, size: Dim): Layout | undefined {
-  const block = factorBlock(l, at, size);
-  return block && unscale(block, at.inner);
+/** How many elements of its dim a factor of `size` units takes, once. */
+function elementsOf(at: At, size: Dim): Dim {
+  const units = at.shared === 1 ? size : dimDivide(size, at.shared);
+  return dimMul(units ?? size, at.inner);
+}
+
+/**
+ * The layout of a factor of `size` units at `at` in a dim that is cut by `l`; undefined where `l` cuts inside a unit, or does not tell
+ * which of the units that share one of the dim a rank has.
+ */
+function factorLayout(l: Layout, at: At, size: Dim): Layout | undefined {
+  const block = factorBlock(l, at, size), units = block && unscale(block, at.inner);
+  if (!units || at.shared === 1) return units;
+  return isPartition(units) ? scale(units, at.shared) : undefined;
 }
 
 /** The part of a dim's layout that belongs to a factor, still in elements of the dim. */
 export function factorBlock(l: Layout, at: At, size: Dim): Layout | undefined {
   const outer = dimDivide(l.outer, at.outer);
   if (outer === undefined) return undefined;
-  if (at.offset === 0 && dimEquals(dimMul(outer, l.size), dimMul(size, at.inner))) {
+  if (at.offset === 0 && dimEquals(dimMul(outer, l.size), elementsOf(at, size))) {
     return at.outer === 1 ? l : layout(l.size, l.parts, outer);
   }
   const w = windowOf(at, size);
   return w && l.outer === 1 && w[1] <= l.size ? window(l, w[0], w[1]) : undefined;
 }
 
-/** The layout of the elements that a factor's layout occupies at a place. */
+/** The layout of the elements that a factor's layout occupies at a place; units that are shared are on every rank that needs them. */
 export function placeLayout(factor: Layout, at: At): Layout {
-  const scaled = at.inner === 1 ? factor : scale(factor, at.inner);
+  const units = at.shared === 1 ? factor : unscaleCovering(factor, at.shared)!;
+  const scaled = at.inner === 1 ? units : scale(units, at.inner);
   return at.outer === 1 ? scaled : layout(scaled.size, scaled.parts, dimMul(at.outer, scaled.outer));
 }
 

@@ -9,7 +9,15 @@ import { isPartition, isWhole, type Layout, maxLocalSize } from "../graph/layout
 import { PARTIAL_SUM, type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
 import type { Factor } from "../ops/factors.ts";
 import type { Candidates } from "./candidates.ts";
-import { type Component, dimLayout, factorLayout, type Group, isAllowed, type PlannedCall } from "./places.ts";
+import {
+  type Component,
+  dimLayout,
+  factorBlock,
+  factorLayouts,
+  type Group,
+  placeLayout,
+  type PlannedCall,
+} from "./places.ts";
 import type { Strategy } from "./plan.ts";
 
 /** A strategy with what the cost model and explanations need of it. */
@@ -54,7 +62,7 @@ export function strategiesOf(call: PlannedCall, candidates: Candidates): Candida
     for (const driver of component.groups) {
       if (new Set(driver.members.map((m) => m.factor)).size < component.factors.length) continue;
       for (const l of candidates.of(names[driver.tensor]!, driver.dim)) {
-        if (isAllowed(component, l)) push(sharded(call, { component, driver, layout: l, candidates }));
+        push(sharded(call, { component, driver, layout: l, candidates }));
       }
     }
   }
@@ -100,14 +108,8 @@ interface Choice {
 /** The strategy that shards a component as a layout of one dim says, or undefined where that is not possible. */
 function sharded(call: PlannedCall, choice: Choice): Candidate | undefined {
   const { component, driver } = choice;
-  const layouts = new Map<number, Layout>();
-  for (const { factor, at } of driver.members) {
-    const l = factorLayout(choice.layout, at, component.factors[factor]!.size);
-    if (!l) return undefined;
-    layouts.set(factor, l);
-  }
-  if ([...layouts.values()].every(isWhole)) return undefined;
-  if (call.shape.rule.alike && new Set([...layouts.values()].map((l) => l.key)).size > 1) return undefined;
+  const layouts = factorLayouts(component, driver, choice.layout);
+  if (!layouts || layouts.size < component.factors.length || [...layouts.values()].every(isWhole)) return undefined;
   const { names, shape } = call;
   const count = shape.inputs;
   const placements: Placement[] = [];
@@ -127,7 +129,10 @@ function sharded(call: PlannedCall, choice: Choice): Candidate | undefined {
     name: component.factors.map((f) => f.name).join(","),
     inputs: placements.slice(0, count),
     outputs: placements.slice(count),
-    share: Math.max(...[...layouts.values()].map((l) => maxLocalSize(l) / l.size)),
+    share: Math.max(...[...layouts].map(([factor, l]) => {
+      const most = maxLocalSize(l);
+      return component.factors[factor]!.work?.(most) ?? most / l.size;
+    })),
     factors: component.factors,
   };
 }
@@ -157,10 +162,9 @@ function matching(
   layouts: ReadonlyMap<number, Layout>,
 ): Layout | undefined {
   return choice.candidates.of(names[group.tensor]!, group.dim).find((l) =>
-    group.members.every(({ factor, at }) => {
-      const part = factorLayout(l, at, choice.component.factors[factor]!.size);
-      return part?.key === layouts.get(factor)!.key;
-    })
+    group.members.every(({ factor, at }) =>
+      factorBlock(l, at, choice.component.factors[factor]!.size)?.key === placeLayout(layouts.get(factor)!, at).key
+    )
   );
 }
 

@@ -8,8 +8,12 @@ import type { ModelState } from "./model_state.ts";
 export interface StepTiming {
   /** Of the whole step. */
   readonly total: number;
-  /** Spent in barriers: the skew between the ranks. */
+  /** Spent in barriers: the skew between the ranks. On a GPU: until it had done what the host had issued. */
   readonly waiting: number;
+  /** On a GPU: launches, products and exchanges that the host issued; 1 for a step that was recorded. */
+  readonly issued?: number;
+  /** On a GPU: why decoding steps are not recorded, where they are not. */
+  readonly notRecorded?: string | undefined;
 }
 
 /** A compiled part of a model. All ranks call the same methods in the same order. */
@@ -22,8 +26,12 @@ export interface Executor extends AsyncDisposable {
   readonly timing: StepTiming;
   /** One run on this rank's local tensors by input name, states among them; gives all results, valid until the next call. */
   run(inputs: Readonly<Record<string, HostTensor>>): Promise<ReadonlyMap<string, HostTensor>>;
-  /** An empty state for `batch` sequences. @throws {InputError} If a carried tensor does not start empty. */
-  start(batch: number): ModelState;
+  /**
+   * An empty state for `batch` sequences, which will become `capacity` tokens long where that is known: a hint.
+   *
+   * @throws {InputError} If a carried tensor does not start empty.
+   */
+  start(batch: number, capacity?: number): ModelState;
   /** One step that moves `state` on, which `start` made; gives the other results, valid until the next call. */
   step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<ReadonlyMap<string, HostTensor>>;
 }

@@ -186,9 +186,14 @@ export class ParallelModel implements AsyncDisposable {
     return outputs;
   }
 
-  /** An empty state for `batch` sequences. @throws {InputError} If a carried tensor does not start empty. */
-  start(batch = 1): ModelState {
-    return this.#executor.start(batch);
+  /**
+   * An empty state for `batch` sequences. `capacity`: how many tokens each of them will hold in the end; a GPU makes room for so many at
+   * once. Without it, and beyond it, room grows with the text.
+   *
+   * @throws {InputError} If a carried tensor does not start empty.
+   */
+  start(batch = 1, { capacity }: { readonly capacity?: number } = {}): ModelState {
+    return this.#executor.start(batch, capacity);
   }
 
   /**

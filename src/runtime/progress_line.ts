@@ -3,6 +3,7 @@ import type { OnProgress } from "../core/progress.ts";
 
 /** Where the line is written, and what time it is. */
 export interface ProgressIo {
+  /** Writes text as it is. */
   readonly write: (text: string) => void;
   /** ms. */
   readonly now: () => number;
@@ -34,6 +35,7 @@ export class ProgressLine implements Disposable {
     this.#io.write(`${CLEAR}${total === undefined ? `${phase}…` : `${phase} ${done}/${total}`}`);
   };
 
+  /** Removes the line, if one is shown. */
   [Symbol.dispose](): void {
     if (this.#phase !== undefined) this.#io?.write(CLEAR);
     this.#phase = undefined;

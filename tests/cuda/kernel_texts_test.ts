@@ -25,7 +25,10 @@ function texts(float: DType): string[] {
       const values = new Map([...graph.values].map(([n, v]) => [n, { ...v, placement: REPLICATE }] as const));
       const whole: Graph<"sharded"> = { ...graph, stage: "sharded", values };
       const { commands } = lowerGraph(localize(whole, 0, 1), { bindings: new Map(), rank: 0, ranks: 1, held });
-      for (const c of commands) if (c.kind === "kernel") found.set(c.launch.name, c.launch.text);
+      for (const c of commands) {
+        if (c.kind !== "kernel") continue;
+        for (const { name, text } of [c.launch.plain, c.launch.sized]) found.set(name, text);
+      }
     }
   }
   return [...found.values()];

@@ -12,8 +12,6 @@ export const LAUNCH = [...RUN, `${ROOT}/launcher/main.ts`];
 /** The demo, and a program that computes with the demo's model until it is ended. */
 export const DEMO = `${ROOT}/examples/demo/demo.ts`;
 export const ENDLESS = [`${ROOT}/tests/faults/programs/generate.ts`, "never", "none", "0"];
-/** Open MPI refuses root otherwise. */
-export const AS_ROOT = { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1" };
 /** The search path for scripts that say `deno`. */
 export const PATH = `${Deno.execPath().replace(/\/[^/]*$/, "")}:${Deno.env.get("PATH")}`;
 

@@ -1,7 +1,6 @@
 /** Real mpirun, of Open MPI and of MPICH. Each test says what is missing where it cannot run. */
 import assert from "node:assert/strict";
 import {
-  AS_ROOT,
   assertDemo,
   assertOneJob,
   DEMO,
@@ -16,6 +15,7 @@ import {
   until,
   WHO,
 } from "./cluster.ts";
+import { openMpiEnv } from "../support/open_mpi.ts";
 import { alive, program } from "./harness.ts";
 import { which } from "./slurm.ts";
 
@@ -33,13 +33,13 @@ const FLAVOURS = [
 
 for (const [name, scheme, mpirun, missing] of FLAVOURS) {
   testWith(`ranks that ${name}'s mpirun starts know who they are`, missing, async () => {
-    const { code, text } = await output([...mpirun, "-n", "4", ...WHO], AS_ROOT);
+    const { code, text } = await output([...mpirun, "-n", "4", ...WHO], openMpiEnv());
     assert.equal(code, 0, text);
     assertOneJob(everyone(text), 4, scheme);
   });
 
   testWith(`the demo runs on 4 ranks of ${name}'s mpirun`, missing, async () => {
-    const { code, text } = await output([...mpirun, "-n", "4", Deno.execPath(), "run", "-A", DEMO], AS_ROOT);
+    const { code, text } = await output([...mpirun, "-n", "4", Deno.execPath(), "run", "-A", DEMO], openMpiEnv());
     assert.equal(code, 0, text);
     assertDemo(text);
   });
@@ -48,7 +48,7 @@ for (const [name, scheme, mpirun, missing] of FLAVOURS) {
     const mark = crypto.randomUUID(), before = sharedMemory();
     const job = new Deno.Command(mpirun[0], {
       args: [...mpirun.slice(1), "-n", "4", Deno.execPath(), "run", "-A", ...ENDLESS],
-      env: { ...AS_ROOT, TEST_MARK: mark },
+      env: { ...openMpiEnv(), TEST_MARK: mark },
       stdin: "null",
       stdout: "piped",
       stderr: "null",
@@ -69,15 +69,15 @@ for (const [name, scheme, mpirun, missing] of FLAVOURS) {
 
 testWith("two mpirun jobs have different run ids", noOpenMpi, async () => {
   const [a, b] = await Promise.all([
-    output([openMpi, "-n", "1", ...WHO], AS_ROOT),
-    output([openMpi, "-n", "1", ...WHO], AS_ROOT),
+    output([openMpi, "-n", "1", ...WHO], openMpiEnv()),
+    output([openMpi, "-n", "1", ...WHO], openMpiEnv()),
   ]);
   assert.notEqual(everyone(a.text)[0]!.runId, everyone(b.text)[0]!.runId);
 });
 
 testWith("mpirun of one launcher a host makes one job of all their ranks", noOpenMpi, async () => {
   const launchers = [openMpi, "--oversubscribe", "-n", "2", ...LAUNCH, "--nproc", "2"];
-  const { code, text } = await output([...launchers, program("barrier.ts"), "all"], AS_ROOT);
+  const { code, text } = await output([...launchers, program("barrier.ts"), "all"], openMpiEnv());
   assert.equal(code, 0, text);
   assert.equal(text.match(/past the barrier of all with 4/g)?.length, 4, text);
 });
@@ -86,7 +86,7 @@ testWith("a launcher whose mpirun is killed ends its ranks", noOpenMpi, async ()
   const mark = crypto.randomUUID();
   const job = new Deno.Command(openMpi, {
     args: ["-n", "1", ...LAUNCH, "--nproc", "2", program("fault.ts"), "done", "99"],
-    env: { ...AS_ROOT, TEST_MARK: mark },
+    env: { ...openMpiEnv(), TEST_MARK: mark },
     stdin: "null",
     stdout: "null",
     stderr: "null",
@@ -101,7 +101,7 @@ testWith("a launcher whose mpirun is killed ends its ranks", noOpenMpi, async ()
 
 testWith("the example mpi.sh runs as it is", noOpenMpi ?? noMpich, async () => {
   // Three slots on a small host need --oversubscribe with Open MPI, which one rank does not.
-  const { code, text } = await output([`${ROOT}/examples/cluster/mpi.sh`, "1"], { ...AS_ROOT, PATH });
+  const { code, text } = await output([`${ROOT}/examples/cluster/mpi.sh`, "1"], { ...openMpiEnv(), PATH });
   assert.equal(code, 0, text);
   assert.match(text, /rank 0 of 1 /);
 });

@@ -1,6 +1,7 @@
 /**
  * Proves every definition on its examples: types against what ONNX Runtime gives, and every strategy that follows from the
- * factors against the unsharded op, on two and on three ranks (so with uneven and empty parts).
+ * factors against the unsharded op, on two and on three ranks (so with uneven and empty parts), on up to eight where ranks
+ * may hold copies of one kv head.
  */
 import assert from "node:assert/strict";
 import { type HostTensor, toNumbers } from "../../src/core/host_tensor.ts";
@@ -64,8 +65,10 @@ async function sweep(def: OpDef, engine: Engine): Promise<void> {
       assert.equal(printType({ ...type, shape }), printType({ dtype: result.dtype, shape: result.shape }), label);
       if (ints) assert.deepEqual(ints.elements, Array.from(toNumbers(result)), `${label}: known content`);
     });
-    for (const ranks of [2, 3]) {
-      const calls = plannedCalls(graph, opDef);
+    const calls = plannedCalls(graph, opDef);
+    // Ranks that hold copies of what units share (kv heads), and ranks that hold nothing.
+    const isShared = calls.some((c) => c.shape.components.some((x) => x.sharing.some((n) => n > 1)));
+    for (const ranks of isShared ? [2, 3, 4, 5, 8] : [2, 3]) {
       if (calls.length === 0) continue;
       for (
         const strategy of strategiesOf(calls[0]!, candidateLayouts(graph, calls, ranks))

@@ -196,6 +196,7 @@ API int cuCtxGetCurrent(u64* context) {
 }
 API int cuCtxSynchronize() {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   drain_all();
   check_canaries();
   return sticky;

@@ -135,11 +135,13 @@ using namespace standin;
 
 API int cuMemAlloc_v2(u64* out, u64 bytes) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   return allocate(out, bytes);
 }
 API int cuMemFree_v2(u64 address) {
   NEEDS_CONTEXT;
   if (address == 0) return OK;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   drain_all();  // as the driver does
   return release(address);
 }
@@ -165,6 +167,7 @@ API int cuMemPoolTrimTo(u64 pool, u64) { return pool == 1 ? OK : INVALID_VALUE; 
 
 API int cuMemHostAlloc(u64* out, u64 bytes, unsigned) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   if (bytes == 0) return INVALID_VALUE;
   void* memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   memset(memory, POISON, bytes);

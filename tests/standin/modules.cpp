@@ -89,6 +89,7 @@ int arguments_of(const Info* info, void** params, void** extra, Launch& launch) 
 
 API int cuModuleLoadData(u64* module, const unsigned char* image) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   catch_faults();
   if (memcmp(image, "\x7f" "ELF", 4) != 0) return INVALID_IMAGE;
   u64 sections;
@@ -113,6 +114,7 @@ API int cuModuleLoadDataEx(u64* module, const unsigned char* image, unsigned, in
 
 API int cuModuleUnload(u64 module) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   drain_all();
   std::lock_guard<std::mutex> guard(lock_);
   if (!modules.erase(module)) return INVALID_HANDLE;

@@ -66,6 +66,8 @@ extern std::condition_variable& changed;
 Stream* find_stream(u64 handle);  // null if there is none
 int enqueue(u64 stream, Op op);   // or records it, where the stream captures
 int enqueue_reserved(u64 stream, Op op);  // by whoever has reserved the stream
+// Whether this thread captures in a mode that forbids what may wait for the GPU, or allocate; that capture is then lost.
+bool capturing();
 void drain(Stream* stream);
 void drain_all();
 

@@ -25,6 +25,7 @@ auto& events = *new std::map<u64, std::shared_ptr<Event>>;
 auto& graphs = *new std::map<u64, std::vector<Op>>;
 u64 next_handle = 0x10000;
 int captures = 0;
+auto& guarded = *new std::map<std::thread::id, std::shared_ptr<Capture>>;  // by thread, unless it captures in relaxed mode
 using Lock = std::unique_lock<std::mutex>;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -107,6 +108,14 @@ static int enqueue_as(u64 handle, Op op, bool reserved) {
 
 int enqueue(u64 handle, Op op) { return enqueue_as(handle, std::move(op), false); }
 int enqueue_reserved(u64 handle, Op op) { return enqueue_as(handle, std::move(op), true); }
+
+bool capturing() {
+  Lock lock(state);
+  auto found = guarded.find(std::this_thread::get_id());
+  if (found == guarded.end()) return false;
+  found->second->invalid = true;
+  return complain(CAPTURE_UNSUPPORTED, "a call that may allocate or wait, while this thread captures") != OK;
+}
 
 void drain(Stream* stream) {
   Lock lock(state);
@@ -283,6 +292,7 @@ API int cuStreamBeginCapture_v2(u64 handle, int mode) {
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
   captures++;
+  if (mode != 2) guarded[std::this_thread::get_id()] = stream->capture;
   return OK;
 }
 
@@ -298,6 +308,7 @@ API int cuStreamEndCapture(u64 handle, u64* graph) {
     if (other->capture == capture) other->capture = nullptr;
   }
   captures--;
+  std::erase_if(guarded, [&](auto& entry) { return entry.second == capture; });
   if (capture->invalid) return CAPTURE_INVALIDATED;
   if (!capture->unjoined.empty()) return complain(CAPTURE_UNJOINED, "a forked stream was not joined before the capture's end");
   *graph = next_handle++;

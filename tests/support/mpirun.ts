@@ -1,5 +1,6 @@
 /** Starting ranks by a real mpirun, for tests. */
 import { fileURLToPath } from "node:url";
+import { openMpiEnv } from "./open_mpi.ts";
 import { REPOSITORY } from "./shared.ts";
 
 /** Whose mpirun. */
@@ -19,6 +20,8 @@ export interface MpiOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Options of mpirun, as `--mca btl tcp,self`. */
   readonly flags?: readonly string[];
+  /** Default 180 s, which only a very busy machine needs. */
+  readonly timeoutMs?: number;
 }
 
 const NAMES: Readonly<Record<MpiName, readonly string[]>> = {
@@ -67,11 +70,11 @@ export async function mpirun(
       ...[Deno.execPath(), "run", "-A", "--no-prompt", fileURLToPath(program), ...options.args ?? []],
     ],
     cwd: REPOSITORY,
-    env: { OMPI_ALLOW_RUN_AS_ROOT: "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: "1", NO_COLOR: "1", ...options.env },
+    env: { ...openMpiEnv(), NO_COLOR: "1", ...options.env },
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
-    signal: AbortSignal.timeout(180_000), // only a very busy machine needs so long
+    signal: AbortSignal.timeout(options.timeoutMs ?? 180_000),
   }).output();
   const text = new TextDecoder();
   return { code, lines: text.decode(stdout).split("\n").filter((l) => l !== ""), stderr: text.decode(stderr) };

@@ -1,7 +1,6 @@
 /** Attention ops on a GPU. Source: ONNX Attention-23; com.microsoft: ContribOperators.md. */
 import { floatOf, intOf, intsOf as intsAttribute } from "../../graph/attributes.ts";
 import { input, inputOf, output, unknownForm, whole } from "./access.ts";
-import type { AttentionSizes } from "./attend.ts";
 import { groupQuery } from "./group_query.ts";
 import {
   append,
@@ -15,7 +14,16 @@ import {
   scaleOf,
   Scratch,
 } from "./heads.ts";
-import type { Access, KernelContext, KernelStep, KernelTensor, Lowered, Lowering, Operand } from "./kernel.ts";
+import type {
+  Access,
+  AttentionSizes,
+  KernelContext,
+  KernelStep,
+  KernelTensor,
+  Lowered,
+  Lowering,
+  Operand,
+} from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { rotary } from "./rotary.ts";
 
@@ -44,6 +52,7 @@ function attention(context: KernelContext): Lowered {
     batch,
     at: { form, offset: 0, heads, length: sizes.queries, size: sizes.size },
   }, { scratch, steps });
+  const room = context.rooms?.[1];
   const cached = (index: 1 | 2, size: number): Operand => {
     const shape = [batch, kvHeads, sizes.keys, size];
     const at = { form, offset: 0, heads: kvHeads, length: length(k), size };
@@ -54,7 +63,7 @@ function attention(context: KernelContext): Lowered {
     const cache = asked ? output(context, index) : scratch.take(k.dtype, shape);
     const before = context.inputs[index + 3] ? { operand: input(context, index + 3), length: past } : undefined;
     const now = { operand: input(context, index), offset: 0, strides: headStrides(form, at), length: at.length };
-    steps.push(...append(cache, before, now, { batch, heads: kvHeads, size }));
+    steps.push(...append(cache, before, now, { batch, heads: kvHeads, size, room }));
     return cache;
   };
   const key = cached(1, sizes.size), value = cached(2, sizes.valueSize);
@@ -64,10 +73,11 @@ function attention(context: KernelContext): Lowered {
     query,
     key,
     value,
+    room,
     scale: floatOf(attributes, "scale") ?? 1 / Math.sqrt(sizes.size),
     softcap: floatOf(attributes, "softcap") ?? 0,
     masks: maskOf(context, 3),
-    condition: causal ? "r0 <= i2 + past" : undefined,
+    until: causal ? "i2 + past + 1" : undefined,
     params: { past },
   }, { operand: output(context), form, scratch }));
   return { steps, scratch: scratch.tensors };
@@ -92,6 +102,7 @@ function multiHead(context: KernelContext): Lowered {
       ...(bias && at.form === "heads inside" ? { bias: { operand: input(context, 3), offset } } : {}),
     }, { scratch, steps });
   const query = part(0, { form: "heads inside", offset: 0, heads, length: sizes.queries, size }, 0);
+  const room = context.rooms?.[1];
   const cached = (index: 1 | 2, tensor: KernelTensor, width: number): Operand => {
     const now = part(index, { form: form(tensor), offset: 0, heads, length, size: width }, index * heads * size);
     if (!context.outputs[index] && past === 0) return now;
@@ -100,12 +111,13 @@ function multiHead(context: KernelContext): Lowered {
       : scratch.take(q.dtype, [batch, heads, sizes.keys, width]);
     const before = context.inputs[index + 5] ? { operand: input(context, index + 5), length: past } : undefined;
     const strides = headStrides("heads first", { heads, length, size: width });
-    steps.push(...append(cache, before, { operand: now, offset: 0, strides, length }, { batch, heads, size: width }));
+    const each = { batch, heads, size: width, room };
+    steps.push(...append(cache, before, { operand: now, offset: 0, strides, length }, each));
     return cache;
   };
   const key = cached(1, k, size), value = cached(2, v, valueSize);
   const padding = context.inputs[4], reads: Access[] = [];
-  const conditions = intOf(attributes, "unidirectional") === 1 ? ["r0 <= i2 + past"] : [];
+  const isCausal = intOf(attributes, "unidirectional") === 1, conditions: string[] = [];
   if (padding) {
     if (padding.shape.length !== 2) throw unknownForm(context, `a key_padding_mask of ${padding.shape.length} dims`);
     reads.push({ operand: input(context, 4), offset: 0, strides: [padding.shape[1]!, 0, 0, 1] });
@@ -116,9 +128,11 @@ function multiHead(context: KernelContext): Lowered {
     query,
     key,
     value,
+    room,
     scale: scaleOf(context, size),
     softcap: 0,
     masks: maskOf(context, 5),
+    until: isCausal ? "i2 + past + 1" : undefined,
     condition: conditions.join(" && ") || undefined,
     reads,
     params: { past },
@@ -177,7 +191,7 @@ function packed(context: KernelContext): Lowered {
     return copied;
   };
   const key = cached(0, qw, size), value = cached(1, qw + kw, valueSize);
-  const conditions = intOf(attributes, "unidirectional") === 1 ? ["r0 <= i2 + past"] : [], reads: Access[] = [];
+  const isCausal = intOf(attributes, "unidirectional") === 1, conditions: string[] = [], reads: Access[] = [];
   const mask = context.inputs[3];
   if (mask?.shape.length === 2) {
     reads.push({ operand: input(context, 3), offset: 0, strides: [mask.shape[1]!, 0, 0, 1] });
@@ -194,6 +208,7 @@ function packed(context: KernelContext): Lowered {
     scale: scaleOf(context, size),
     softcap: 0,
     masks: maskOf(context, 5),
+    until: isCausal ? "i2 + past + 1" : undefined,
     condition: conditions.join(" && ") || undefined,
     reads,
     params: { past },

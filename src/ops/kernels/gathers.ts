@@ -1,8 +1,7 @@
-/** Ops that move elements to or from where an index tensor says. */
-import { intOf, stringOf } from "../../graph/attributes.ts";
-import { axisOf, input, inputOf, output, outputOf, stridesOf, unknownForm, whole } from "./access.ts";
+/** Ops that move elements from where an index tensor says. */
+import { intOf } from "../../graph/attributes.ts";
+import { axisOf, input, inputOf, output, outputOf, stridesOf, whole } from "./access.ts";
 import type { KernelContext, Lowered, Lowering } from "./kernel.ts";
-import { copy } from "./moves.ts";
 
 function gather(context: KernelContext): Lowered {
   const { shape } = inputOf(context, 0), indices = inputOf(context, 1).shape, to = outputOf(context).shape;
@@ -44,7 +43,7 @@ function gatherElements(context: KernelContext): Lowered {
 }
 
 /** Offset into a tensor that a last dim of indices names: an expression of `p` and `o`, and its numbers. */
-function pointer(name: string, shape: readonly number[], depth: number, first: number) {
+export function pointer(name: string, shape: readonly number[], depth: number, first: number) {
   const own = stridesOf(shape), params: Record<string, number> = {};
   const terms = Array.from({ length: depth }, (_, d) => {
     params[`n${d}`] = shape[first + d]!;
@@ -78,60 +77,9 @@ function gatherNd(context: KernelContext): Lowered {
   };
 }
 
-/** How a scatter joins what is there (`old`) and what comes (`x0`), if it does. */
-function joined(context: KernelContext): string {
-  const how = stringOf(context.attributes, "reduction") ?? "none";
-  if (how !== "none") throw unknownForm(context, `reduction "${how}"`);
-  return "x0";
-}
-
-function scatterNd(context: KernelContext): Lowered {
-  const { shape } = inputOf(context, 0), indices = inputOf(context, 1).shape, updates = inputOf(context, 2).shape;
-  const depth = indices.at(-1)!, outer = indices.length - 1, own = stridesOf(shape), at = stridesOf(indices);
-  const { expression, params } = pointer("1", shape, depth, 0);
-  const write = {
-    operand: output(context),
-    offset: 0,
-    strides: updates.map((_, d) => (d < outer ? 0 : own[depth + d - outer]!)),
-  };
-  return {
-    steps: [copy(shape, whole(input(context, 0), shape), whole(output(context), shape)), {
-      kind: "map",
-      shape: updates,
-      reads: [whole(input(context, 2), updates), {
-        operand: input(context, 1),
-        offset: 0,
-        strides: updates.map((_, d) => (d < outer ? at[d]! : 0)),
-      }],
-      write,
-      expression: joined(context),
-      target: `o + ${expression}`,
-      params,
-    }],
-  };
-}
-
-function scatterElements(context: KernelContext): Lowered {
-  const { shape } = inputOf(context, 0), updates = inputOf(context, 2).shape, own = stridesOf(shape);
-  const axis = axisOf(intOf(context.attributes, "axis") ?? 0, shape.length);
-  return {
-    steps: [copy(shape, whole(input(context, 0), shape), whole(output(context), shape)), {
-      kind: "map",
-      shape: updates,
-      reads: [whole(input(context, 2), updates), whole(input(context, 1), updates)],
-      write: { operand: output(context), offset: 0, strides: own.map((s, d) => (d === axis ? 0 : s)) },
-      expression: joined(context),
-      target: "o + f_wrap(x1, size) * stride",
-      params: { size: shape[axis]!, stride: own[axis]! },
-    }],
-  };
-}
-
-/** All lowerings that gather and scatter, by op. */
+/** All lowerings that gather, by op. */
 export const GATHERS: Readonly<Record<string, Lowering>> = {
   Gather: gather,
   GatherElements: gatherElements,
   GatherND: gatherNd,
-  ScatterElements: scatterElements,
-  ScatterND: scatterNd,
 };

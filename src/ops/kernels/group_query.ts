@@ -70,9 +70,16 @@ export function groupQuery(context: KernelContext): Lowered {
   };
   const query = scratch.take(q.dtype, [batch, heads, queries, size]);
   steps.push(place(0, heads, whole(query, [batch, heads, queries, size]), { reads: [] }));
+  const room = context.rooms?.[1];
   const cached = (which: 1 | 2): Operand => {
-    const shape = [batch, kvHeads, keys, size], strides = stridesOf(shape);
+    const shape = [batch, kvHeads, keys, size], strides = stridesOf(shape.with(2, room ?? keys));
     const cache = context.outputs[which] ? output(context, which) : scratch.take(q.dtype, shape);
+    const target = `o + ${before("SEQ")} * size`;
+    const appended = place(which, kvHeads, { operand: cache, offset: 0, strides }, { target, reads: [] });
+    if (room !== undefined) {
+      steps.push(appended);
+      return cache;
+    }
     const past = context.inputs[which + 2];
     // Keys that nobody has written yet are zeros: 0 · ∞ must not come of them.
     const fill: MapStep = { kind: "map", shape, reads: [], write: whole(cache, shape), expression: "0.f" };
@@ -82,23 +89,23 @@ export function groupQuery(context: KernelContext): Lowered {
       const read = { operand: input(context, which + 2), offset: 0, strides: stridesOf(past.shape) };
       steps.push(copy(old, read, { operand: cache, offset: 0, strides }));
     }
-    const target = `o + ${before("SEQ")} * size`;
-    steps.push(place(which, kvHeads, { operand: cache, offset: 0, strides }, { target, reads: [] }));
+    steps.push(appended);
     return cache;
   };
   const key = cached(1), value = cached(2);
   const window = intOf(attributes, "local_window_size") ?? -1;
   const position = `(${before("c0")} + i2)`;
-  const conditions = [`r0 <= ${position}`, ...(window > 0 ? [`r0 > ${position} - window`] : [])];
   steps.push(...resultSteps({
     sizes: { batch, heads, kvHeads, queries, keys, size, valueSize: size },
     query,
     key,
     value,
+    room,
     scale: scaleOf(context, size),
     softcap: floatOf(attributes, "softcap") ?? 0,
     masks: biasOf(context, keys),
-    condition: conditions.join(" && "),
+    until: `${position} + 1`,
+    ...(window > 0 ? { from: `${position} - window + 1` } : {}),
     reads: [seqlens],
     params: { ...params, ...(window > 0 ? { window } : {}) },
   }, { operand: output(context), form: "heads inside", scratch }));

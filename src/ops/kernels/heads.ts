@@ -1,7 +1,7 @@
 /** What lowerings of attention share: heads as a dim or within a row, caches that grow, results, scratch memory. */
 import { floatOf } from "../../graph/attributes.ts";
 import { input, whole } from "./access.ts";
-import { attend, type Attention, type Mask, scoresOf } from "./attend.ts";
+import { attend, type Attention, type Mask } from "./attend.ts";
 import type { Access, KernelContext, KernelStep, KernelTensor, MapStep, Operand } from "./kernel.ts";
 
 /** Scratch tensors of a lowering, as they are asked for. */
@@ -71,7 +71,10 @@ export function headsFirst(
   return copied;
 }
 
-/** Keys (or values) after those of the past: `[batch, heads, past + length, size]` in `cache`. */
+/**
+ * Keys (or values) after those of the past: `[batch, heads, past + length, size]` in `cache`, heads `room` rows apart. Where the cache grows
+ * in the memory of the past, only what is new is written.
+ */
 export function append(
   cache: Operand,
   past: { readonly operand: Operand; readonly length: number } | undefined,
@@ -81,12 +84,12 @@ export function append(
     readonly strides: readonly number[];
     readonly length: number;
   },
-  sizes: { readonly batch: number; readonly heads: number; readonly size: number },
+  sizes: { readonly batch: number; readonly heads: number; readonly size: number; readonly room?: number | undefined },
 ): KernelStep[] {
-  const { batch, heads, size } = sizes, before = past?.length ?? 0, total = before + now.length;
-  const strides = headStrides("heads first", { heads, length: total, size });
+  const { batch, heads, size, room } = sizes, before = past?.length ?? 0;
+  const strides = headStrides("heads first", { heads, length: room ?? before + now.length, size });
   const steps: KernelStep[] = [];
-  if (past && before > 0) {
+  if (past && before > 0 && room === undefined) {
     const shape = [batch, heads, before, size];
     steps.push(copy(shape, whole(past.operand, shape), { operand: cache, offset: 0, strides }));
   }
@@ -96,20 +99,15 @@ export function append(
 
 /** The result in the form that the op gives. */
 export function resultSteps(
-  attention: Omit<Attention, "result" | "scores">,
+  attention: Attention,
   to: { readonly operand: Operand; readonly form: Form; readonly scratch: Scratch },
 ): KernelStep[] {
-  const { sizes } = attention, { batch, heads, queries, valueSize } = sizes;
-  const scores = to.scratch.take(attention.query.dtype, scoresOf(sizes, attention.query.dtype).shape);
-  const shape = [batch, heads, queries, valueSize];
-  if (to.form === "heads first") return attend({ ...attention, scores, result: to.operand });
-  const result = to.scratch.take(to.operand.dtype, shape);
-  const write = {
-    operand: to.operand,
-    offset: 0,
-    strides: headStrides("heads inside", { heads, length: queries, size: valueSize }),
-  };
-  return [...attend({ ...attention, scores, result }), copy(shape, whole(result, shape), write)];
+  const { heads, queries, valueSize } = attention.sizes;
+  const strides = headStrides(to.form, { heads, length: queries, size: valueSize });
+  return attend(attention, {
+    result: { operand: to.operand, offset: 0, strides },
+    take: (dtype, shape) => to.scratch.take(dtype, shape),
+  });
 }
 
 /** Input `index` as a mask, if it is there. */

@@ -1,7 +1,7 @@
 /**
  * How an op runs on a GPU, as data: a list of steps over contiguous tensors, made anew when sizes change.
  *
- * Three kinds of step do nearly all work. A `map` computes every element of a shape from elements of its operands; it is also every
+ * Three kinds of step do nearly all the work. A `map` computes every element of a shape from elements of its operands; it is also every
  * copy, slice, gather and scatter, as operands are read and written through strides. `rows` reduces over an inner shape for each index of
  * an outer one, and may then compute the row's elements from the results: sums, softmax, norms. A `gemm` is cuBLAS's. Code is generated
  * from the kind of a step, its expressions, dtypes and numbers of dims; sizes, strides and offsets are arguments, so that a longer
@@ -28,6 +28,11 @@ export interface KernelContext {
   readonly outputs: readonly (KernelTensor | undefined)[];
   /** Contents of integer inputs that the host knows, by position. */
   readonly ints: readonly (readonly number[] | undefined)[];
+  /**
+   * By output: where it grows in the memory of an input (`GROWTH` in table.ts), the length of that memory along the dim that grows. It holds
+   * what the input holds, and rows lie that length apart. Absent: outputs have memory of their own, contiguous.
+   */
+  readonly rooms?: readonly (number | undefined)[];
 }
 
 /** Memory that a step reads or writes: an input or output of the call, or a scratch tensor of its lowering. */
@@ -116,6 +121,41 @@ export interface GemmStep {
   readonly beta: number;
 }
 
+/** Sizes of an attention. */
+export interface AttentionSizes {
+  readonly batch: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly queries: number;
+  readonly keys: number;
+  /** Elements of a query or key, and of a value. */
+  readonly size: number;
+  readonly valueSize: number;
+}
+
+/** Memory that a hand-written kernel reads or writes, from an element on. */
+export interface Pointer {
+  readonly operand: Operand;
+  /** Elements; 0 by default. */
+  readonly offset?: number;
+}
+
+/**
+ * A kernel that is written by hand, for what needs warps or shared memory. Its text has what decides about registers as numbers; what changes
+ * from step to step (rows, lengths) is in `params`, and a block whose work is done by others must find out by them.
+ */
+export interface CodeStep {
+  readonly kind: "code";
+  /** Statements in CUDA C++, over the names of `reads`, `writes` and `params`; `I` is the type of an index. */
+  readonly body: string;
+  readonly reads: Readonly<Record<string, Pointer>>;
+  readonly writes: Readonly<Record<string, Pointer>>;
+  readonly params: Params;
+  readonly blocks: number;
+  /** A multiple of 32. */
+  readonly threads: number;
+}
+
 /** The output is the input's memory with another shape. */
 export interface AliasStep {
   readonly kind: "alias";
@@ -124,7 +164,7 @@ export interface AliasStep {
 }
 
 /** One step. */
-export type KernelStep = MapStep | RowsStep | GemmStep | AliasStep;
+export type KernelStep = MapStep | RowsStep | GemmStep | CodeStep | AliasStep;
 
 /** What becomes of one call: steps in order, and the scratch tensors that they share. */
 export interface Lowered {

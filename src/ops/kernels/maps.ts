@@ -3,7 +3,7 @@ import type { Attributes } from "../../graph/graph.ts";
 import { floatOf, intOf, stringOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { broadcast, input, inputOf, output, outputOf, unknownForm, whole } from "./access.ts";
-import type { KernelContext, Lowered, Lowering, Params } from "./kernel.ts";
+import type { KernelContext, Lowered, Lowering, MapStep, Params } from "./kernel.ts";
 
 /** An elementwise step over the inputs that are there, broadcast to the output. */
 export function mapOf(context: KernelContext, expression: string, params: Params = {}): Lowered {
@@ -93,6 +93,11 @@ export const MAPS: Readonly<Record<string, Lowering>> = {
 function castOf(context: KernelContext): Lowered {
   const from = inputOf(context, 0).dtype, to = outputOf(context).dtype;
   if (from === to) return mapOf(context, "x0");
+  if (to.startsWith("f8") && intOf(context.attributes, "saturate") === 0) {
+    // What is too large becomes infinity or NaN: a code that stores like a byte.
+    const [step] = mapOf(context, `unsaturated_${to}((float)x0)`).steps as [MapStep];
+    return { steps: [{ ...step, write: { ...step.write, operand: { ...step.write.operand, dtype: "u8" } } }] };
+  }
   if (to === "bool") return mapOf(context, "x0 != 0");
   return mapOf(context, dtypeInfo(from).float && !dtypeInfo(to).float ? "(long long)x0" : "x0");
 }

@@ -105,11 +105,12 @@ function split(context: KernelContext): Lowered {
 
 function pad(context: KernelContext): Lowered {
   const { shape } = inputOf(context, 0), to = outputOf(context).shape;
-  if ((stringOf(context.attributes, "mode") ?? "constant") !== "constant") throw unknownForm(context, "its mode");
   const pads = intsAttribute(context.attributes, "pads") ?? intsOf(context, 1);
   const axes = context.inputs[3] ? intsOf(context, 3).map((a) => axisOf(a, shape.length)) : shape.map((_, d) => d);
   const before = shape.map(() => 0);
   axes.forEach((d, i) => (before[d] = pads[i]!));
+  const mode = stringOf(context.attributes, "mode") ?? "constant";
+  if (mode !== "constant") return padFrom(context, mode, before);
   const value = context.inputs[2];
   const fill: MapStep = {
     kind: "map",
@@ -130,6 +131,33 @@ function pad(context: KernelContext): Lowered {
     strides,
   });
   return { steps: [fill, inside] };
+}
+
+/** Where an element of a padded dim comes from: `at` counts from the first element of the input. */
+const PAD_SOURCES: Readonly<Record<string, (at: string, size: string) => string>> = {
+  edge: (at, size) => `f_max(0LL, f_min(${size} - 1, ${at}))`,
+  reflect: (at, size) => `f_mirror(${at}, ${size})`,
+  wrap: (at, size) => `f_mod(${at}, ${size})`,
+};
+
+function padFrom(context: KernelContext, mode: string, before: readonly number[]): Lowered {
+  const { shape } = inputOf(context, 0), to = outputOf(context).shape, source = PAD_SOURCES[mode];
+  if (!source) throw unknownForm(context, `mode "${mode}"`);
+  const own = stridesOf(shape), params: Record<string, number> = {};
+  const terms = shape.map((size, d) => {
+    Object.assign(params, { [`from${d}`]: before[d], [`size${d}`]: size, [`step${d}`]: own[d] });
+    return `${source(`(i${d} - from${d})`, `size${d}`)} * step${d}`;
+  });
+  return {
+    steps: [{
+      kind: "map",
+      shape: to,
+      reads: [{ operand: input(context, 0), offset: 0, strides: to.map(() => 0) }],
+      write: whole(output(context), to),
+      expression: `ld(p0[${["o0", ...terms].join(" + ")}])`,
+      params,
+    }],
+  };
 }
 
 function trilu(context: KernelContext): Lowered {

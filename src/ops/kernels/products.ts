@@ -10,6 +10,8 @@ interface Batch {
   readonly lead: readonly number[];
   readonly rows: number;
   readonly columns: number;
+  /** Elements from one matrix to the next; `rows · columns` by default. */
+  readonly pitch?: number;
 }
 
 function batchOf(operand: Operand, shape: readonly number[]): Batch {
@@ -42,7 +44,7 @@ export function matmulSteps(
   if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA) {
     return [{ ...step, m: batches * m, batches: 1, a: am, b: bm, c: cm }];
   }
-  const sizes = { a: a.rows * a.columns, b: b.rows * b.columns, c: m * n };
+  const sizes = { a: a.pitch ?? a.rows * a.columns, b: b.pitch ?? b.rows * b.columns, c: m * n };
   const own = (batch: Batch, size: number): number[] => {
     const strides = stridesOf(batch.lead), skip = lead.length - batch.lead.length;
     return lead.map((_, d) => (d < skip || batch.lead[d - skip] === 1 ? 0 : strides[d - skip]! * size));
@@ -132,37 +134,6 @@ function gemm(context: KernelContext): Lowered {
     beta: c ? beta : 0,
   });
   return { steps: [...bias, ...product] };
-}
-
-/** Letters of both sides are dims; what the result lacks is summed. Any einsum, at the speed of a plain loop. */
-function einsum(context: KernelContext): Lowered {
-  const equation = (stringOf(context.attributes, "equation") ?? "").replaceAll(" ", "");
-  if (equation.includes(".")) throw unknownForm(context, `equation ${equation}`);
-  const [left, right] = equation.split("->"), terms = left!.split(",");
-  const all = [...new Set(left!.replaceAll(",", ""))];
-  const result = right ?? all.filter((l) => [...left!].filter((x) => x === l).length === 1).sort().join("");
-  const sizes = new Map(terms.flatMap((t, i) => [...t].map((l, d) => [l, inputOf(context, i).shape[d]!] as const)));
-  const summed = all.filter((l) => !result.includes(l)), letters = [...result, ...summed];
-  const reads = terms.map((term, i): Access => {
-    const own = stridesOf(inputOf(context, i).shape);
-    const strides = letters.map((l) => [...term].reduce((sum, t, d) => (t === l ? sum + own[d]! : sum), 0));
-    return { operand: input(context, i), offset: 0, strides };
-  });
-  const product = terms.map((_, i) => `x${i}`).join(" * "), outer = [...result].map((l) => sizes.get(l)!);
-  return {
-    steps: [{
-      kind: "rows",
-      outer,
-      inner: summed.map((l) => sizes.get(l)!),
-      reads,
-      reductions: [{ name: "r", init: "0", combine: "a + b", value: product }],
-      writes: [{
-        access: { operand: output(context), offset: 0, strides: [...stridesOf(outer), ...summed.map(() => 0)] },
-        expression: "r",
-        each: false,
-      }],
-    }],
-  };
 }
 
 /** `Σ (a - a0) · (b - b0)` in integers; zero points of a per row or for all, of b per column or for all. */
@@ -265,7 +236,6 @@ function conv(context: KernelContext): Lowered {
 /** All lowerings of products, by op. */
 export const PRODUCTS: Readonly<Record<string, Lowering>> = {
   Conv: conv,
-  Einsum: einsum,
   Gemm: gemm,
   MatMul: (context) => matmul(context),
   MatMulInteger: matmulInteger,

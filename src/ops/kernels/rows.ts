@@ -1,8 +1,8 @@
-/** Ops that reduce: sums, softmax, norms, searches. One row is what is reduced together. */
-import { floatOf, intOf, intsOf as intsAttribute } from "../../graph/attributes.ts";
+/** Ops that reduce: sums, softmax, searches. One row is what is reduced together. */
+import { intOf, intsOf as intsAttribute } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { axisOf, count, input, inputOf, intsOf, output, stridesOf, unknownForm, whole } from "./access.ts";
-import type { Access, KernelContext, Lowered, Lowering, Params, Reduction, RowsStep } from "./kernel.ts";
+import type { Access, KernelContext, Lowered, Lowering, Reduction, RowsStep } from "./kernel.ts";
 
 /** The parts of a shape that stay and that are reduced, and how to reach elements of a tensor of it. */
 interface Parted {
@@ -23,11 +23,12 @@ function parted(shape: readonly number[], reduced: readonly number[]): Parted {
 }
 
 /** An access to one element a row, in the order of the rows. */
-function perRow(operand: Access["operand"], { outer, inner }: Pick<Parted, "outer" | "inner">): Access {
+export function perRow(operand: Access["operand"], { outer, inner }: Pick<Parted, "outer" | "inner">): Access {
   return { operand, offset: 0, strides: [...stridesOf(outer), ...inner.map(() => 0)] };
 }
 
-const SUM = { init: "0", combine: "a + b" };
+/** A sum, without what is summed. */
+export const SUM = { init: "0", combine: "a + b" };
 const FLOAT_MAX = { init: "-INFINITY", combine: "f_max(a, b)" };
 
 interface Reduce {
@@ -65,13 +66,15 @@ function reducedDims(context: KernelContext): number[] {
 
 function reduce(context: KernelContext, { reduction, result }: Reduce): Lowered {
   const { shape, dtype } = inputOf(context, 0), { float } = dtypeInfo(dtype);
-  const parts = parted(shape, reducedDims(context));
+  const parts = parted(shape, reducedDims(context)), how = reduction(float);
+  // Of booleans too, the neutral element is an integer.
+  const value = dtype === "bool" ? how.value.replaceAll("x0", "(long long)x0") : how.value;
   return {
     steps: [{
       kind: "rows",
       ...parts,
       reads: [{ operand: input(context, 0), offset: 0, strides: parts.strides }],
-      reductions: [{ name: "r", ...reduction(float) }],
+      reductions: [{ name: "r", ...how, value }],
       writes: [{ access: perRow(output(context), parts), expression: result, each: false }],
       params: { count: float ? { float: count(parts.inner) } : count(parts.inner) },
     }],
@@ -124,54 +127,6 @@ function softmax(context: KernelContext, log: boolean): Lowered {
   return { steps: [softmaxRows({ ...parts, reads: [at(input(context, 0))] }, at(output(context)), { log })] };
 }
 
-interface Norm {
-  /** Inputs that are added up before: positions. */
-  readonly addends: readonly number[];
-  readonly scale: number;
-  readonly bias: number;
-  /** Mean is taken out first. */
-  readonly centred: boolean;
-  /** Output that takes the sum of the addends, if it is asked for. */
-  readonly sum?: number;
-}
-
-/** LayerNormalization and its relatives: rows of the normalised dims. */
-function norm(context: KernelContext, kind: Norm): Lowered {
-  const { shape } = inputOf(context, 0);
-  const axis = axisOf(intOf(context.attributes, "axis") ?? -1, shape.length);
-  const outer = shape.slice(0, axis), inner = shape.slice(axis), strides = stridesOf(shape);
-  const reads: Access[] = [];
-  const read = (index: number): string | undefined => {
-    const tensor = context.inputs[index];
-    if (!tensor) return undefined;
-    const own = stridesOf(tensor.shape), lead = shape.length - tensor.shape.length;
-    // Addends may have fewer dims (a bias) or a batch of 1.
-    const over = shape.map((_, d) => (d < lead || tensor.shape[d - lead] === 1 ? 0 : own[d - lead]!));
-    reads.push({ operand: input(context, index), offset: 0, strides: over });
-    return `x${reads.length - 1}`;
-  };
-  const x = kind.addends.map((i) => read(i)).filter((e) => e !== undefined).join(" + ");
-  const scale = read(kind.scale), bias = kind.bias < 0 ? undefined : read(kind.bias);
-  const reductions: Reduction[] = kind.centred ? [{ name: "total", ...SUM, value: x }] : [];
-  const value = kind.centred ? `(${x} - total / count)` : `(${x})`;
-  reductions.push({ name: "squares", ...SUM, value: `${value} * ${value}` });
-  const inverse = "f_rsqrt(squares / count + epsilon)";
-  const each = (index: number): Access => ({ operand: output(context, index), offset: 0, strides });
-  const row = (index: number) => perRow(output(context, index), { outer, inner });
-  const normalised = `${value} * ${inverse}${scale ? ` * ${scale}` : ""}${bias ? ` + ${bias}` : ""}`;
-  const writes: RowsStep["writes"][number][] = [{ access: each(0), expression: normalised, each: true }];
-  const statistics = kind.centred ? ["total / count", inverse] : [inverse];
-  statistics.forEach((expression, i) => {
-    if (context.outputs[i + 1]) writes.push({ access: row(i + 1), expression, each: false });
-  });
-  if (kind.sum !== undefined && context.outputs[kind.sum]) {
-    writes.push({ access: each(kind.sum), expression: x, each: true });
-  }
-  const epsilon = floatOf(context.attributes, "epsilon") ?? (context.node.domain === "com.microsoft" ? 1e-12 : 1e-5);
-  const params: Params = { count: { float: count(inner) }, epsilon: { float: epsilon } };
-  return { steps: [{ kind: "rows", outer, inner, reads, reductions, writes, params }] };
-}
-
 /** The first (or last) index of the largest or smallest element. */
 function argOf(context: KernelContext, better: ">" | "<"): Lowered {
   const { shape, dtype } = inputOf(context, 0), axis = axisOf(intOf(context.attributes, "axis") ?? 0, shape.length);
@@ -195,32 +150,6 @@ function argOf(context: KernelContext, better: ">" | "<"): Lowered {
         },
       ],
       writes: [{ access: perRow(output(context), parts), expression: "where", each: false }],
-    }],
-  };
-}
-
-/** Each prefix is a row of its own: quadratic, for the short dims on which exporters use it. */
-function cumSum(context: KernelContext): Lowered {
-  const { shape, dtype } = inputOf(context, 0), axis = axisOf(intsOf(context, 1)[0]!, shape.length);
-  const own = stridesOf(shape), size = shape[axis]!;
-  const exclusive = intOf(context.attributes, "exclusive") === 1, reverse = intOf(context.attributes, "reverse") === 1;
-  const inside = `${reverse ? "r0 >" : "r0 <"}${exclusive ? "" : "="} i${axis}`;
-  return {
-    steps: [{
-      kind: "rows",
-      outer: shape,
-      inner: [size],
-      reads: [{
-        operand: input(context, 0),
-        offset: 0,
-        strides: [...own.map((s, d) => (d === axis ? 0 : s)), own[axis]!],
-      }],
-      reductions: [{ name: "r", ...SUM, value: `${inside} ? x0 : ${dtypeInfo(dtype).float ? "0 * x0" : "0"}` }],
-      writes: [{
-        access: { operand: output(context), offset: 0, strides: [...own, 0] },
-        expression: "r",
-        each: false,
-      }],
     }],
   };
 }
@@ -265,8 +194,6 @@ function topK(context: KernelContext): Lowered {
   return { steps: [rank, ...place(0, "x0"), ...place(1, `i${axis}`)], scratch: [{ dtype: "i64", shape }] };
 }
 
-const layer = (kind: Norm): Lowering => (context) => norm(context, kind);
-
 /** All lowerings that reduce, by op. */
 export const ROWS: Readonly<Record<string, Lowering>> = {
   ...Object.fromEntries(
@@ -275,19 +202,7 @@ export const ROWS: Readonly<Record<string, Lowering>> = {
   ReduceLogSumExp: logSumExp,
   Softmax: (c) => softmax(c, false),
   LogSoftmax: (c) => softmax(c, true),
-  LayerNormalization: layer({ addends: [0], scale: 1, bias: 2, centred: true }),
-  RMSNormalization: layer({ addends: [0], scale: 1, bias: -1, centred: false }),
-  SimplifiedLayerNormalization: layer({ addends: [0], scale: 1, bias: -1, centred: false }),
-  "com.microsoft.SkipLayerNormalization": layer({ addends: [0, 1, 4], scale: 2, bias: 3, centred: true, sum: 3 }),
-  "com.microsoft.SkipSimplifiedLayerNormalization": layer({
-    addends: [0, 1, 3],
-    scale: 2,
-    bias: -1,
-    centred: false,
-    sum: 3,
-  }),
   ArgMax: (c) => argOf(c, ">"),
   ArgMin: (c) => argOf(c, "<"),
-  CumSum: cumSum,
   TopK: topK,
 };

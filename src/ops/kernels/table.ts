@@ -1,13 +1,20 @@
 /** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
 import { ATTENTION } from "./attention.ts";
+import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
 import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
+import { LOSSES } from "./losses.ts";
 import { MAPS } from "./maps.ts";
+import { MOE } from "./moe.ts";
 import { MOVES } from "./moves.ts";
+import { NBITS } from "./nbits.ts";
+import { NORMS } from "./norms.ts";
 import { PRODUCTS } from "./products.ts";
 import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
+import { SCANS } from "./scans.ts";
+import { SCATTERS } from "./scatters.ts";
 
 const ALL: Readonly<Record<string, Lowering>> = {
   ...MAPS,
@@ -17,11 +24,39 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ROWS,
   ...ATTENTION,
   ...QUANTISED,
+  ...EINSUM,
   ...EMBED_NORM,
+  ...LOSSES,
+  ...MOE,
+  ...NBITS,
+  ...NORMS,
+  ...SCANS,
+  ...SCATTERS,
 };
 
 /** The lowering of an op, if it has one. */
 export function loweringOf(node: { readonly domain: string; readonly op: string }): Lowering | undefined {
   const key = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
   return Object.hasOwn(ALL, key) ? ALL[key] : undefined;
+}
+
+/**
+ * Ops that may write an output behind what an input holds, in the input's memory, which has room for more. Both must be given and asked for.
+ */
+const GROWTH: Readonly<Record<string, readonly Growth[]>> = {
+  "com.microsoft.GroupQueryAttention": [{ input: 3, output: 1, dim: 2 }, { input: 4, output: 2, dim: 2 }],
+  "com.microsoft.MultiHeadAttention": [{ input: 6, output: 1, dim: 2 }, { input: 7, output: 2, dim: 2 }],
+  Attention: [{ input: 4, output: 1, dim: 2 }, { input: 5, output: 2, dim: 2 }],
+};
+
+/** An output that is an input and more along `dim`. */
+export interface Growth {
+  readonly input: number;
+  readonly output: number;
+  readonly dim: number;
+}
+
+/** Which outputs of an op may grow in the memory of an input. */
+export function growthOf(node: { readonly domain: string; readonly op: string }): readonly Growth[] {
+  return GROWTH[node.domain === "" ? node.op : `${node.domain}.${node.op}`] ?? [];
 }

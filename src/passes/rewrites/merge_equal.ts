@@ -6,10 +6,8 @@
  * ```
  */
 import { type Call, type Graph, isCall, type Node, opKey, outputOf } from "../../graph/graph.ts";
+import { opDef } from "../../ops/table.ts";
 import { eliminateDeadCode } from "../eliminate_dead_code.ts";
-
-/** Ops that give something else at every call. */
-const RANDOM = /^(Random|Bernoulli|Multinomial|Dropout)/;
 
 /** The graph with equal calls merged. Results of the graph, and what a subgraph reads by name, keep their own. */
 export function mergeEqual(graph: Graph<"global">): Graph<"global"> {
@@ -33,7 +31,7 @@ export function mergeEqual(graph: Graph<"global">): Graph<"global"> {
     if (!isCall(node)) return [node];
     const inputs = node.inputs.map((name) => aliases.get(name) ?? name);
     const here = inputs.every((name, i) => name === node.inputs[i]) ? node : { ...node, inputs };
-    if (node.captures || node.kind === "call_module" || RANDOM.test(node.op)) return [here];
+    if (node.captures || node.kind === "call_module" || opDef(node)?.draws?.(node)) return [here];
     const key = keyOf(graph, here);
     const first = key === undefined ? undefined : known.get(key);
     if (!first) {

@@ -6,7 +6,7 @@
  *     line 0   magic, size of the group, ranks attached, abort kind, abort culprit
  *     line 1   bell (a futex), sleepers
  *     chunks   64 × { state, pid, fd, bytes / 4096 }   shared files that a rank of the group made, see arena.ts
- *     ranks    size × 256 bytes: arrival flag and fingerprints (a line of their own) · identity · two operation records
+ *     ranks    size × 256 bytes: arrival flag, fingerprints and a few numbers (a line of their own) · identity · two operation records
  *
  * Lines are 128 bytes, because the prefetcher of x86_64 fetches 64-byte lines in pairs.
  */
@@ -17,7 +17,10 @@ const MAGIC = 0x53575348; // "SWSH"
 const LINE = 32; // words
 const CHUNK_WORDS = 4, RANK_WORDS = 64;
 const BELL = LINE, SLEEPERS = LINE + 1, CHUNKS = 2 * LINE;
-const IDENTITY = 16, RECORD = 32, RECORD_WORDS = 16;
+const ASIDE = 8, IDENTITY = 16, RECORD = 32, RECORD_WORDS = 16;
+
+/** Bytes that fit beside a rank's flag for each of two barriers: what is left of its 64-byte line. */
+export const ASIDE_BYTES = 16;
 
 /** How many shared files a group can make. */
 export const MAX_CHUNKS = 64;
@@ -62,7 +65,7 @@ const CODES = new Map(WORDS.map((word, code) => [word, code]));
 /** The shared words, typed. */
 export class ControlBlock {
   /** All words, for the barrier's hot path. */
-  readonly words: Int32Array;
+  readonly words: Int32Array<ArrayBuffer>;
   readonly size: number;
   /** Futex word that wakes all sleepers, and how many there are. */
   readonly bell: Int32Array;
@@ -76,6 +79,12 @@ export class ControlBlock {
   /** Word of a rank's arrival flag; its two fingerprints follow at + 2 and + 3, and its core at + 4. */
   flagIndex(rank: number): number {
     return RANKS + rank * RANK_WORDS;
+  }
+
+  /** The bytes beside the flag of `rank` for barriers of even and of odd number. */
+  aside(rank: number): readonly [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>] {
+    const { buffer, byteOffset } = this.words, at = byteOffset + 4 * (this.flagIndex(rank) + ASIDE);
+    return [new Uint8Array(buffer, at, ASIDE_BYTES), new Uint8Array(buffer, at + ASIDE_BYTES, ASIDE_BYTES)];
   }
 
   /** Index of the bell's and the sleepers' words. */

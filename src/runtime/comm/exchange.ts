@@ -76,6 +76,7 @@ export class Exchange implements Meeting, Disposable {
   #checked = 0;
   #checkedPeers = 0;
   #failure: CommunicatorError | undefined;
+  readonly #onSlice = () => this.check();
 
   constructor(options: ExchangeOptions) {
     this.#o = options;
@@ -139,7 +140,7 @@ export class Exchange implements Meeting, Disposable {
 
   /** Blocks until all have arrived. */
   waitSync(): void {
-    this.barrier.waitSync(() => this.check());
+    this.barrier.waitSync(this.#onSlice);
     if (!this.barrier.agreed()) throw this.#mismatch();
   }
 
@@ -164,6 +165,14 @@ export class Exchange implements Meeting, Disposable {
   /** The slot of `rank`, for reading after the barrier. */
   slot(rank: number): Uint8Array {
     return this.#slotsNow()[rank]!;
+  }
+
+  aside(rank: number): readonly [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>] {
+    return this.#control.aside(rank);
+  }
+
+  get nextParity(): 0 | 1 {
+    return this.barrier.nextParity;
   }
 
   relax(): void {
@@ -245,6 +254,7 @@ export class Exchange implements Meeting, Disposable {
 
   /** This group is closed. */
   [Symbol.dispose](): void {
+    this.barrier[Symbol.dispose]();
     this.#o.flight.close(this.#flight);
   }
 

@@ -4,11 +4,12 @@ import type { SymmetricArena } from "./arena.ts";
 import { PrivateArena } from "./private_arena.ts";
 import { requirePlace } from "./arguments.ts";
 import type { GroupOptions } from "./communicator.ts";
-import type { OperationCode } from "./control_block.ts";
+import { ASIDE_BYTES, type OperationCode } from "./control_block.ts";
 import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
-import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import type { MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { CHANNEL_BYTES } from "./message_channels.ts";
 import { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
@@ -73,6 +74,7 @@ class LocalMeeting implements Meeting {
   readonly size = 1;
   readonly reducers = new Reducers(undefined);
   readonly spinMs = 0;
+  readonly #aside = new Uint8Array(ASIDE_BYTES);
   readonly #slots = [new Uint8Array(SLOT_BYTES), new Uint8Array(SLOT_BYTES)];
   parity: 0 | 1 = 0;
   #failure: CommunicatorError | undefined;
@@ -83,6 +85,10 @@ class LocalMeeting implements Meeting {
   slot(_rank: number): Uint8Array {
     return this.mine;
   }
+  aside(_rank: number): readonly [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>] {
+    return [this.#aside, this.#aside];
+  }
+  readonly nextParity = 0;
   flip(): void {
     this.parity = this.parity === 0 ? 1 : 0;
   }

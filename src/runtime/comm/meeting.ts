@@ -17,6 +17,10 @@ export interface Meeting {
   readonly parity: 0 | 1;
   /** Ends a phase: the slots change. */
   flip(): void;
+  /** The `ASIDE_BYTES` that are seen with the arrival of `rank`, at barriers of even and of odd number. */
+  aside(rank: number): readonly [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>];
+  /** Which of them is of the next barrier. */
+  readonly nextParity: 0 | 1;
 
   /**
    * Begins the next operation; `calledAt`: when it was called, as `performance.now()`, where that is known.
@@ -49,4 +53,4 @@ export interface Meeting {
 }
 
 /** Bytes of one staging slot: large enough that barriers are cheap beside the copying, small enough for the caches. */
-export const SLOT_BYTES = 256 * 1024;
+export const SLOT_BYTES = 512 * 1024;

@@ -363,6 +363,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     if (!this.#open) return;
     this.#open = false;
     this.release(agreed);
+    this.queue.close(new CommunicatorError(`Group "${this.name}" was closed before this was done`));
   }
 
   #issue<T>(

@@ -1,18 +1,18 @@
 /**
  * All-reduce of a few numbers: a step's loss, a flag, a norm. Here the machinery around the reduction costs more than the
- * barrier, so there is none: no work, no generator, no views; typed arrays over staging that are made once, and a loop. For
- * a few kilobytes the loop is WebAssembly, with views and codes kept by count. Other dtypes and operations go the usual way,
- * without works and generators.
+ * barrier, so there is none: no work, no generator, no views; typed arrays over shared memory that are made once, and a loop.
+ * Up to 16 bytes lie beside the flags, on the lines that the barrier fetches from the other cores anyway. What is more, up to
+ * a few kilobytes, goes through staging, and the loop is WebAssembly, with views and codes kept by count. Other dtypes and
+ * operations go the usual way, without works and generators.
  */
 import type { CommDType, ReduceOp, ReduceOpName, View } from "./buffers.ts";
 import { SMALL_BYTES } from "./collectives.ts";
-import { encodeOperation, type OperationCode } from "./control_block.ts";
+import { ASIDE_BYTES, encodeOperation, type OperationCode } from "./control_block.ts";
 import type { Meeting } from "./meeting.ts";
 import type { Reducer } from "./reduce_js.ts";
 import type { ScratchReducer } from "./reduce_wasm.ts";
 
-/** Up to this many elements a loop over them is faster than a call of WebAssembly. */
-const MAX_COUNT = 32;
+const TINY_OPS = ["sum", "max", "min"] as const;
 const OP_KEYS: Readonly<Record<TinyOp, number>> = { sum: 0, max: 1, min: 2 };
 
 type Numbers = Float32Array | Float64Array | Int32Array;
@@ -31,9 +31,10 @@ const COMBINE: Readonly<Record<TinyDType, Readonly<Record<TinyOp, (a: number, b:
 interface Lane {
   readonly dtype: TinyDType;
   readonly itemBytes: number;
-  /** Staging of all ranks, for each parity. */
-  readonly slots: readonly [Numbers[], Numbers[]];
-  readonly codes: ReadonlyMap<string, OperationCode>[];
+  /** The places beside all ranks' flags, for each parity of barriers. */
+  readonly aside: readonly [Numbers[], Numbers[]];
+  /** By count, then by the key of the operation. */
+  readonly codes: readonly (readonly OperationCode[])[];
   /** What larger ones need, by count and operation. */
   readonly larger: Map<number, Larger>;
 }
@@ -68,20 +69,19 @@ export class TinyAllReduce {
     const data = numbersOf(buffer);
     if (data === undefined) return false;
     const n = data.length;
-    if (n > MAX_COUNT && data.byteLength > SMALL_BYTES) return false;
+    if (data.byteLength > SMALL_BYTES) return false;
     const lane = this.#lanes.get(data.constructor) ?? this.#makeLane(data);
-    if (n > MAX_COUNT) return this.#runLarger(lane, data, op, timeoutMs);
-    const x = this.#x, slots = lane.slots[x.parity], mine = slots[x.rank]!, combine = COMBINE[lane.dtype][op];
-    x.begin(lane.codes[n]!.get(op)!, timeoutMs);
+    if (data.byteLength > ASIDE_BYTES) return this.#runLarger(lane, data, op, timeoutMs);
+    const x = this.#x, places = lane.aside[x.nextParity], mine = places[x.rank]!, combine = COMBINE[lane.dtype][op];
+    x.begin(lane.codes[n]![OP_KEYS[op]]!, timeoutMs);
     for (let i = 0; i < n; i++) mine[i] = data[i]!;
     x.arrive();
     x.waitSync();
     for (let i = 0; i < n; i++) {
-      let result = slots[0]![i]!;
-      for (let r = 1; r < slots.length; r++) result = combine(result, slots[r]![i]!);
+      let result = places[0]![i]!;
+      for (let r = 1; r < places.length; r++) result = combine(result, places[r]![i]!);
       data[i] = Number.isNaN(result) ? NaN : result;
     }
-    x.flip();
     x.end();
     return true;
   }
@@ -103,7 +103,7 @@ export class TinyAllReduce {
   }
 
   #makeLarger(lane: Lane, data: Numbers, op: TinyOp, key: number): Larger | undefined {
-    const [even, odd] = this.#sources!, { dtype, larger } = lane, count = data.length;
+    const [even, odd] = this.#sources ??= this.#makeSources(), { dtype, larger } = lane, count = data.length;
     const reducer = [...larger.values()].find((l) => l.op === op)?.reducer ??
       this.#x.reducers.intoScratch(dtype, op, even[0]!.buffer);
     if (reducer === undefined) return undefined;
@@ -156,15 +156,16 @@ export class TinyAllReduce {
   #makeLane(data: Numbers): Lane {
     const array = data.constructor as NumbersConstructor;
     const dtype = data instanceof Float32Array ? "f32" : data instanceof Float64Array ? "f64" : "i32";
-    const view = (bytes: Uint8Array) => new array(bytes.buffer as ArrayBuffer, bytes.byteOffset, MAX_COUNT);
-    const [even, odd] = this.#sources ??= this.#makeSources();
-    const codes = Array.from({ length: MAX_COUNT + 1 }, (_, count) =>
-      new Map(["sum", "max", "min"].map((reduceOp) => [
-        reduceOp,
-        encodeOperation({ verb: "allReduce", dtype, reduceOp, root: -1, count }),
-      ])));
-    const slots: Lane["slots"] = [even.map(view), odd.map(view)];
-    const lane: Lane = { dtype, itemBytes: data.BYTES_PER_ELEMENT, slots, codes, larger: new Map() };
+    const itemBytes = data.BYTES_PER_ELEMENT, x = this.#x, most = ASIDE_BYTES / itemBytes;
+    const codes = Array.from(
+      { length: most + 1 },
+      (_, count) =>
+        TINY_OPS.map((reduceOp) => encodeOperation({ verb: "allReduce", dtype, reduceOp, root: -1, count })),
+    );
+    const view = (bytes: Uint8Array<ArrayBuffer>) => new array(bytes.buffer, bytes.byteOffset, most);
+    const beside = Array.from({ length: x.size }, (_, r) => x.aside(r).map(view));
+    const aside: Lane["aside"] = [beside.map((both) => both[0]!), beside.map((both) => both[1]!)];
+    const lane: Lane = { dtype, itemBytes, aside, codes, larger: new Map() };
     this.#lanes.set(data.constructor, lane);
     return lane;
   }

@@ -6,7 +6,7 @@
  * is made anew only when a size in its shape has changed. Shared values live in two banks that alternate from barrier to
  * barrier: what was written before barrier t is read before barrier t + 1, and its bank is written again only after that.
  */
-import { byteLength, type DType, dtypeFromOrt, type TypedArray } from "../../core/dtype.ts";
+import { byteLength, type DType } from "../../core/dtype.ts";
 import { type Bindings, evalDim } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
@@ -348,5 +348,5 @@ function other(bank: Bank): Bank {
 }
 
 function hostTensorOf(tensor: EngineTensor): HostTensor {
-  return { dtype: dtypeFromOrt(tensor.type), shape: tensor.dims, data: tensor.data as TypedArray };
+  return { dtype: tensor.dtype, shape: tensor.dims, data: tensor.data };
 }

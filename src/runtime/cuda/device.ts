@@ -7,9 +7,10 @@ import { CudaDriver } from "../../ffi/cuda_driver.ts";
 import { CudaContext, CudaStream, DeviceMemory, PinnedMemory } from "../../ffi/cuda_handles.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import { Nvrtc } from "../../ffi/nvrtc.ts";
+import { addressOf as addressOfView } from "../../ffi/symbols.ts";
 import type { GemmStep, Matrix, Operand } from "../../ops/kernels/kernel.ts";
 import { KernelCache } from "./kernel_cache.ts";
-import type { Launch } from "./kernel_text.ts";
+import type { Launch } from "./kernel_arguments.ts";
 
 /** A GPU that this process has opened already, for a communicator. */
 export interface OpenedGpu {
@@ -31,6 +32,8 @@ export interface DeviceOptions {
 
 /** Bytes on their way to the GPU: pinned, as only such copies take their turn in the stream. */
 const STAGING = 8 * 2 ** 20;
+/** Bytes on their way back. */
+const FETCHING = 4 * 2 ** 20;
 /** Bytes that cuBLAS may use for itself: what NVIDIA advises for Hopper. */
 const WORKSPACE = 32 * 2 ** 20;
 
@@ -43,6 +46,12 @@ const TYPES: Partial<Record<DType, { readonly data: number; readonly compute: nu
 
 /** Where an operand's memory begins. */
 export type AddressOf = (operand: Operand) => bigint;
+
+/** Words before a launch's argument: CU_LAUNCH_PARAM_BUFFER_POINTER (1) and its address, CU_LAUNCH_PARAM_BUFFER_SIZE (2) and its, an end; a size. */
+const LAUNCH_HEAD = 6;
+
+/** Puts one thing into the device's stream. */
+export type Enqueue = () => void;
 
 /** One GPU. */
 export class GpuDevice implements Disposable {
@@ -59,10 +68,8 @@ export class GpuDevice implements Disposable {
   #staged = 0;
   /** Whether the context is this object's own. */
   readonly #owned: boolean;
-  /** The block of one launch's argument and the list that describes it; the driver copies both before it returns. */
-  #block = new BigUint64Array(64);
-  readonly #scalars = { alpha: new Float32Array(1), beta: new Float32Array(1) };
-  readonly #wide = { alpha: new Float64Array(1), beta: new Float64Array(1) };
+  readonly #fetching: PinnedMemory;
+  #fetched = 0;
 
   /**
    * Opens a GPU, or joins one that is open.
@@ -92,6 +99,7 @@ export class GpuDevice implements Disposable {
     this.#workspace = new DeviceMemory(this.driver, WORKSPACE);
     this.#handle.setWorkspace(this.#workspace.value, BigInt(WORKSPACE));
     this.#staging = new PinnedMemory(this.driver, STAGING);
+    this.#fetching = new PinnedMemory(this.driver, FETCHING);
     this.kernels = new KernelCache({
       driver: this.driver,
       nvrtc: new Nvrtc(libraries),
@@ -134,70 +142,90 @@ export class GpuDevice implements Disposable {
     this.driver.call.cuMemcpyDtoDAsync_v2(to, from, BigInt(bytes), this.stream.value);
   }
 
-  /** Puts a kernel that was loaded into the stream. */
-  launch(launch: Launch, addressOf: AddressOf): void {
-    const { fields } = launch;
-    if (fields.length > this.#block.length) this.#block = new BigUint64Array(2 * fields.length);
-    const block = this.#block, view = new DataView(block.buffer);
-    fields.forEach((field, i) => {
-      if (field.kind === "address") block[i] = addressOf(field.operand);
-      else if (field.kind === "int") view.setBigInt64(8 * i, BigInt(field.value), true);
-      else view.setFloat64(8 * i, field.value, true);
-    });
-    const size = BigUint64Array.of(BigInt(8 * fields.length));
-    // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END
-    const extra = BigUint64Array.of(1n, addressOfView(block), 2n, addressOfView(size), 0n);
-    this.driver.call.cuLaunchKernel(
-      this.kernels.function(launch.name),
-      launch.blocks,
-      1,
-      1,
-      launch.threads,
-      1,
-      1,
-      0,
-      this.stream.value,
-      0n,
-      extra,
-    );
+  /** Puts zeros into the GPU's memory, when the stream comes to it. */
+  clear(address: bigint, bytes: number): void {
+    if (bytes > 0) this.driver.call.cuMemsetD8Async(address, 0, BigInt(bytes), this.stream.value);
   }
 
-  /** Puts a matrix product into the stream. */
-  gemm(step: GemmStep, addressOf: AddressOf): void {
+  /**
+   * Brings bytes of the GPU to the host when the stream comes to it; call what it gives once the stream has settled, and before the next
+   * step. Undefined where there are more than pinned memory takes.
+   */
+  fetch(address: bigint, bytes: number): (() => Uint8Array<ArrayBuffer>) | undefined {
+    const at = this.#fetched;
+    if (at + bytes > FETCHING) return undefined;
+    this.#fetched += Math.ceil(bytes / 256) * 256;
+    if (bytes === 0) return () => new Uint8Array(0);
+    const { driver, stream } = this, to = this.#fetching.value + BigInt(at);
+    driver.call.cuMemcpyDtoHAsync_v2(to, address, BigInt(bytes), stream.value);
+    return () => this.#fetching.bytes.slice(at, at + bytes);
+  }
+
+  /** Forgets what was fetched: its memory is used again. */
+  forgetFetched(): void {
+    this.#fetched = 0;
+  }
+
+  /**
+   * A kernel that was loaded, ready to be put into the stream again and again. `numbers`: where they lie on the GPU, for a launch whose
+   * sizes change while it stays.
+   */
+  prepareLaunch(launch: Launch, addressOf: AddressOf, numbers?: bigint): Enqueue {
+    const { addresses, blocks, threads } = launch, given = launch.numbers.length / 8;
+    const fields = addresses.length + (numbers === undefined ? given : 1);
+    // The list that describes the argument, its size, and the argument itself; the driver copies all of it before it returns.
+    const block = new BigUint64Array(LAUNCH_HEAD + fields), at = addressOfView(block);
+    block.set([1n, at + 8n * BigInt(LAUNCH_HEAD), 2n, at + 40n, 0n, BigInt(8 * fields)]);
+    addresses.forEach((operand, i) => block[LAUNCH_HEAD + i] = addressOf(operand));
+    if (numbers !== undefined) block[LAUNCH_HEAD + addresses.length] = numbers;
+    else new Uint8Array(block.buffer, 8 * (LAUNCH_HEAD + addresses.length)).set(launch.numbers);
+    const { raw, check } = this.driver, stream = this.stream.value;
+    const kernel = this.kernels.function((numbers === undefined ? launch.plain : launch.sized).name);
+    return () => check(raw.cuLaunchKernel(kernel, blocks, 1, 1, threads, 1, 1, 0, stream, 0n, block), "cuLaunchKernel");
+  }
+
+  /** A matrix product, ready to be put into the stream. */
+  prepareGemm(step: GemmStep, addressOf: AddressOf): Enqueue {
     const { m, n, k, batches, a, b, c } = step;
     const type = TYPES[c.operand.dtype];
     if (!type) throw new InputError(`Cannot multiply matrices of ${c.operand.dtype} on a GPU`);
-    const { alpha, beta } = c.operand.dtype === "f64" ? this.#wide : this.#scalars;
-    alpha[0] = step.alpha;
-    beta[0] = step.beta;
+    const Scalar = c.operand.dtype === "f64" ? Float64Array : Float32Array;
+    const alpha = Scalar.of(step.alpha), beta = Scalar.of(step.beta);
     const at = ({ operand, offset }: Matrix) => addressOf(operand) + BigInt(offset * bytesOf(operand.dtype));
     const op = (x: Matrix) => x.transposed ? CUBLAS_ENUM.CUBLAS_OP_T : CUBLAS_ENUM.CUBLAS_OP_N;
+    const side = (x: Matrix) => ({ op: op(x), at: at(x), row: x.stride, batch: BigInt(x.batch) });
     // cuBLAS counts by columns: what is row-major here is transposed there, so b comes first.
-    this.#cublas.call.cublasGemmStridedBatchedEx(
-      this.#handle.value,
-      op(b),
-      op(a),
-      n,
-      m,
-      k,
-      alpha,
-      at(b),
-      type.data,
-      b.stride,
-      BigInt(b.batch),
-      at(a),
-      type.data,
-      a.stride,
-      BigInt(a.batch),
-      beta,
-      at(c),
-      type.data,
-      c.stride,
-      BigInt(c.batch),
-      batches,
-      type.compute,
-      CUBLAS_ENUM.CUBLAS_GEMM_DEFAULT,
-    );
+    const [left, right, to] = [side(b), side(a), side(c)];
+    const { raw, check } = this.#cublas, handle = this.#handle.value, { data, compute } = type;
+    return () =>
+      check(
+        raw.cublasGemmStridedBatchedEx(
+          handle,
+          left.op,
+          right.op,
+          n,
+          m,
+          k,
+          alpha,
+          left.at,
+          data,
+          left.row,
+          left.batch,
+          right.at,
+          data,
+          right.row,
+          right.batch,
+          beta,
+          to.at,
+          data,
+          to.row,
+          to.batch,
+          batches,
+          compute,
+          CUBLAS_ENUM.CUBLAS_GEMM_DEFAULT,
+        ),
+        "cublasGemmStridedBatchedEx",
+      );
   }
 
   /** Blocks until the stream has no work; only where no collective can be pending. */
@@ -223,6 +251,7 @@ export class GpuDevice implements Disposable {
     this.#handle[Symbol.dispose]();
     this.#workspace[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
+    this.#fetching[Symbol.dispose]();
     this.stream[Symbol.dispose]();
     if (this.#owned) this.context[Symbol.dispose]();
   }
@@ -234,10 +263,6 @@ function openContext(driver: CudaDriver, ordinal: number): CudaContext {
   throw new InputError(`Cannot use GPU ${ordinal}: this process sees ${found}`, {
     hint: "start at most one rank a GPU, or give the job more GPUs (CUDA_VISIBLE_DEVICES says which it may use)",
   });
-}
-
-function addressOfView(view: BigUint64Array<ArrayBuffer>): bigint {
-  return BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(view)));
 }
 
 function bytesOf(dtype: DType): number {

@@ -4,7 +4,6 @@ import { type Bindings, evalDim } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
-import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
 import { inlineData } from "../../graph/builder.ts";
 import { type Attribute, type Graph, isCall, outputOf, valueOf } from "../../graph/graph.ts";
 import type { TensorType } from "../../graph/types.ts";
@@ -14,20 +13,13 @@ import type { Recorder } from "../../trace/recorder.ts";
 import { bindSymbols } from "../cpu/shapes.ts";
 import type { Executor, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
-import type { Exchange } from "./collectives.ts";
-import type { AddressOf, GpuDevice } from "./device.ts";
+import type { GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
-import { type Command, type DeviceProgram, Lowerer, type Place } from "./lower.ts";
+import { Lowerer } from "./lower.ts";
+import { StepPrograms } from "./programs.ts";
+import type { RankExchange } from "./step_runner.ts";
 import { WeightPool } from "./weights.ts";
-
-/** How ranks exchange device memory, in the order of the device's stream. */
-export interface RankExchange {
-  /** Enqueues `exchange`. */
-  enqueue(exchange: Exchange, addressOf: AddressOf): void;
-  /** Waits until the stream has no work, watching the other ranks. @throws {CommunicatorError} If one is lost. */
-  settled(): Promise<void>;
-}
 
 /** What is needed to run a graph. */
 export interface GpuOptions {
@@ -46,8 +38,7 @@ export interface GpuOptions {
   readonly onProgress?: OnProgress | undefined;
 }
 
-/** Programs kept for sizes that come again. */
-const KEPT = 8;
+const NONE: ReadonlySet<string> = new Set();
 
 /** A local graph with its weights on a GPU. */
 export class GpuExecutor implements Executor {
@@ -57,16 +48,11 @@ export class GpuExecutor implements Executor {
   readonly #inputs: ReadonlyMap<string, TensorType>;
   readonly #outputTypes: ReadonlyMap<string, TensorType>;
   readonly #carried: readonly CarriedTensor[];
-  /** The carried input that each value becomes. */
-  readonly #states: ReadonlyMap<string, string>;
   /** The type of what each of those inputs becomes. */
   readonly #next: ReadonlyMap<string, TensorType>;
   readonly #pool: WeightPool;
-  readonly #weights: ReadonlyMap<string, DeviceMemory>;
   readonly #lowerer: Lowerer;
-  readonly #programs = new Map<string, DeviceProgram>();
-  readonly #memory = new Map<"arena" | "sizes", DeviceMemory>();
-  readonly #inputMemory = new Map<string, DeviceMemory>();
+  readonly #programs: StepPrograms;
   /** Memory of all states; that of a state which nobody holds any more is given back when its collection is noticed. */
   readonly #cells = new Set<Iterable<StateCell>>();
   readonly #dropped = new FinalizationRegistry<Iterable<StateCell>>((cells) => this.#release(cells));
@@ -90,11 +76,11 @@ export class GpuExecutor implements Executor {
     this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.#held });
     this.#carried = carriedTensors(graph);
     const moving = graph.carried.flatMap((c) => (c.output === undefined ? [] : [{ ...c, value: inputs[c.output]! }]));
-    this.#states = new Map(moving.map((c) => [c.value, c.input]));
     this.#next = new Map(moving.map((c) => [c.input, valueOf(graph, c.value).type]));
     const target = { device: options.device, held: this.#held, onProgress: options.onProgress };
     this.#pool = options.weights ?? new WeightPool(target);
-    this.#weights = this.#pool.upload(graph);
+    const weights = this.#pool.upload(graph), { device, collectives } = options;
+    this.#programs = new StepPrograms({ device, lowerer: this.#lowerer, collectives, weights });
   }
 
   /** What the rank does in a step, as its plan is shown; a GPU runs it in one stream. */
@@ -106,11 +92,12 @@ export class GpuExecutor implements Executor {
     return this.#timing;
   }
 
-  start(batch: number): DeviceState {
+  start(batch: number, capacity?: number): DeviceState {
     const state = new DeviceState(batch, this.#carried, {
       device: this.#options.device,
       held: this.#held,
-      read: (cell) => this.#read(cell.memory?.value ?? 0n, { held: cell.dtype, dtype: cell.dtype, shape: cell.shape }),
+      inPlace: this.#lowerer.statesInPlace,
+      capacity,
     });
     this.#cells.add(state.cells);
     this.#dropped.register(state, state.cells);
@@ -137,43 +124,34 @@ export class GpuExecutor implements Executor {
       if (!tensor) throw new InputError(`Cannot run without input "${name}"`);
       return tensor.shape;
     });
-    const program = this.#lower(bindings, state !== undefined);
-    for (const name of this.#inputs.keys()) if (!carried.has(name)) this.#uploadInput(name, inputs[name]!);
-    device.upload(this.#hold("sizes", program.sizes.length), program.sizes);
     const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
-    const next = new Map([...nextShapes].map(([name, shape]) => [name, state!.next(name, shape)]));
-    const arena = this.#hold("arena", program.arenaBytes), sizes = this.#memory.get("sizes")!.value;
-    const at = (place: Place): bigint => {
-      if (place.in === "arena") return arena + BigInt(place.offset);
-      if (place.in === "sizes") return sizes + BigInt(place.offset);
-      if (place.in === "weights") return this.#weights.get(place.name)!.value;
-      if (place.in === "next") return next.get(place.name)!;
-      return carried.has(place.name) ? state!.addressOf(place.name) : this.#inputMemory.get(place.name)!.value;
-    };
-    for (const command of program.commands) this.#enqueue(command, at);
-    const issued = performance.now();
+    const own = this.#lowerer.statesInPlace, inPlace = state?.growInPlace(own) ? own : NONE;
+    state?.reserve(nextShapes, inPlace);
+    const { program, runner } = this.#programs.at(bindings, { state, inPlace });
+    for (const [name, { offset }] of program.inputs) {
+      const tensor = inputs[name]!;
+      program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
+    }
+    runner.run();
+    const fetched = program.outputs.map(({ name, place, tensor }) => {
+      const bytes = sizeOf(tensor), address = runner.addressOf(place);
+      return { name, tensor, address, bytes: device.fetch(address, bytes) };
+    });
+    const enqueued = performance.now();
+    this.#programs.prepareNext();
     await collectives?.settled();
     await device.settled();
-    const waiting = performance.now() - issued;
-    const results = new Map(
-      program.outputs.map(({ name, place, tensor: { dtype: held, shape } }) =>
-        [name, this.#read(at(place), { held, dtype: this.#outputTypes.get(name)!.dtype!, shape })] as const
-      ),
-    );
-    for (const [name, shape] of nextShapes) state!.advance(name, shape);
+    const waiting = performance.now() - enqueued;
+    const results = new Map(fetched.map(({ name, address, bytes, tensor: { dtype: held, shape } }) => {
+      const type = { held, dtype: this.#outputTypes.get(name)!.dtype!, shape };
+      return [name, bytes ? tensorOf(bytes(), type) : this.#read(address, type)] as const;
+    }));
+    device.forgetFetched();
+    state?.advance(nextShapes, inPlace);
     this.recorder?.step(started);
-    this.#timing = { total: performance.now() - started, waiting };
+    const { issued } = runner, { notRecorded } = this.#programs;
+    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded };
     return results;
-  }
-
-  #enqueue(command: Command, at: (place: Place) => bigint): void {
-    const { device, collectives } = this.#options;
-    if (command.kind === "copy") return device.copy(at(command.to), at(command.from), command.bytes);
-    const addressOf: AddressOf = (operand) => at(command.places(operand));
-    if (command.kind === "kernel") device.launch(command.launch, addressOf);
-    else if (command.kind === "gemm") device.gemm(command.step, addressOf);
-    else if (collectives) collectives.enqueue(command.exchange, addressOf);
-    else throw new InputError("Cannot run a graph of several ranks on one: it has no collectives");
   }
 
   #read(
@@ -198,38 +176,6 @@ export class GpuExecutor implements Executor {
     }));
   }
 
-  #lower(bindings: Bindings, withStates: boolean): DeviceProgram {
-    const key = `${withStates} ${[...bindings].map(([name, size]) => `${name}=${size}`).join()}`;
-    let program = this.#programs.get(key);
-    if (!program) {
-      program = this.#lowerer.lower(bindings, withStates ? this.#states : undefined);
-      this.#options.device.kernels.load(program.commands.flatMap((c) => (c.kind === "kernel" ? [c.launch] : [])));
-      if (this.#programs.size >= KEPT) this.#programs.delete(this.#programs.keys().next().value!);
-    } else this.#programs.delete(key);
-    this.#programs.set(key, program);
-    return program;
-  }
-
-  #uploadInput(name: string, tensor: HostTensor): void {
-    const bytes = bytesAs(tensor, this.#held(tensor.dtype));
-    let memory = this.#inputMemory.get(name);
-    if (!memory || memory.byteLength < bytes.length) {
-      memory?.[Symbol.dispose]();
-      this.#inputMemory.set(name, memory = this.#options.device.allocate(bytes.length));
-    }
-    this.#options.device.upload(memory.value, bytes);
-  }
-
-  /** The address of memory that holds at least `bytes`. */
-  #hold(what: "arena" | "sizes", bytes: number): bigint {
-    let memory = this.#memory.get(what);
-    if (!memory || memory.byteLength < bytes) {
-      memory?.[Symbol.dispose]();
-      this.#memory.set(what, memory = this.#options.device.allocate(bytes));
-    }
-    return memory.value;
-  }
-
   #release(cells: Iterable<StateCell>): void {
     if (!this.#cells.delete(cells)) return;
     releaseCells(cells);
@@ -238,7 +184,7 @@ export class GpuExecutor implements Executor {
   /** Gives the memory back. */
   [Symbol.dispose](): void {
     for (const cells of this.#cells) this.#release(cells);
-    for (const memory of [...this.#memory.values(), ...this.#inputMemory.values()]) memory[Symbol.dispose]();
+    this.#programs[Symbol.dispose]();
     if (!this.#options.weights) this.#pool[Symbol.dispose]();
     if (!this.#disposed) this.#options.onDispose?.();
     this.#disposed = true;

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { CudaModule } from "../../ffi/cuda_handles.ts";
 import type { CudaDriver } from "../../ffi/cuda_driver.ts";
 import type { Nvrtc } from "../../ffi/nvrtc.ts";
-import type { Launch } from "./kernel_text.ts";
+import type { NamedText } from "./kernel_texts.ts";
 import { PRELUDE } from "./prelude.ts";
 
 /** For whom kernels are compiled. */
@@ -27,9 +27,9 @@ export class KernelCache implements Disposable {
     this.#target = target;
   }
 
-  /** Makes sure that all kernels of `launches` can be called; those that are new become one module. @throws {KernelCompileError} */
-  load(launches: readonly Launch[]): void {
-    const texts = new Map(launches.filter((l) => !this.#functions.has(l.name)).map((l) => [l.name, l.text]));
+  /** Makes sure that all `kernels` can be called; those that are new become one module. @throws {KernelCompileError} */
+  load(kernels: readonly NamedText[]): void {
+    const texts = new Map(kernels.filter((k) => !this.#functions.has(k.name)).map((k) => [k.name, k.text]));
     if (texts.size === 0) return;
     const names = [...texts.keys()].sort();
     const source = PRELUDE + names.map((name) => texts.get(name)!).join("\n");

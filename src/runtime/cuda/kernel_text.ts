@@ -3,54 +3,18 @@
  *
  * A kernel takes one struct of 8-byte fields: addresses, sizes, strides, offsets and numbers. That needs no table of argument types.
  */
-import type { MapStep, Operand, Params, RowsStep } from "../../ops/kernels/kernel.ts";
+import type { MapStep, RowsStep } from "../../ops/kernels/kernel.ts";
+import {
+  Arguments,
+  declareParams,
+  indices,
+  isWide,
+  type Launch,
+  MAX_BLOCKS,
+  offset,
+  THREADS,
+} from "./kernel_arguments.ts";
 import { KernelTexts } from "./kernel_texts.ts";
-import { cType } from "./prelude.ts";
-
-/** A field of a kernel's argument. */
-export type Field =
-  | { readonly kind: "address"; readonly operand: Operand }
-  | { readonly kind: "int"; readonly value: number }
-  | { readonly kind: "float"; readonly value: number };
-
-/** A kernel and what to launch it with. */
-export interface Launch {
-  /** Of the function in the module; the same for the same text. */
-  readonly name: string;
-  /** Its definition; the prelude goes before. */
-  readonly text: string;
-  readonly fields: readonly Field[];
-  readonly blocks: number;
-  readonly threads: number;
-}
-
-const THREADS = 256, MAX_BLOCKS = 65_535;
-
-/** Declares fields in the argument's struct. */
-class Arguments {
-  readonly fields: Field[] = [];
-  readonly #declarations: string[] = [];
-
-  int(name: string, value: number): string {
-    this.fields.push({ kind: "int", value });
-    this.#declarations.push(`long long ${name};`);
-    return `p.${name}`;
-  }
-
-  float(name: string, value: number): void {
-    this.fields.push({ kind: "float", value });
-    this.#declarations.push(`double ${name};`);
-  }
-
-  address(name: string, operand: Operand, isConst: boolean): void {
-    this.fields.push({ kind: "address", operand });
-    this.#declarations.push(`${isConst ? "const " : ""}${cType(operand.dtype)}* ${name};`);
-  }
-
-  get struct(): string {
-    return this.#declarations.join(" ");
-  }
-}
 
 /** Dims of a step and the strides of its accesses; dims that all of them walk through as one are one. */
 interface Dims {
@@ -70,55 +34,6 @@ function collapse({ sizes, strides }: Dims): Dims {
   }
   return { sizes: out.map((o) => o.size), strides: strides.map((_, i) => out.map((o) => o.at[i]!)) };
 }
-
-/** Statements that take `index` apart into `prefix0`, `prefix1`, … */
-function indices(prefix: string, args: Arguments, sizes: readonly number[], index: string): string {
-  const lines: string[] = [];
-  let rest = index;
-  for (let d = sizes.length - 1; d >= 0; d--) {
-    if (d === 0) lines.push(`const long long ${prefix}0 = ${rest};`);
-    else {
-      const size = args.int(`n${prefix}${d}`, sizes[d]!);
-      lines.push(`const long long ${prefix}${d} = (${rest}) % (I)${size};`);
-      lines.push(`const I q${prefix}${d} = (${rest}) / (I)${size};`);
-      rest = `q${prefix}${d}`;
-    }
-  }
-  return lines.join(" ");
-}
-
-/** The sum of index times stride, over dims whose stride is not 0. */
-function offset(name: string, args: Arguments, at: { prefix: string; strides: readonly number[] }): string {
-  const terms = at.strides.flatMap((s, d) =>
-    s === 0 ? [] : [`${at.prefix}${d} * ${args.int(`s${name}${at.prefix}${d}`, s)}`]
-  );
-  return terms.length > 0 ? terms.join(" + ") : "0";
-}
-
-function declareParams(args: Arguments, params: Params, mentioned: (name: string) => boolean): string {
-  return Object.entries(params).filter(([name]) => mentioned(name)).map(([name, value]) => {
-    if (typeof value === "number") return `const long long ${name} = ${args.int(name, value)};`;
-    args.float(name, value.float);
-    return `const float ${name} = (float)p.${name};`;
-  }).join(" ");
-}
-
-function finish(
-  body: string,
-  args: Arguments,
-  to: { readonly blocks: number; readonly threads: number; readonly wide: boolean; readonly texts: KernelTexts },
-): Launch {
-  const index = to.wide ? "unsigned long long" : "unsigned int", { struct } = args;
-  const { name, text } = to.texts.named(`${index}${struct}${body}`, (hash) => ({
-    name: `sw_${hash}`,
-    text: `struct P_${hash} { ${struct} };\n` +
-      `extern "C" __global__ void __launch_bounds__(${THREADS}) sw_${hash}(const P_${hash} p) {\n` +
-      `  typedef ${index} I;\n${body}}\n`,
-  }));
-  return { name, text, fields: args.fields, blocks: to.blocks, threads: to.threads };
-}
-
-const isWide = (elements: number) => elements >= 2 ** 31;
 
 /** The kernel of a map; undefined where there is nothing to compute. */
 export function mapLaunch(step: MapStep, texts: KernelTexts = new KernelTexts()): Launch | undefined {
@@ -150,7 +65,7 @@ export function mapLaunch(step: MapStep, texts: KernelTexts = new KernelTexts())
   const body = `  ${params}\n  for (I e = blockIdx.x * (I)blockDim.x + threadIdx.x; e < (I)${count}; ` +
     `e += (I)gridDim.x * blockDim.x) {\n    ${lines.join("\n    ")}\n  }\n`;
   const blocks = Math.min(MAX_BLOCKS, Math.ceil(elements / THREADS));
-  return finish(body, args, { blocks, threads: THREADS, wide: isWide(elements), texts });
+  return args.launch(body, { blocks, threads: THREADS, wide: isWide(elements), texts });
 }
 
 /** The kernel of rows; undefined where there is nothing to compute. */
@@ -221,5 +136,5 @@ export function rowsLaunch(step: RowsStep, texts: KernelTexts = new KernelTexts(
   }\n  }\n`;
   const threads = Math.min(THREADS, Math.max(32, Math.ceil(length / 32) * 32));
   const blocks = Math.min(MAX_BLOCKS, rows);
-  return finish(body, args, { blocks, threads, wide: isWide(Math.max(rows, length)), texts });
+  return args.launch(body, { blocks, threads, wide: isWide(Math.max(rows, length)), texts });
 }

@@ -1,36 +1,40 @@
 /** From a local graph and sizes to what the GPU does: kernels, products and collectives, and where every value lies. */
 import type { DType } from "../../core/dtype.ts";
 import type { Bindings } from "../../core/dim.ts";
-import { type Call, type Collective, type Graph, outputOf } from "../../graph/graph.ts";
-import type { KernelTensor, Operand } from "../../ops/kernels/kernel.ts";
+import { type Graph, outputOf } from "../../graph/graph.ts";
+import type { Operand } from "../../ops/kernels/kernel.ts";
 import { sizeOf } from "./host_values.ts";
 import { Memory } from "./memory.ts";
-import { Preparer, type Work } from "./prepare.ts";
+import { Preparer, type StepSizes, type Work } from "./prepare.ts";
+import { type SizedUnit, StepProgram } from "./step_program.ts";
+import { statesInPlace, type Unit, unitsOf } from "./units.ts";
+import { UploadLayout } from "./upload_layout.ts";
 
 /** Where a value lies. */
 export type Place =
   /** A constant, by the value's name. */
   | { readonly in: "weights"; readonly name: string }
-  /** An input of the step. */
-  | { readonly in: "inputs"; readonly name: string }
-  /** The next content of a state, by the name of its input. */
+  /** What a state holds, by the name of its input, and what comes after it. */
+  | { readonly in: "state"; readonly name: string }
   | { readonly in: "next"; readonly name: string }
   /** In the arena, whose parts are used again and again within a step. */
   | { readonly in: "arena"; readonly offset: number }
   /** Among what is uploaded before the step. */
-  | { readonly in: "sizes"; readonly offset: number };
+  | { readonly in: "upload"; readonly offset: number };
 
 /** Work with the places of its operands. */
 export type Placed = Work & {
   readonly places: (operand: Operand) => Place;
   /** The node that it is of. */
   readonly of: string;
+  /** Where a kernel's numbers lie among what is uploaded; in its argument where absent. */
+  readonly numbersAt?: number | undefined;
 };
 
 /** One thing that the GPU does. */
 export type Command =
   | Placed
-  | { readonly kind: "copy"; readonly from: Place; readonly to: Place; readonly bytes: number };
+  | { readonly kind: "copy"; readonly from: Place; readonly to: Place; readonly bytes: number; readonly of: string };
 
 /** What a graph is lowered for. */
 export interface LoweringTarget {
@@ -40,73 +44,120 @@ export interface LoweringTarget {
   readonly held?: (dtype: DType) => DType;
 }
 
-/** A step of the model at given sizes. */
-export interface DeviceProgram {
-  readonly commands: readonly Command[];
-  readonly arenaBytes: number;
-  /** To upload before: small integer tensors that the host knows. */
-  readonly sizes: Uint8Array<ArrayBuffer>;
-  /** Results by their position, but for states. */
-  readonly outputs: readonly { readonly name: string; readonly place: Place; readonly tensor: KernelTensor }[];
+/** For which steps a program is made. */
+export interface ProgramSizes extends StepSizes {
+  /** Whether states stay on the device; they are inputs and results like others where they do not. They grow in place if there is `room`. */
+  readonly withStates?: boolean;
+  /** The program is to serve later steps too, of sizes up to these: symbols that differ from `bindings`. */
+  readonly limit?: Bindings | undefined;
 }
-
-/** States that stay on the device: the carried input that each value becomes. */
-export type States = ReadonlyMap<string, string>;
 
 /** Lowers `graph` once. @throws {GraphError} If an op does not run on a GPU. */
 export function lowerGraph(
   graph: Graph<"local">,
-  { bindings, states, ...target }: LoweringTarget & { readonly bindings: Bindings; readonly states?: States },
-): DeviceProgram {
-  return new Lowerer(graph, target).lower(bindings, states);
+  { bindings, ...target }: LoweringTarget & { readonly bindings: Bindings },
+): StepProgram {
+  return new Lowerer(graph, target).lower({ bindings });
 }
 
 /** Lowers a graph at sizes that change. */
 export class Lowerer {
   readonly #graph: Graph<"local">;
   readonly #preparer: Preparer;
-  /** By node: the values of which it is the last reader. */
+  readonly #units: readonly Unit[];
+  /** By unit: the values of which it is the last reader. */
   readonly #lastReads: readonly (readonly string[])[];
+  readonly #states: ReadonlyMap<string, { readonly input: string; readonly inPlace: boolean }>;
+  /** Carried inputs that grow in place. */
+  readonly statesInPlace: ReadonlySet<string>;
 
   constructor(graph: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
     this.#graph = graph;
     this.#preparer = new Preparer(graph, { rank, ranks, held });
-    this.#lastReads = lastReads(graph);
+    this.#units = unitsOf(graph);
+    this.#lastReads = lastReads(graph, this.#units);
+    const inPlace = statesInPlace(this.#units), { inputs } = outputOf(graph);
+    this.#states = new Map(
+      graph.carried.flatMap(({ input, output }) =>
+        output === undefined ? [] : [[inputs[output]!, { input, inPlace: inPlace.has(inputs[output]!) }] as const]
+      ),
+    );
+    this.statesInPlace = new Set(inPlace.values());
   }
 
-  /** The program at these sizes. Without `states`, they are results like others. @throws {GraphError} If an op does not run on a GPU. */
-  lower(bindings: Bindings, states: States = new Map()): DeviceProgram {
+  /** The program of a step. @throws {GraphError} If an op does not run on a GPU. */
+  lower({ bindings, room, withStates = false, limit }: ProgramSizes): StepProgram {
     const preparer = this.#preparer, graph = this.#graph;
-    preparer.bind(bindings);
-    const memory = new Memory(preparer, states), commands: Command[] = [];
-    graph.nodes.forEach((node, index) => {
-      if (node.kind === "placeholder") memory.put(node.outputs[0], { in: "inputs", name: node.outputs[0] });
-      else if (node.kind === "get_attr") memory.put(node.outputs[0], { in: "weights", name: node.outputs[0] });
-      else if (node.kind !== "output") this.#node(node, memory, commands);
+    const growing = new Set([...limit ?? []].flatMap(([name, size]) => (bindings.get(name) === size ? [] : [name])));
+    preparer.bind({ bindings: limit ?? bindings, room: withStates ? room : undefined });
+    const states = new Map(
+      withStates ? [...this.#states].map(([k, s]) => [k, { ...s, inPlace: s.inPlace && room !== undefined }]) : [],
+    );
+    const upload = new UploadLayout();
+    const memory = new Memory({ preparer, states, upload }), commands: Command[] = [];
+    const carried = new Set(withStates ? graph.carried.map((c) => c.input) : []);
+    for (const node of graph.nodes) {
+      if (node.kind === "get_attr") memory.put(node.outputs[0], { in: "weights", name: node.outputs[0] });
+      if (node.kind !== "placeholder") continue;
+      const [name] = node.outputs;
+      memory.put(
+        name,
+        carried.has(name) ? { in: "state", name } : upload.input(name, sizeOf(preparer.tensorOf(name))),
+      );
+    }
+    const sized: SizedUnit[] = [], numbers = new Map<string, readonly (number | undefined)[]>();
+    this.#units.forEach((unit, index) => {
+      const prepared = preparer.prepare(unit);
+      if (prepared) {
+        const varies = growing.size > 0 && preparer.varies(unit, growing);
+        let at = unit.key === null ? undefined : numbers.get(unit.key);
+        const isFirst = at === undefined;
+        at ??= prepared.works.map((w) => (varies && w.kind === "kernel" ? upload.put(w.launch.numbers) : undefined));
+        if (unit.key !== null) numbers.set(unit.key, at);
+        const from = commands.length;
+        this.#place(unit, { memory, commands, numbersAt: at });
+        if (varies) sized.push({ unit, prepared, from, numbersAt: at, isFirst });
+      }
       for (const name of this.#lastReads[index]!) memory.release(name);
     });
-    for (const [value, state] of states) {
-      const from = memory.placeOf(value);
-      if (from.in === "next" && from.name === state) continue;
+    for (const [value, { input, inPlace }] of states) {
+      const from = memory.placeOf(value), to: Place = { in: inPlace ? "state" : "next", name: input };
+      if ((from.in === "state" || from.in === "next") && from.in === to.in && from.name === input) continue;
       const bytes = sizeOf(preparer.tensorOf(value));
-      if (bytes > 0) commands.push({ kind: "copy", from, to: { in: "next", name: state }, bytes });
+      if (bytes > 0) commands.push({ kind: "copy", from, to, bytes, of: value });
     }
-    const { names, inputs } = outputOf(graph),
-      kept = new Set(states.size > 0 ? graph.carried.map((c) => c.output) : []);
+    const { names, inputs } = outputOf(graph), kept = new Set(withStates ? graph.carried.map((c) => c.output) : []);
     const outputs = inputs.flatMap((value, i) =>
-      kept.has(i) ? [] : [{ name: names[i]!, place: memory.placeOf(value), tensor: preparer.tensorOf(value) }]
+      kept.has(i) ? [] : [{ name: names[i]!, value, place: memory.placeOf(value) }]
     );
-    return { commands, arenaBytes: memory.arenaBytes, sizes: memory.sizes, outputs };
+    return new StepProgram({
+      preparer,
+      bindings,
+      limit,
+      growing,
+      room: withStates ? room : undefined,
+      commands,
+      sized,
+      outputs,
+      upload,
+      reserved: memory.reserved,
+      arenaBytes: memory.arenaBytes,
+    });
   }
 
-  #node(node: Call | Collective, memory: Memory, commands: Command[]): void {
-    const prepared = this.#preparer.prepare(node);
-    if (!prepared) return;
-    const { works, aliases, scratch } = prepared;
-    for (const { input, output } of aliases) memory.alias(node.inputs[input]!, node.outputs[output]!);
-    for (const name of node.outputs) if (this.#preparer.isRead(name)) memory.allocate(name);
+  #place(
+    unit: Unit,
+    to: {
+      readonly memory: Memory;
+      readonly commands: Command[];
+      readonly numbersAt: readonly (number | undefined)[];
+    },
+  ): void {
+    const { memory, commands, numbersAt } = to, { works, aliases, scratch } = this.#preparer.prepare(unit)!;
+    for (const { input, output } of aliases) memory.alias(unit.inputs[input]!, unit.outputs[output]!);
+    for (const name of unit.outputs) if (this.#preparer.isRead(name)) memory.allocate(name);
     const own = memory.scratch(scratch);
-    for (const work of works) {
+    works.forEach((work, i) => {
       const known = new Map<string, Place>();
       const key = (o: Operand) => `${o.of} ${o.index}`;
       for (const operand of operandsOf(work)) {
@@ -114,29 +165,29 @@ export class Lowerer {
           key(operand),
           operand.of === "scratch"
             ? own.places[operand.index]!
-            : memory.placeOf((operand.of === "input" ? node.inputs : node.outputs)[operand.index]!),
+            : memory.placeOf((operand.of === "input" ? unit.inputs : unit.outputs)[operand.index]!),
         );
       }
-      commands.push({ ...work, places: (operand) => known.get(key(operand))!, of: node.name });
-    }
+      const places = (operand: Operand) => known.get(key(operand))!;
+      commands.push({ ...work, places, of: unit.nodes[0]!.name, numbersAt: numbersAt[i] });
+    });
     own.free();
   }
 }
 
-function operandsOf(work: Work): Operand[] {
+function operandsOf(work: Work): readonly Operand[] {
   if (work.kind === "gemm") return [work.step.a.operand, work.step.b.operand, work.step.c.operand];
   if (work.kind === "exchange") return [work.exchange.from, ...work.exchange.to];
-  return work.launch.fields.flatMap((f) => (f.kind === "address" ? [f.operand] : []));
+  return work.launch.addresses;
 }
 
-/** By node: the values of which it is the last reader; results of the graph have none. */
-function lastReads(graph: Graph<"local">): string[][] {
-  const last = new Map<string, number>(), out: string[][] = graph.nodes.map(() => []);
-  graph.nodes.forEach((node, i) => {
-    for (const name of "inputs" in node ? node.inputs : []) {
-      if (name !== "") last.set(name, node.kind === "output" ? Infinity : i);
-    }
+/** By unit: the values of which it is the last reader; results of the graph have none. */
+function lastReads(graph: Graph<"local">, units: readonly Unit[]): string[][] {
+  const last = new Map<string, number>(), out: string[][] = units.map(() => []);
+  units.forEach((unit, i) => {
+    for (const name of unit.inputs) if (name !== "") last.set(name, i);
   });
-  for (const [name, i] of last) out[i]?.push(name);
+  for (const name of outputOf(graph).inputs) last.delete(name);
+  for (const [name, i] of last) out[i]!.push(name);
   return out;
 }

@@ -3,12 +3,10 @@ import { GraphError } from "../../core/errors.ts";
 import { fromNumbers, hostTensorBytes } from "../../core/host_tensor.ts";
 import type { KernelTensor } from "../../ops/kernels/kernel.ts";
 import { sizeOf } from "./host_values.ts";
-import type { Place, States } from "./lower.ts";
+import type { Place } from "./lower.ts";
 import type { Preparer } from "./prepare.ts";
 import { Spans } from "./spans.ts";
-
-/** Uploaded values begin at multiples of this. */
-const SIZES_ALIGNMENT = 16;
+import type { UploadLayout } from "./upload_layout.ts";
 
 /** Memory in the arena, and the values that lie in it and are still needed. */
 interface Owned {
@@ -17,35 +15,30 @@ interface Owned {
   readonly users: Set<string>;
 }
 
+/** What the places of a program are given out for. */
+export interface MemoryOptions {
+  readonly preparer: Preparer;
+  /** What each value of the next states becomes: a carried input, whose memory it may share. */
+  readonly states: ReadonlyMap<string, { readonly input: string; readonly inPlace: boolean }>;
+  readonly upload: UploadLayout;
+}
+
 /** The places of one program, given out in its order. */
 export class Memory {
-  readonly #preparer: Preparer;
-  readonly #states: States;
+  readonly #o: MemoryOptions;
   readonly #spans = new Spans();
   readonly #places = new Map<string, Place>();
   readonly #owned = new Map<string, Owned>();
-  readonly #parts: Uint8Array[] = [];
-  #partsBytes = 0;
+  /** The most bytes that a value may have where it lies. */
+  readonly reserved = new Map<string, number>();
 
-  constructor(preparer: Preparer, states: States) {
-    this.#preparer = preparer;
-    this.#states = states;
+  constructor(options: MemoryOptions) {
+    this.#o = options;
   }
 
   /** Bytes that the arena must have. */
   get arenaBytes(): number {
     return this.#spans.size;
-  }
-
-  /** What is uploaded before the step. */
-  get sizes(): Uint8Array<ArrayBuffer> {
-    const all = new Uint8Array(this.#partsBytes);
-    let at = 0;
-    for (const part of this.#parts) {
-      all.set(part, at);
-      at += padded(part.length);
-    }
-    return all;
   }
 
   /** A value that lies where nobody gives memory out. */
@@ -57,12 +50,10 @@ export class Memory {
   placeOf(name: string): Place {
     const known = this.#places.get(name);
     if (known) return known;
-    const ints = this.#preparer.intsOf(name);
+    const { preparer, upload } = this.#o, ints = preparer.intsOf(name);
     if (!ints) throw new GraphError(`Cannot find "${name}" on the GPU: nothing has computed it`);
-    const { dtype, shape } = this.#preparer.tensorOf(name), place: Place = { in: "sizes", offset: this.#partsBytes };
-    const bytes = hostTensorBytes(fromNumbers(dtype, shape, [...ints]));
-    this.#parts.push(bytes);
-    this.#partsBytes += padded(bytes.length);
+    const { dtype, shape } = preparer.tensorOf(name);
+    const place: Place = upload.value(name, hostTensorBytes(fromNumbers(dtype, shape, [...ints])));
     this.#places.set(name, place);
     return place;
   }
@@ -74,16 +65,18 @@ export class Memory {
     if (!owned) return;
     owned.users.add(to);
     this.#owned.set(to, owned);
+    this.reserved.set(to, owned.bytes);
   }
 
   /** Memory for a value that has none: that of the state that it becomes, or some of the arena. */
   allocate(name: string): void {
     if (this.#places.has(name)) return;
-    const state = this.#states.get(name);
-    if (state !== undefined) return void this.#places.set(name, { in: "next", name: state });
-    const bytes = sizeOf(this.#preparer.tensorOf(name)), offset = this.#spans.take(bytes);
+    const state = this.#o.states.get(name);
+    if (state) return void this.#places.set(name, { in: state.inPlace ? "state" : "next", name: state.input });
+    const bytes = sizeOf(this.#o.preparer.tensorOf(name)), offset = this.#spans.take(bytes);
     this.#owned.set(name, { offset, bytes, users: new Set([name]) });
     this.#places.set(name, { in: "arena", offset });
+    this.reserved.set(name, bytes);
   }
 
   /** Nobody reads `name` any more. */
@@ -104,8 +97,4 @@ export class Memory {
       free: () => taken.forEach(({ offset, bytes }) => this.#spans.give(offset, bytes)),
     };
   }
-}
-
-function padded(bytes: number): number {
-  return Math.ceil(bytes / SIZES_ALIGNMENT) * SIZES_ALIGNMENT;
 }

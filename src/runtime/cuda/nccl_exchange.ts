@@ -5,10 +5,11 @@ import type { NcclCommunicator } from "../comm/nccl/nccl_communicator.ts";
 import type { CommDType } from "../comm/buffers.ts";
 import type { Exchange } from "./collectives.ts";
 import type { AddressOf, GpuDevice } from "./device.ts";
-import type { RankExchange } from "./executor.ts";
+import type { RankExchange } from "./step_runner.ts";
 
 /** Exchanges among the ranks of a communicator whose GPU is `device`. */
 export class NcclExchange implements RankExchange {
+  readonly unrecordable = undefined;
   readonly #comm: NcclCommunicator;
   readonly #device: GpuDevice;
 
@@ -33,6 +34,12 @@ export class NcclExchange implements RankExchange {
       const count = exchange.counts[r]!;
       if (count > 0) device.broadcast({ ptr: addressOf(operand), dtype, count, stream }, r);
     });
+  }
+
+  allAgree(yes: boolean): boolean {
+    const answer = Int32Array.of(yes ? 1 : 0);
+    this.#comm.allReduceSync(answer, "min");
+    return answer[0] === 1;
   }
 
   async settled(): Promise<void> {

@@ -9,10 +9,11 @@ import type { Communicator } from "../comm/communicator.ts";
 import { NcclCommunicator } from "../comm/nccl/nccl_communicator.ts";
 import type { HeldDType } from "../device_choice.ts";
 import { GpuDevice } from "./device.ts";
-import { GpuExecutor, type RankExchange } from "./executor.ts";
+import { GpuExecutor } from "./executor.ts";
 import { requireKernels } from "./missing_kernels.ts";
 import { NcclExchange } from "./nccl_exchange.ts";
 import { StagedExchange } from "./staged_exchange.ts";
+import type { RankExchange } from "./step_runner.ts";
 import { WeightPool } from "./weights.ts";
 
 /** How a graph is put on a GPU. */

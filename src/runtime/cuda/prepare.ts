@@ -1,16 +1,29 @@
 /**
- * What each node of a local graph launches at given sizes. When sizes change from step to step, as in generation, most nodes do not notice:
+ * What each unit of a local graph launches at given sizes. When sizes change from step to step, as in generation, most do not notice:
  * what was prepared for them stays.
  */
 import type { DType } from "../../core/dtype.ts";
 import { type Bindings, evalDim, symbolsOf } from "../../core/dim.ts";
 import { GraphError } from "../../core/errors.ts";
-import { type Call, type Collective, type Graph, isCall, type Node, valueOf } from "../../graph/graph.ts";
-import type { AliasStep, GemmStep, KernelContext, KernelTensor, Lowered } from "../../ops/kernels/kernel.ts";
-import { loweringOf } from "../../ops/kernels/table.ts";
+import { type Call, type Collective, type Graph, isCall, valueOf } from "../../graph/graph.ts";
+import type {
+  AliasStep,
+  CodeStep,
+  GemmStep,
+  KernelContext,
+  KernelTensor,
+  Lowered,
+  MapStep,
+  RowsStep,
+} from "../../ops/kernels/kernel.ts";
+import { withBounds } from "../../ops/kernels/bounded.ts";
+import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
-import { type Launch, mapLaunch, rowsLaunch } from "./kernel_text.ts";
+import { codeLaunch } from "./code_text.ts";
+import type { Launch } from "./kernel_arguments.ts";
+import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
+import type { Unit } from "./units.ts";
 
 /** One thing that the GPU does. */
 export type Work =
@@ -18,7 +31,7 @@ export type Work =
   | { readonly kind: "gemm"; readonly step: GemmStep }
   | { readonly kind: "exchange"; readonly exchange: Exchange };
 
-/** A node at given sizes. */
+/** A unit at given sizes. */
 export interface Prepared {
   readonly works: readonly Work[];
   readonly aliases: readonly AliasStep[];
@@ -32,7 +45,14 @@ export interface PrepareTarget {
   readonly held: (dtype: DType) => DType;
 }
 
-/** The nodes of a graph at the sizes of the last `bind`. */
+/** Sizes of a step. */
+export interface StepSizes {
+  readonly bindings: Bindings;
+  /** Where states grow in place: the length of their memory. */
+  readonly room?: number | undefined;
+}
+
+/** The units of a graph at the sizes of the last `bind`. */
 export class Preparer {
   readonly #graph: Graph<"local">;
   readonly #target: PrepareTarget;
@@ -41,12 +61,12 @@ export class Preparer {
   readonly #symbols = new Map<string, ReadonlySet<string>>();
   readonly #tensors = new Map<string, KernelTensor>();
   readonly #ints = new Map<string, readonly number[] | undefined>();
-  readonly #prepared = new Map<Node, Prepared>();
+  readonly #prepared = new Map<Unit, Prepared>();
   /** What calls of these sizes launch, by all that a lowering sees of them. */
   readonly #forms = new Map<string, Prepared>();
   /** The part of a call's form that does not change; null for calls that have none. */
   readonly #attributes = new Map<Call, string | null>();
-  #bindings: Bindings = new Map();
+  #sizes: StepSizes = { bindings: new Map() };
 
   constructor(graph: Graph<"local">, target: PrepareTarget) {
     this.#graph = graph;
@@ -55,27 +75,40 @@ export class Preparer {
   }
 
   /** Sets the sizes of all symbols, and forgets what depends on those that changed. */
-  bind(bindings: Bindings): void {
-    const before = this.#bindings;
-    this.#bindings = bindings;
-    const changed = new Set([...bindings.keys()].filter((name) => before.get(name) !== bindings.get(name)));
-    if (changed.size === 0) return;
+  bind(sizes: StepSizes): void {
+    const before = this.#sizes, { room } = sizes, bindings = withBounds(this.#graph, sizes.bindings);
+    this.#sizes = { ...sizes, bindings };
+    const changed = new Set([...bindings.keys()].filter((name) => before.bindings.get(name) !== bindings.get(name)));
+    if (changed.size === 0 && room === before.room) return;
     this.#forms.clear();
-    const depends = (name: string) => !this.#symbolsOf(name).isDisjointFrom(changed);
+    const depends = (name: string) => name !== "" && this.dependsOn(name, changed);
     for (const name of this.#tensors.keys()) if (depends(name)) this.#tensors.delete(name);
     for (const name of this.#ints.keys()) if (depends(name)) this.#ints.delete(name);
-    for (const node of this.#prepared.keys()) {
-      const names = "inputs" in node ? [...node.inputs, ...node.outputs] : node.outputs;
-      const outer = node.kind === "collective" && node.shard ? symbolsOf(node.shard.layout.outer) : new Set<string>();
-      if (!outer.isDisjointFrom(changed) || names.some((n) => n !== "" && depends(n))) this.#prepared.delete(node);
+    for (const unit of this.#prepared.keys()) {
+      if ((unit.grows && room !== before.room) || this.varies(unit, changed)) this.#prepared.delete(unit);
     }
+  }
+
+  /** Whether the size or the content of a value depends on one of `symbols`. */
+  dependsOn(name: string, symbols: ReadonlySet<string>): boolean {
+    return !this.#symbolsOf(name).isDisjointFrom(symbols);
+  }
+
+  /** Whether what a unit launches depends on one of `symbols`. */
+  varies({ nodes }: Unit, symbols: ReadonlySet<string>): boolean {
+    return nodes.some((node) => {
+      const outer = node.kind === "collective" && node.shard ? symbolsOf(node.shard.layout.outer) : undefined;
+      if (outer && !outer.isDisjointFrom(symbols)) return true;
+      return [...node.inputs, ...node.outputs].some((name) => name !== "" && this.dependsOn(name, symbols));
+    });
   }
 
   /** Type and sizes of a value. @throws {GraphError} If only data tells them. */
   tensorOf(name: string): KernelTensor {
     let tensor = this.#tensors.get(name);
     if (!tensor) {
-      const { type } = valueOf(this.#graph, name), shape = type.shape?.map((d) => evalDim(d, this.#bindings));
+      const { type } = valueOf(this.#graph, name), { bindings } = this.#sizes;
+      const shape = type.shape?.map((d) => evalDim(d, bindings));
       if (!type.dtype || !shape || shape.includes(undefined)) {
         throw new GraphError(`Cannot place "${name}" on a GPU: only data tells its size`, {
           hint: "run this model with device cpu",
@@ -89,23 +122,24 @@ export class Preparer {
   /** The content of a small integer tensor that the host knows. */
   intsOf(name: string): readonly number[] | undefined {
     if (this.#ints.has(name)) return this.#ints.get(name);
-    const found = valueOf(this.#graph, name).ints?.elements.map((e) => evalDim(e, this.#bindings));
+    const found = valueOf(this.#graph, name).ints?.elements.map((e) => evalDim(e, this.#sizes.bindings));
     const ints = found === undefined || found.includes(undefined) ? undefined : found as number[];
     this.#ints.set(name, ints);
     return ints;
   }
 
-  /** What `node` launches; undefined for what the host knows without. @throws {GraphError} If an op does not run on a GPU. */
-  prepare(node: Call | Collective): Prepared | undefined {
-    let prepared = this.#prepared.get(node);
+  /** What `unit` launches; undefined for what the host knows without. @throws {GraphError} If an op does not run on a GPU. */
+  prepare(unit: Unit): Prepared | undefined {
+    let prepared = this.#prepared.get(unit);
     if (prepared) return prepared;
-    if (isCall(node)) {
+    const [node] = unit.nodes;
+    if (isCall(node!)) {
       // What the host knows needs no work; it is uploaded where a kernel reads it.
-      if (node.outputs.every((n) => n === "" || this.intsOf(n) !== undefined)) return undefined;
-      if (!node.outputs.some((n) => this.isRead(n))) return undefined;
-      prepared = this.#call(node);
-    } else prepared = this.#collective(node);
-    this.#prepared.set(node, prepared);
+      if (unit.outputs.every((n) => n === "" || this.intsOf(n) !== undefined)) return undefined;
+      if (!unit.outputs.some((n) => this.isRead(n))) return undefined;
+      prepared = this.#call(unit, node);
+    } else prepared = this.#collective(node!);
+    this.#prepared.set(unit, prepared);
     return prepared;
   }
 
@@ -114,7 +148,7 @@ export class Preparer {
     return name !== "" && this.#read.has(name);
   }
 
-  #call(node: Call): Prepared {
+  #call(unit: Unit, node: Call): Prepared {
     const lowering = loweringOf(node);
     if (!lowering) {
       const name = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
@@ -122,6 +156,7 @@ export class Preparer {
         hint: "run this model with device cpu",
       });
     }
+    const { room } = this.#sizes, growth = unit.grows && room !== undefined ? growthOf(node) : [];
     const context: KernelContext = {
       node,
       attributes: node.attributes,
@@ -129,6 +164,7 @@ export class Preparer {
       inputs: node.inputs.map((n) => (n === "" ? undefined : this.tensorOf(n))),
       outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
       ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
+      rooms: node.outputs.map((_, i) => (growth.some((g) => g.output === i) ? room : undefined)),
     };
     // Layers are alike: what one of them needs, all need.
     const form = this.#formOf(node, context);
@@ -144,14 +180,13 @@ export class Preparer {
     const works = steps.flatMap((step): Work[] => {
       if (step.kind === "alias") return [];
       if (step.kind === "gemm") return [{ kind: "gemm", step }];
-      const launch = step.kind === "map" ? mapLaunch(step, this.#texts) : rowsLaunch(step, this.#texts);
-      return launch ? [{ kind: "kernel", launch }] : [];
+      return [...kernelOf(step, this.#texts)];
     });
     return { works, aliases: steps.filter((s) => s.kind === "alias"), scratch };
   }
 
   /** All that a lowering sees of a call, as text; undefined where that is too much. */
-  #formOf(node: Call, { inputs, outputs, ints, opset }: KernelContext): string | undefined {
+  #formOf(node: Call, { inputs, outputs, ints, opset, rooms }: KernelContext): string | undefined {
     let own = this.#attributes.get(node);
     if (own === undefined) {
       const attributes = Object.entries(node.attributes);
@@ -160,17 +195,16 @@ export class Preparer {
     }
     if (own === null) return undefined;
     const tensors = (list: KernelContext["inputs"]) => list.map((t) => (t ? `${t.dtype}[${t.shape}]` : "-")).join(" ");
-    return `${own} ${tensors(inputs)} > ${tensors(outputs)} ${ints.map((i) => i?.join() ?? "-").join(";")}`;
+    const known = ints.map((i) => i?.join() ?? "-").join(";");
+    return `${own} ${tensors(inputs)} > ${tensors(outputs)} ${known} ${rooms!.join()}`;
   }
 
   #collective(node: Collective): Prepared {
     const { rank, ranks } = this.#target;
     const from = this.tensorOf(node.inputs[0]), to = this.tensorOf(node.outputs[0]);
-    const { exchange, steps, scratch } = collectiveSteps(node, { from, to, rank, ranks, bindings: this.#bindings });
-    const copies = steps.flatMap((step): Work[] => {
-      const launch = mapLaunch(step, this.#texts);
-      return launch ? [{ kind: "kernel", launch }] : [];
-    });
+    const context = { from, to, rank, ranks, bindings: this.#sizes.bindings };
+    const { exchange, steps, scratch } = collectiveSteps(node, context);
+    const copies = steps.flatMap((step) => kernelOf(step, this.#texts));
     return { works: [{ kind: "exchange", exchange }, ...copies], aliases: [], scratch };
   }
 
@@ -183,4 +217,14 @@ export class Preparer {
     }
     return known;
   }
+}
+
+/** The kernel of a step, if there is anything to compute. */
+function kernelOf(step: MapStep | RowsStep | CodeStep, texts: KernelTexts): readonly Work[] {
+  const launch = step.kind === "code"
+    ? codeLaunch(step, texts)
+    : step.kind === "map"
+    ? mapLaunch(step, texts)
+    : rowsLaunch(step, texts);
+  return launch ? [{ kind: "kernel", launch }] : [];
 }

@@ -5,10 +5,11 @@ import type { CommDType } from "../comm/buffers.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import type { Exchange } from "./collectives.ts";
 import type { AddressOf, GpuDevice } from "./device.ts";
-import type { RankExchange } from "./executor.ts";
+import type { RankExchange } from "./step_runner.ts";
 
 /** Exchanges among the ranks of any communicator. Each waits for the GPU before and after, so it is slow. */
 export class StagedExchange implements RankExchange {
+  readonly unrecordable = "exchanges go through the host";
   readonly #comm: Communicator;
   readonly #device: GpuDevice;
 
@@ -35,6 +36,10 @@ export class StagedExchange implements RankExchange {
       this.#device.upload(addressOf(operand), all.subarray(at, at + sizes[r]!));
       at += sizes[r]!;
     });
+  }
+
+  allAgree(): boolean {
+    return false;
   }
 
   async settled(): Promise<void> {

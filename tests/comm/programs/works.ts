@@ -65,6 +65,16 @@ const parts = comm.group(() => {
 await assert.rejects(async () => await parts, /Cannot receive 3 elements/);
 await comm.barrier();
 
+// Who leaves a group takes what it had under way there with it; only those who wait for it hear of that.
+const left = (await comm.split(0))!;
+const unmetRecv = left.recv(note, other), unmetBarrier = rank === 0 ? left.barrier() : undefined;
+void left.recv(note, other, { tag: 1 });
+await pause(5);
+await left[Symbol.asyncDispose]();
+await assert.rejects(async () => await unmetRecv, /Group "world\.\d+\.0" was closed before this was done/);
+await assert.rejects(async () => await (unmetBarrier ?? unmetRecv), /was closed before this was done/);
+await comm.barrier();
+
 // To cancel a collective is to stop the group: the ranks would be out of step.
 if (rank === 0) {
   const work = comm.allReduce(new Float32Array(1), "sum", { signal: AbortSignal.timeout(50) });

@@ -55,6 +55,15 @@ const MISTAKE: Readonly<Record<string, () => unknown>> = {
       1,
     ),
   "synchronising while capturing": () => stream.capture(() => stream.synchronize()),
+  "allocating while capturing": () => stream.capture(() => gpu.alloc(4)),
+  "loading kernels while capturing": () => stream.capture(() => gpu.compile(KERNELS)),
+  "a graph of memory that was freed since": () => {
+    const x = gpu.alloc(4096), overrun = kernel("sw_overrun");
+    const graph = stream.capture(() => gpu.launch(overrun, { grid: 1, block: 1 }, x.value, 0));
+    x[Symbol.dispose]();
+    graph.launch(stream);
+    stream.synchronize();
+  },
   "capture with a fork that is not joined": () => {
     const other = new CudaStream(driver), event = new CudaEvent(driver);
     stream.capture(() => {
