@@ -7,10 +7,12 @@ import { namedSizes } from "./named_sizes.ts";
 import type { OutputDifference } from "./compare.ts";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { didYouMean } from "../src/core/suggest.ts";
+import { meshSize, parseMesh } from "../src/plan/mesh.ts";
 import {
   type Against,
   DEVICE_OPTIONS,
   jobDevice,
+  MESH,
   startJob,
   type VerifyCase,
   type VerifyJob,
@@ -40,6 +42,12 @@ export const verify: Command = {
     "inputs drawn after their names and types.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
+    mesh: {
+      ...MESH,
+      help:
+        "D groups of T ranks, instead of --nproc: groups share the rows of a case; each generates all of a text.\n" +
+        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+    },
     against: {
       value: AGAINST.join("|"),
       help: "what is expected: the stored outputs (default), or what one ONNX Runtime session gives here",
@@ -56,6 +64,7 @@ export const verify: Command = {
   },
   examples: [
     "shardwise verify models/llama models/gpt2 --nproc 1,2,3,4",
+    "shardwise verify models/bert --mesh dp=2,tp=2 --cases 'batch*'",
     'shardwise verify models --cases "llama*decode"',
     "shardwise verify my-model.onnx --against unsharded --nproc 2,3",
   ],
@@ -64,7 +73,9 @@ export const verify: Command = {
 
 async function verifyFolders(args: ParsedArgs): Promise<number> {
   if (args.positionals.length === 0) throw args.error("FOLDER is missing");
-  const sizes = args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
+  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
+  if (mesh && args.text("nproc") !== undefined) throw args.error("--mesh and --nproc exclude each other");
+  const sizes = mesh ? [meshSize(mesh)] : args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
   const against = againstOf(args);
   using drawn = new DrawnCases();
   const found = await findCases(args, { against, drawn });
@@ -76,10 +87,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
     );
   }
   const on = jobDevice(args), plan = planConfig(args), results: VerifyResult[] = [];
-  for (const size of sizes) passConfig(plan, size);
+  for (const size of sizes) passConfig(plan, mesh?.tp ?? size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, { size, on, plan, against }));
+    results.push(...await verifyAt(cases, { size, on, plan, against, ...(mesh ? { mesh } : {}) }));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,

@@ -157,6 +157,11 @@ export class Pricing {
     return picoseconds(callSeconds + work.flops / rateOf(this.model, work.rows) + work.bytes / bytesPerSecond);
   }
 
+  /** Seconds that a rank saves of reading and writing `bytes` when all ranks share it out. */
+  sharingOut(bytes: number): number {
+    return bytes * (1 - 1 / this.ranks) / this.model.bytesPerSecond;
+  }
+
   /** The collectives that a call with an `internal` factor brings along, for an output of `bytes`. */
   internal(bytes: number): number {
     const { internalCollectives, collectiveSeconds, sharedBytesPerSecond } = this.model;
