@@ -93,7 +93,8 @@ export class DeviceState extends ModelState {
 
   /** Whether all of `names` grow in place. */
   growInPlace(names: ReadonlySet<string>): boolean {
-    return [...names].every((name) => this.#cells.get(name)?.inPlace);
+    for (const name of names) if (!this.#cells.get(name)?.inPlace) return false;
+    return true;
   }
 
   /** Names the memory that it lies in: equal texts, equal addresses. */
@@ -109,6 +110,11 @@ export class DeviceState extends ModelState {
       this.#device.download(at, bytes.subarray(r * row, (r + 1) * row));
     }
     return tensorOf(bytes, { held: dtype, dtype: cell.modelDType, shape });
+  }
+
+  /** Whether it holds the carried input `name`. */
+  has(name: string): boolean {
+    return this.#cells.has(name);
   }
 
   /** The shape of `name`. */
