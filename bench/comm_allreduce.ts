@@ -26,7 +26,7 @@ type Peer = (ranks: number, sizes: readonly number[]) => Promise<Record<string, 
 
 /** Repetitions of `bytes` that take some milliseconds. */
 function repetitions(bytes: number): number {
-  return Math.max(3, Math.min(4000, Math.floor(16e6 / (bytes + 4000))));
+  return Math.max(3, Math.min(20_000, Math.floor(16e6 / (bytes + 800))));
 }
 
 /** One rank of ours: rank 0 prints a line of JSON, { column: [µs per size] }. */
@@ -100,7 +100,7 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, times = dist.get_rank(), []
 for size, n in zip(sys.argv[1::2], sys.argv[2::2]):
-    x, n = torch.zeros(int(size) // 4), max(3, int(n) // 20)
+    x, n = torch.zeros(int(size) // 4), max(3, int(n) // 100)
     def batch():
         dist.barrier()
         start = time.perf_counter()

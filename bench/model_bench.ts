@@ -29,6 +29,7 @@ const HELP = `deno run -A bench/model_bench.ts [options]
   --threads N         threads of each rank's sessions; default 1
   --peer-threads N    threads of the peer's session; default 2
   --peer-model FILE   what the peer runs, where it is another file: the same model in 4 bits, say
+  --last-logits       our ranks give logits of the last position only, as for generation; the peer gives all
   --quantize LIST     how our ranks hold weights, as in the command line: int4,lm_head=int8
   --tolerance X       difference of logits, against the largest, that is rounding; default 0.002. Products that round
                       activations to 8 bits (4-bit weights) need 0.05
@@ -47,6 +48,7 @@ const { values: options } = parseArgs({
     threads: { type: "string", default: "1" },
     "peer-model": { type: "string" },
     quantize: { type: "string" },
+    "last-logits": { type: "boolean", default: false },
     "peer-threads": { type: "string", default: "2" },
     tolerance: { type: "string", default: "0.002" },
     cache: { type: "string", default: fileURLToPath(new URL("../.cache/bench", import.meta.url)) },
@@ -65,7 +67,10 @@ const setup: Setup = {
   model: path,
   peerModel: options["peer-model"] ?? path,
   decoder,
-  config: options.quantize === undefined ? {} : { quantize: parseQuantize(options.quantize.split(",")) },
+  config: {
+    ...(options.quantize === undefined ? {} : { quantize: parseQuantize(options.quantize.split(",")) }),
+    ...(options["last-logits"] ? { logits: "last" } : {}),
+  },
   workload: {
     decode: numbers("decode", options.decode ?? lengths.decode),
     prefill: numbers("prefill", options.prefill ?? lengths.prefill),

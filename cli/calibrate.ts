@@ -4,7 +4,7 @@ import { calibrationPlace, type Measurement, storeMeasurement } from "../src/run
 import type { CostModel } from "../src/plan/cost.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { startJob } from "./job.ts";
-import { printResult } from "./print.ts";
+import { printNote, printResult } from "./print.ts";
 
 /** The command. */
 export const calibrate: Command = {
@@ -29,6 +29,10 @@ async function measure(args: ParsedArgs): Promise<number> {
   const sizes = args.numbers("nproc", { least: 1 }) ?? [2];
   const place = calibrationPlace(), given = args.number("threads", { least: 1, whole: true });
   const measurements: Measurement[] = [];
+  const [load] = Deno.loadavg();
+  if (load! > place.cores / 2) {
+    printNote(`this host is busy (load ${load!.toFixed(1)} on ${place.cores} cores): measure again when it is not`);
+  }
   let path: string | undefined;
   for (const ranks of sizes) {
     const threads = given ?? Math.max(1, Math.floor(place.cores / ranks));

@@ -20,19 +20,35 @@ export interface FolderCases {
 const DEPTH = 3;
 
 /**
- * The cases of `folder`, or of the folders in it that have some.
+ * The cases of `folders`, or of the folders in them that have some. A case is called after its folder, as much of the path
+ * as tells it from others, after its model where that is not `model.onnx`, and then as the folder calls it.
  *
  * @throws {FormatError} If there are none, or a file is malformed or names one that does not exist.
  */
-export function readCases(folder: string): FolderCases {
-  const folders = caseFolders(folder, DEPTH);
-  if (folders.length === 0) {
+export function readCases(folders: readonly string[]): FolderCases {
+  const found = folders.flatMap((folder) => {
+    const inside = caseFolders(folder, DEPTH);
+    if (inside.length > 0) return inside;
     throw new FormatError(`Cannot verify ${folder}: neither it nor a folder in it has a cases.json`, {
       hint: "shardwise verify --help explains the format",
     });
-  }
-  const parts = folders.map(readFolder);
+  });
+  const once = [...new Map(found.map((folder) => [Deno.realPathSync(folder), folder])).entries()];
+  const labels = shortest(once.map(([real]) => real));
+  const parts = once.map(([, folder], i) => readFolder(folder, labels[i]!));
   return { cases: parts.flatMap((p) => p.cases), skipped: parts.flatMap((p) => p.skipped) };
+}
+
+/** The ends of paths that tell them apart. */
+function shortest(paths: readonly string[]): string[] {
+  const ends = (path: string, parts: number) => path.split("/").slice(-parts).join("/");
+  return paths.map((path) => {
+    let parts = 1;
+    while (parts < path.split("/").length && paths.some((p) => p !== path && ends(p, parts) === ends(path, parts))) {
+      parts++;
+    }
+    return ends(path, parts);
+  });
 }
 
 function caseFolders(folder: string, depth: number): string[] {
@@ -48,8 +64,7 @@ function caseFolders(folder: string, depth: number): string[] {
   return names.flatMap((name) => caseFolders(join(folder, name), depth - 1));
 }
 
-function readFolder(folder: string): FolderCases {
-  const label = basename(folder) === "." ? "." : basename(Deno.realPathSync(folder));
+function readFolder(folder: string, label: string): FolderCases {
   const file = join(folder, "cases.json");
   const list = readJson(file);
   if (!Array.isArray(list)) throw new FormatError(`Cannot read ${file}: it holds no list of cases`);
@@ -106,9 +121,10 @@ function outputsCase(entry: unknown, where: string, folder: string, label: strin
       hint: `paths are relative to ${dirname(join(folder, "cases.json"))}`,
     });
   };
+  const model = basename(text("model"), ".onnx");
   return {
     kind: "outputs",
-    name: `${label} ${text("name")}`,
+    name: `${label}${model === "model" ? "" : `/${model}`} ${text("name")}`,
     model: path("model"),
     inputs: path("inputs"),
     expected: path("expected"),

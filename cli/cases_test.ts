@@ -24,7 +24,7 @@ Deno.test("readCases() resolves paths, keeps the cases of a model together and a
     "cases.json": [{ ...CASE, model: "m.onnx" }, { ...CASE, name: "two", model: "a.onnx" }, { ...CASE, name: "three" }],
     "generate.json": { prompt: [1, 2], greedy: [3], min_margin: 0.1 },
   });
-  const { cases, skipped } = readCases(path);
+  const { cases, skipped } = readCases([path]);
   assert.deepEqual(cases.map((c) => [c.name.split(" ")[1], c.model]), [
     ["two", join(path, "a.onnx")],
     ["one", join(path, "m.onnx")],
@@ -45,8 +45,8 @@ Deno.test("readCases() finds folders in folders, and says what it skips", () => 
     "y/z/i.safetensors": undefined,
     "y/z/e.safetensors": undefined,
   });
-  const { cases, skipped } = readCases(path);
-  assert.deepEqual(cases.map((c) => c.name), ["z one"]);
+  const { cases, skipped } = readCases([path]);
+  assert.deepEqual(cases.map((c) => c.name), ["z/m one"]);
   assert.deepEqual(skipped.map((s) => s.name), ["x greedy"]);
   assert.match(skipped[0]!.reason, /encoder_model/);
   Deno.removeSync(path, { recursive: true });
@@ -65,12 +65,31 @@ Deno.test("readCases() finds the greedy case of an encoder-decoder, from ids or 
     "b/decoder_model.onnx": undefined,
     "b/decoder_with_past_model.onnx": undefined,
   });
-  const { cases, skipped } = readCases(path);
+  const { cases, skipped } = readCases([path]);
   assert.deepEqual(skipped, []);
   const common = { kind: "seq2seq", decoderPrompt: [0], expected: [1] };
   assert.deepEqual(cases, [
     { ...common, name: "a greedy", model: join(path, "a"), prompt: [3] },
     { ...common, name: "b greedy", model: join(path, "b"), prompt: join(path, "b/i.safetensors") },
+  ]);
+  Deno.removeSync(path, { recursive: true });
+});
+
+Deno.test("readCases() names cases by as much of the path as tells folders apart, and by a model that has a name", () => {
+  const files = (folder: string) =>
+    Object.fromEntries(
+      Object.entries({ ...FILES, "model.onnx": undefined, "cases.json": [{ ...CASE, model: "model.onnx" }, CASE] })
+        .map(([name, content]) => [`${folder}/${name}`, content]),
+    );
+  const path = folder({ ...files("a/bert"), ...files("b/bert"), ...files("b/gpt") });
+  const { cases } = readCases([join(path, "a"), join(path, "b"), join(path, "b/gpt")]);
+  assert.deepEqual(cases.map((c) => c.name), [
+    "a/bert/m one",
+    "a/bert one",
+    "b/bert/m one",
+    "b/bert one",
+    "gpt/m one",
+    "gpt one",
   ]);
   Deno.removeSync(path, { recursive: true });
 });
@@ -85,8 +104,8 @@ Deno.test("readCases() names the file and the field that is wrong", () => {
   ];
   for (const [files, message] of cases) {
     const path = folder(files);
-    assert.throws(() => readCases(path), message);
+    assert.throws(() => readCases([path]), message);
     Deno.removeSync(path, { recursive: true });
   }
-  assert.throws(() => readCases("/no/such/folder"), /is no folder that can be read/);
+  assert.throws(() => readCases(["/no/such/folder"]), /is no folder that can be read/);
 });

@@ -14,6 +14,14 @@ export interface OutputDifference {
   readonly problem?: string;
 }
 
+/** What comparing two sides of a case finds. */
+export interface Difference {
+  readonly pass: boolean;
+  readonly outputs: readonly OutputDifference[];
+  /** Why it failed before there was anything to compare, or which token differs. */
+  readonly problem?: string;
+}
+
 /** What is allowed. */
 export interface Tolerance {
   readonly atol: number;
@@ -53,6 +61,14 @@ function compareTensor(name: string, a: HostTensor, b: HostTensor, { atol, rtol 
     if (size > atol && !(d / size <= maxRel)) maxRel = d / size;
   }
   return { name, maxAbs, maxRel, pass };
+}
+
+/** Compares token ids: the first that is another. */
+export function compareIds(got: readonly number[], expected: readonly number[]): Difference {
+  const wrong = expected.findIndex((id, i) => id !== got[i]);
+  if (wrong < 0) return { pass: true, outputs: [] };
+  const problem = `token ${wrong + 1} of ${expected.length} is ${got[wrong]}, expected ${expected[wrong]}`;
+  return { pass: false, outputs: [], problem };
 }
 
 function different(name: string, problem: string): OutputDifference {

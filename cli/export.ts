@@ -15,8 +15,9 @@ export const exportParts: Command = {
   usage: "MODEL.onnx --tp N --out DIR [OPTIONS]",
   description:
     "Writes to DIR: rank<r>.onnx and rank<r>.bin, each rank's part; plan.json, every placement, collective and cost; graph.txt,\n" +
-    "the sharded graph; model.onnx and model.onnx.data, the whole model with ONNX's multi-device annotations (IR 11). Tokenizer\n" +
-    "and configuration are copied along. `shardwise run DIR` and `shardwise generate DIR` then load each rank's own file.\n" +
+    "the sharded graph; model.onnx and model.onnx.data, the whole model with ONNX's multi-device annotations (IR 11), unless\n" +
+    "--quantize changes its weights. Tokenizer and configuration are copied along. `shardwise run DIR` and `shardwise generate\n" +
+    "DIR` then load each rank's own file.\n" +
     "docs/plan-json.md describes the files.",
   options: {
     tp: { short: "n", value: "N", help: "ranks to split for; required" },

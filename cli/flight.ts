@@ -1,7 +1,7 @@
 /** `shardwise flight`: reads the flight recorders that the ranks of a failed job left, and says who is missing where. */
 import { basename, join } from "node:path";
 import Table from "cli-table3";
-import { InputError } from "../src/core/errors.ts";
+import { InputError, systemReason } from "../src/core/errors.ts";
 import type { FlightDump } from "../src/runtime/comm/flight_recorder.ts";
 import { type FlightReport, parseFlightDump, rankList, reportFlight } from "../src/runtime/comm/flight_report.ts";
 import type { Command } from "./command.ts";
@@ -94,7 +94,7 @@ async function* filesBelow(directory: string): AsyncGenerator<string> {
   try {
     entries = await Array.fromAsync(Deno.readDir(directory));
   } catch (cause) {
-    throw new InputError(`Cannot read the folder ${directory}: ${cause instanceof Error ? cause.message : cause}`, {
+    throw new InputError(`Cannot read the folder ${directory}: ${systemReason(cause)}`, {
       cause,
     });
   }

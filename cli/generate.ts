@@ -10,6 +10,8 @@ import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
 const DEFAULT_NEW_TOKENS = 128;
+/** Architectures, as config.json names them, that give something else than a next token. */
+const NO_TEXT = /For(MaskedLM|PreTraining|\w*Classification|QuestionAnswering|MultipleChoice|ObjectDetection)$/;
 
 /** The command. */
 export const generate: Command = {
@@ -25,9 +27,13 @@ export const generate: Command = {
     "likeliest token is taken at each step. The same seed gives the same text at any N (as long as rounding does not decide).",
   options: {
     nproc: NPROC,
-    chat: { value: "TEXT", help: "a question, put into the model's chat template" },
+    chat: { value: "TEXT", help: "a question, put into the model's chat template; - reads it from stdin" },
     system: { value: "TEXT", help: "the system message before --chat; default: what the template says" },
-    prompt: { value: "TEXT", many: true, help: "text to continue; repeated, the texts grow side by side" },
+    prompt: {
+      value: "TEXT",
+      many: true,
+      help: "text to continue; - reads it from stdin; repeated, the texts grow side by side",
+    },
     "prompt-ids": {
       value: "1,2;3",
       help: "token ids to continue, several prompts by ;; prints ids, unless --tokenizer is given",
@@ -73,19 +79,45 @@ async function generateText(args: ParsedArgs): Promise<number> {
   if (echo !== undefined) await Deno.stdout.write(new TextEncoder().encode(echo));
   const { code, reports: [report] } = await startJob(job, nproc);
   if (report !== undefined) printNote(speedLine(report as GenerateReport, promptTokens, limitNote));
+  const advice = job.print.kind === "text" && args.text("temperature") === undefined && job.beams === undefined
+    ? samplingAdvice(folder)
+    : undefined;
+  if (code === 0 && advice !== undefined) printNote(advice);
   return code;
 }
 
-/** `24 tokens, 51.3 tokens/s; first token after 112 ms (37 tokens of prompt)`, and why there are no more. */
+/** What a model's authors would have passed, where they sample: without it, chat models repeat themselves. */
+export function samplingAdvice(folder: ModelFolder): string | undefined {
+  const { sampling } = folder;
+  if (sampling === undefined) return undefined;
+  const { temperature, topK, topP } = sampling;
+  const options = [
+    `--temperature ${temperature}`,
+    ...(topK === undefined ? [] : [`--top-k ${topK}`]),
+    ...(topP === undefined ? [] : [`--top-p ${topP}`]),
+  ];
+  return `the likeliest tokens were taken; the model's generation_config.json samples: ${options.join(" ")}`;
+}
+
+/** `24 tokens, 51.3 tokens/s; first token after 112 ms (37 tokens of prompt); loaded in 1.9 s`, and why there are no more. */
 export function speedLine(
-  { tokens, firstMs, restMs, ended }: GenerateReport,
+  { tokens, firstTokens, loadMs, firstMs, restMs, ended }: GenerateReport,
   promptTokens: number,
   limitNote: string | undefined,
 ): string {
   const count = (n: number) => `${n} token${n === 1 ? "" : "s"}`;
-  const speed = tokens > 1 && restMs > 0 ? `, ${((tokens - 1) / restMs * 1000).toFixed(1)} tokens/s` : "";
-  const first = `first token after ${firstMs.toFixed(0)} ms (${count(promptTokens)} of prompt)`;
-  return `${count(tokens)}${speed}; ${first}${!ended && limitNote !== undefined ? `; ${limitNote}` : ""}`;
+  const seconds = (ms: number) => `${(ms / 1000).toPrecision(ms < 100_000 ? 2 : 3)} s`;
+  const rest = tokens - firstTokens,
+    speed = rest > 0 && restMs > 0 ? `, ${(rest / restMs * 1000).toFixed(1)} tokens/s` : "";
+  const prompt = `${count(promptTokens)} of prompt`;
+  return [
+    `${count(tokens)}${speed}`,
+    firstMs === undefined
+      ? `all after ${seconds(restMs)} (${prompt})`
+      : `first token after ${firstMs.toFixed(0)} ms (${prompt})`,
+    `loaded in ${seconds(loadMs)}`,
+    ...(!ended && limitNote !== undefined ? [limitNote] : []),
+  ].join("; ");
 }
 
 /** What the arguments ask for. */
@@ -101,6 +133,7 @@ export interface GenerateCall {
 
 /** The job that the arguments ask for; all that can be wrong with them is told here, before a rank starts. */
 export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall {
+  requireTextModel(args, folder);
   const sampling = samplingOptions(args);
   const beams = beamOptions(args, sampling);
   const decoderPrompt = decoderIds(args, folder);
@@ -135,6 +168,17 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
     limitNote,
     echo: wantsEcho ? (print.kind === "ids" ? (prompts[0] as readonly number[]).join(" ") + " " : echo) : undefined,
   };
+}
+
+/** @throws {UsageError} If the folder says that its model is made for something else than continuing text. */
+function requireTextModel(args: ParsedArgs, folder: ModelFolder): void {
+  const other = folder.architectures.find((name) => NO_TEXT.test(name));
+  if (other !== undefined) {
+    throw args.error(
+      `${folder.folder} holds a ${other}, which does not continue text`,
+      "shardwise run --help: outputs for inputs",
+    );
+  }
 }
 
 /** Beam search, if it is asked for. */
@@ -215,9 +259,9 @@ function readPrompts(
   }
   if (ways[0] === "prompt-ids") return { prompts: idLists(args), echo: "", tokenizer: undefined };
   const tokenizer = folder.tokenizer(args.text("tokenizer"));
-  const question = args.text("chat"), system = args.text("system");
+  const question = textOrStdin(args.text("chat")), system = args.text("system");
   if (question === undefined) {
-    const texts = args.texts("prompt"), prompts = texts.map((text) => tokenizer.encode(text));
+    const texts = args.texts("prompt").map(textOrStdin), prompts = texts.map((text) => tokenizer.encode(text));
     if (prompts.some((p) => p.length === 0)) throw args.error("the prompt is empty", "give at least one character");
     return { prompts, echo: texts[0]!, tokenizer };
   }
@@ -227,6 +271,18 @@ function readPrompts(
   ]);
   // The template writes the special tokens itself.
   return { prompts: [tokenizer.encode(text, { addSpecialTokens: false })], echo: text, tokenizer };
+}
+
+/** What `text` says, or stdin where it is `-`. A newline at its end is the shell's. */
+function textOrStdin<T extends string | undefined>(text: T): T | string {
+  if (text !== "-") return text;
+  const parts: Uint8Array[] = [];
+  for (const buffer = new Uint8Array(65536);;) {
+    const n = Deno.stdin.readSync(buffer);
+    if (n === null) break;
+    parts.push(buffer.slice(0, n));
+  }
+  return new TextDecoder().decode(new Uint8Array(parts.flatMap((part) => [...part]))).replace(/\r?\n$/, "");
 }
 
 /** Prompts of ids, separated by semicolons. */

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { parseCommand } from "./command.ts";
-import { generate, generateJob, speedLine } from "./generate.ts";
+import { generate, generateJob, samplingAdvice, speedLine } from "./generate.ts";
 
 const DEMO = ModelFolder.open(fileURLToPath(new URL("../examples/demo", import.meta.url)));
 
@@ -101,13 +101,47 @@ Deno.test("generateJob() refuses calls that contradict themselves", () => {
   for (const [args, message] of wrong) assert.throws(() => job(...args), message, args.join(" "));
 });
 
-Deno.test("speedLine() counts tokens after the first, and says why there are no more", () => {
-  const report = { tokens: 11, firstMs: 120, restMs: 200, ended: false };
+Deno.test("speedLine() counts tokens after those of the first step, and says why there are no more", () => {
+  const report = { tokens: 11, firstTokens: 1, loadMs: 1949, firstMs: 120, restMs: 200, ended: false };
   assert.equal(
     speedLine(report, 1, undefined),
-    "11 tokens, 50.0 tokens/s; first token after 120 ms (1 token of prompt)",
+    "11 tokens, 50.0 tokens/s; first token after 120 ms (1 token of prompt); loaded in 1.9 s",
   );
+  assert.match(speedLine({ ...report, firstTokens: 3 }, 1, undefined), /^11 tokens, 40\.0 tokens\/s; first/);
   assert.match(speedLine(report, 2, "limit"), /; limit$/);
   assert.doesNotMatch(speedLine({ ...report, ended: true }, 2, "limit"), /limit/);
   assert.doesNotMatch(speedLine({ ...report, tokens: 1, restMs: 0 }, 2, undefined), /tokens\/s/);
+  assert.match(
+    speedLine({ ...report, firstTokens: 0, firstMs: undefined, restMs: 4400 }, 2, undefined),
+    /^11 tokens, 2\.5 tokens\/s; all after 4\.4 s \(2 tokens of prompt\); loaded in 1\.9 s$/,
+  );
+});
+
+Deno.test("samplingAdvice() says how the model's authors sample, if they do", () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-generate-" });
+  Deno.writeTextFileSync(join(folder, "model.onnx"), "");
+  const adviceFor = (config: Record<string, unknown>) => {
+    Deno.writeTextFileSync(join(folder, "generation_config.json"), JSON.stringify(config));
+    return samplingAdvice(ModelFolder.open(folder));
+  };
+  assert.equal(adviceFor({ temperature: 0.6 }), undefined);
+  assert.match(
+    adviceFor({ do_sample: true, temperature: 0.6, top_p: 0.9 })!,
+    / samples: --temperature 0\.6 --top-p 0\.9$/,
+  );
+  Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("generateJob() refuses a model that its folder calls one that does not continue text", () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-generate-" });
+  Deno.writeTextFileSync(join(folder, "model.onnx"), "");
+  const attempt = (architecture: string) => {
+    Deno.writeTextFileSync(join(folder, "config.json"), JSON.stringify({ architectures: [architecture] }));
+    generateJob(parseCommand(generate, [folder, "--prompt-ids", "1,2"]), ModelFolder.open(folder));
+  };
+  assert.throws(() => attempt("BertForMaskedLM"), /holds a BertForMaskedLM, which does not continue text/);
+  assert.throws(() => attempt("DebertaV2ForTokenClassification"), /does not continue text/);
+  attempt("LlamaForCausalLM");
+  attempt("T5ForConditionalGeneration");
+  Deno.removeSync(folder, { recursive: true });
 });

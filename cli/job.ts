@@ -8,7 +8,7 @@ import { shardedFor } from "../src/sharded_folder.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "../src/runtime/device_choice.ts";
-import type { OutputDifference } from "./compare.ts";
+import type { Difference } from "./compare.ts";
 import type { DeviceMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import type { PlanConfig } from "./plan_options.ts";
@@ -30,10 +30,14 @@ export interface RunJob {
   readonly mesh?: DeviceMesh;
 }
 
+/** What models are held against: stored outputs, or what they give unsplit. */
+export type Against = "reference" | "unsharded";
+
 /** Checks models against what they should give. */
 export interface VerifyJob {
   readonly kind: "verify";
   readonly on: JobDevice;
+  readonly against: Against;
   readonly cases: readonly VerifyCase[];
   readonly plan: PlanConfig;
 }
@@ -68,13 +72,11 @@ export type VerifyCase =
   };
 
 /** What rank 0 reports of each case of a {@linkcode VerifyJob}. */
-export interface VerifyResult {
+export interface VerifyResult extends Difference {
   readonly name: string;
   readonly ranks: number;
-  readonly pass: boolean;
-  readonly outputs: readonly OutputDifference[];
-  /** Why it failed before there was anything to compare, or which token differs. */
-  readonly problem?: string;
+  /** Of a case that differs from its reference: whether the model unsplit does too. */
+  readonly verdict?: string;
   readonly ms: number;
 }
 
@@ -104,9 +106,15 @@ export interface GenerateJob {
 
 /** What rank 0 reports of a {@linkcode GenerateJob}. */
 export interface GenerateReport {
+  /** Of all texts. */
   readonly tokens: number;
-  /** Time to the first token, and from there to the last. */
-  readonly firstMs: number;
+  /** Of these, the ones that the first step gave. */
+  readonly firstTokens: number;
+  /** From the start of the ranks' part to a model that can run. */
+  readonly loadMs: number;
+  /** Time to the first token; undefined where a text is whole before it is shown. */
+  readonly firstMs: number | undefined;
+  /** Time from there to the last token. */
   readonly restMs: number;
   /** Whether the text came to its own end. */
   readonly ended: boolean;

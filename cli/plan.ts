@@ -14,6 +14,7 @@ import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
+import { checkOutput } from "./output_file.ts";
 import { HTML, writePlanPage } from "./plan_html.ts";
 import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
@@ -71,7 +72,15 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   const made = shardedFor(model);
   const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
+  const priced = ["explain", "compare"].find((name) => args.texts(name).length > 0);
+  if (made !== undefined && priced !== undefined) {
+    throw args.error(
+      `--${priced} has no effect on ${model}, which is split already`,
+      `name ${join(model, FOLDER_FILES.model)}`,
+    );
+  }
   const nominal = sizes(args), baselines = rules(args);
+  checkOutput(args.text("html"), "html", args);
   const asked = planConfig(args);
   checkPlanFile(args, asked, { ranks: mesh?.tp ?? ranks, model });
   // A model in parts has its plan beside it.

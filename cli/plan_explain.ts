@@ -78,7 +78,16 @@ export function comparisonScreen(plans: readonly PlanComparison[]): string {
       `${printBytes(p.memory.total)}${p.fits ? "" : " (too much)"}`,
     ]);
   }
-  return table.toString();
+  return [table.toString(), ...fasterPlans(plans)].join("\n");
+}
+
+/** Why a plan that takes less time is not the search's. */
+function fasterPlans([solver, ...others]: readonly PlanComparison[]): string[] {
+  return others.filter((p) => p.fits && p.secondsPerToken < solver!.secondsPerToken).map((p) => {
+    const spared = printSeconds(solver!.secondsPerToken - p.secondsPerToken);
+    const times = (p.memory.total / solver!.memory.total).toPrecision(2);
+    return `${p.name} takes ${spared} less, and ${times} times the memory of a rank: the search prices both`;
+  });
 }
 
 function changes({ chosen, added, removed, others }: AlternativeReport): string[] {

@@ -1,11 +1,12 @@
 /** `shardwise run`: one run of a model, from files to files. */
+import { extname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
 import { meshSize, parseMesh } from "../src/plan/mesh.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
-import { requireFolder } from "./plan_html.ts";
+import { checkOutput, requireFolder } from "./output_file.ts";
 import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 
 /** The command. */
@@ -45,7 +46,8 @@ async function runModel(args: ParsedArgs): Promise<number> {
   const inputs = args.required("inputs"), outputs = args.required("outputs");
   // Damaged files are told before any rank starts.
   await readTensors(inputs);
-  requireFolder(outputs, "outputs", args);
+  if (extname(outputs) === "") requireFolder(outputs, "outputs", args);
+  else checkOutput(outputs, "outputs", args);
   return (await startJob(
     { kind: "run", on: jobDevice(args), model, inputs, outputs, plan, ...(mesh ? { mesh } : {}) },
     nproc,

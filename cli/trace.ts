@@ -1,7 +1,7 @@
 /** `shardwise trace`: what every rank does when, as a file for Perfetto and as a page. */
-import { basename, dirname } from "node:path";
+import { resolve } from "node:path";
 import { readTensors } from "../src/formats/tensor_file.ts";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { ModelFolder, modelName } from "../src/generate/model_folder.ts";
 import { reportHtml } from "../src/report/html.ts";
 import { traceView } from "../src/report/trace_view.ts";
 import { chromeTrace } from "../src/trace/chrome.ts";
@@ -9,8 +9,8 @@ import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob, type TraceReport } from "./job.ts";
 import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
-import { requireFolder } from "./plan_html.ts";
-import { printNote, printResult } from "./print.ts";
+import { checkOutput, writeOutput } from "./output_file.ts";
+import { printResult } from "./print.ts";
 
 const DEFAULT_STEPS = 16;
 /** A prompt for models that nobody gives one: ids that every vocabulary has. */
@@ -49,14 +49,14 @@ async function traceModel(args: ParsedArgs): Promise<number> {
   checkPlanFile(args, plan, { ranks: nproc, model });
   const out = args.text("out"), html = args.text("html"), inputs = args.text("inputs");
   if (out === undefined && html === undefined) throw args.error("neither --out nor --html is given");
-  if (out !== undefined) requireFolder(out, "out", args);
-  if (html !== undefined) requireFolder(html, "html", args);
   if (inputs !== undefined && args.text("prompt-ids") !== undefined) {
     throw args.error("--inputs and --prompt-ids exclude each other");
   }
   if (inputs !== undefined) await readTensors(inputs);
   const steps = args.number("steps", { least: 1, most: 10_000, whole: true }) ?? DEFAULT_STEPS;
   const prompt = args.numbers("prompt-ids") ?? DEFAULT_PROMPT;
+  checkOutput(out, "out", args);
+  checkOutput(html, "html", args);
   const { code, reports: [report] } = await startJob({
     kind: "trace",
     on: jobDevice(args),
@@ -68,14 +68,10 @@ async function traceModel(args: ParsedArgs): Promise<number> {
   }, nproc);
   if (code !== 0 || report === undefined) return code === 0 ? 1 : code;
   const { trace } = report as TraceReport;
-  if (out !== undefined) {
-    Deno.writeTextFileSync(out, JSON.stringify(chromeTrace(trace)));
-    printNote(`wrote ${out}`);
-  }
+  if (out !== undefined) writeOutput(out, JSON.stringify(chromeTrace(trace)));
   if (html !== undefined) {
-    const title = `${nameOf(model)} on ${nproc} rank${nproc === 1 ? "" : "s"}`;
-    Deno.writeTextFileSync(html, await reportHtml({ viewer: "trace", title, data: traceView(title, trace) }));
-    printNote(`wrote ${html}`);
+    const title = `${modelName(resolve(model))} on ${nproc} rank${nproc === 1 ? "" : "s"}`;
+    writeOutput(html, await reportHtml({ viewer: "trace", title, data: traceView(title, trace) }));
   }
   printResult(traceSummary(trace));
   return 0;
@@ -88,8 +84,4 @@ export function traceSummary(trace: RunTrace): string {
     const parts = flame.parts.map(({ kind, ms }) => `${ms.toFixed(3)} ms ${kind}`);
     return `rank ${rank}: ${flame.ms.toFixed(3)} ms a step, of which ${parts.join(", ")}`;
   }).join("\n");
-}
-
-function nameOf(model: string): string {
-  return /^model\.onnx$/.test(basename(model)) ? basename(dirname(model)) : basename(model);
 }

@@ -3,25 +3,43 @@ import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
 import { type FolderCases, readCases } from "./cases.ts";
 import type { OutputDifference } from "./compare.ts";
-import { DEVICE_OPTIONS, type JobDevice, jobDevice, startJob, type VerifyCase, type VerifyResult } from "./job.ts";
-import { passConfig, PLAN_OPTIONS, type PlanConfig, planConfig } from "./plan_options.ts";
+import { didYouMean } from "../src/core/suggest.ts";
+import {
+  type Against,
+  DEVICE_OPTIONS,
+  jobDevice,
+  startJob,
+  type VerifyCase,
+  type VerifyJob,
+  type VerifyResult,
+} from "./job.ts";
+import { passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** Exit codes of a job that somebody stopped: SIGHUP, SIGINT, SIGTERM. */
 const INTERRUPTED: ReadonlySet<number> = new Set([129, 130, 143]);
 
+const AGAINST: readonly Against[] = ["reference", "unsharded"];
+
 /** The command. */
 export const verify: Command = {
   name: "verify",
   summary: "check models against stored outputs at several world sizes",
-  usage: "FOLDER… [--nproc 1,2,3,4] [--cases PATTERN] [--json]",
+  usage: "FOLDER… [--nproc 1,2,3,4] [--against unsharded] [--cases PATTERN] [--json]",
   description:
     "Each FOLDER (or folders in it) holds cases.json, a list of {name, model, inputs, expected, atol, rtol}: file names in the\n" +
     "folder, and what is allowed. Where there is a generate.json, {prompt, greedy}, greedy search must give those ids. A case\n" +
     "passes when |got - expected| <= atol + rtol * |expected| for every element of every output, and dtypes and shapes are\n" +
-    "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.",
+    "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.\n\n" +
+    "A reference of another runtime or processor may differ by more than is allowed (8-bit products above all). Of a case that\n" +
+    "fails, the table says whether the model differs from its reference unsplit too; --against unsharded holds models against\n" +
+    "that alone, so that only what splitting changes fails.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
+    against: {
+      value: AGAINST.join("|"),
+      help: "what is expected: the stored outputs (default), or what one ONNX Runtime session gives here",
+    },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
     ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
@@ -37,7 +55,8 @@ export const verify: Command = {
 async function verifyFolders(args: ParsedArgs): Promise<number> {
   if (args.positionals.length === 0) throw args.error("FOLDER is missing");
   const sizes = args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
-  const { cases, skipped } = select(args.positionals.map(readCases), args.text("cases"));
+  const against = againstOf(args);
+  const { cases, skipped } = select(readCases(args.positionals), args.text("cases"));
   if (cases.length === 0 && skipped.length === 0) {
     throw args.error(
       `no case matches --cases ${JSON.stringify(args.text("cases"))}`,
@@ -48,7 +67,7 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   for (const size of sizes) passConfig(plan, size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, { size, on, plan }));
+    results.push(...await verifyAt(cases, { size, on, plan, against }));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -56,7 +75,9 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   }
   const failed = results.filter(({ pass }) => !pass).length;
   if (args.flag("json")) {
-    printResult(JSON.stringify({ results, skipped }, undefined, 1));
+    const models = new Map(cases.map((c) => [c.name, c.model]));
+    const named = results.map((r) => ({ ...r, model: models.get(r.name) }));
+    printResult(JSON.stringify({ against, results: named, skipped }, undefined, 1));
   } else {
     printResult(verifyTable(cases, results, skipped));
     const skips = skipped.length > 0 ? `, ${skipped.length} skipped` : "";
@@ -71,11 +92,11 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
  */
 async function verifyAt(
   cases: readonly VerifyCase[],
-  { size, on, plan }: { readonly size: number; readonly on: JobDevice; readonly plan: PlanConfig },
+  { size, ...how }: { readonly size: number } & Omit<VerifyJob, "kind" | "cases">,
 ): Promise<VerifyResult[]> {
   const results: VerifyResult[] = [];
   while (results.length < cases.length) {
-    const { code, reports } = await startJob({ kind: "verify", on, cases: cases.slice(results.length), plan }, size);
+    const { code, reports } = await startJob({ kind: "verify", ...how, cases: cases.slice(results.length) }, size);
     results.push(...reports as VerifyResult[]);
     if (INTERRUPTED.has(code)) Deno.exit(code);
     const next = cases[results.length];
@@ -86,12 +107,19 @@ async function verifyAt(
   return results;
 }
 
-function select(folders: readonly FolderCases[], pattern: string | undefined): FolderCases {
+/** @throws {UsageError} If it is none of what models can be held against. */
+function againstOf(args: ParsedArgs): Against {
+  const text = args.text("against") ?? "reference", known = AGAINST.find((a) => a === text);
+  if (known !== undefined) return known;
+  throw args.error(`--against ${JSON.stringify(text)} is not ${AGAINST.join(" or ")}${didYouMean(text, AGAINST)}`);
+}
+
+function select({ cases, skipped }: FolderCases, pattern: string | undefined): FolderCases {
   const parts = (pattern ?? "").split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
   const wanted = new RegExp(parts.join(".*"));
   return {
-    cases: folders.flatMap((f) => f.cases).filter(({ name }) => wanted.test(name)),
-    skipped: folders.flatMap((f) => f.skipped).filter(({ name }) => wanted.test(name)),
+    cases: cases.filter(({ name }) => wanted.test(name)),
+    skipped: skipped.filter(({ name }) => wanted.test(name)),
   };
 }
 
@@ -121,6 +149,7 @@ export function verifyTable(
       result.pass ? "pass" : "FAIL",
     ]);
     if (result.problem !== undefined) table.push([{ colSpan: 7, content: `  ${result.problem}` }]);
+    if (result.verdict !== undefined) table.push([{ colSpan: 7, content: `  ${result.verdict}` }]);
     for (const output of result.outputs.filter(({ problem }) => problem !== undefined)) {
       table.push([{ colSpan: 7, content: `  ${output.name}: ${output.problem}` }]);
     }

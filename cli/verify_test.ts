@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import type { VerifyCase } from "./job.ts";
+import type { Against, VerifyCase } from "./job.ts";
+import { judge } from "./ranks/verify.ts";
 import { verifyTable } from "./verify.ts";
 
 Deno.test("verifyTable() has a row for each case and size, its outputs folded to the worst, and all problems", () => {
@@ -42,4 +43,18 @@ Deno.test("verifyTable() has a row for each case and size, its outputs folded to
     ["token 2 of 2 is 9, expected 2"],
     ["x greedy", "skipped: not there yet"],
   ]);
+});
+
+Deno.test("judge() says of a case that differs from its reference whether the split is to blame", async () => {
+  const c: VerifyCase = { kind: "greedy", name: "m greedy", model: "m", prompt: [1], expected: [1, 2] };
+  const verdictOf = async (got: number[], unsplit: number[], against: Against = "reference") => {
+    const { pass, verdict } = await judge(got, { c, against, unsplit: { give: () => Promise.resolve(unsplit) } });
+    return [pass, verdict];
+  };
+  assert.deepEqual(await verdictOf([1, 2], [1, 3]), [true, undefined]);
+  assert.deepEqual(await verdictOf([1, 3], [1, 3], "unsharded"), [true, undefined]);
+  assert.deepEqual(await verdictOf([1, 2], [1, 3], "unsharded"), [false, undefined]);
+  assert.match(`${await verdictOf([1, 3], [1, 3])}`, /false,.* gives the same: the reference is of another runtime/);
+  assert.match(`${await verdictOf([1, 3], [1, 2])}`, /false,.* gives the reference: splitting made the difference/);
+  assert.match(`${await verdictOf([1, 3], [1, 4])}`, /false,.* gives neither/);
 });

@@ -133,7 +133,7 @@ function countsTokens(model: ParallelModel): boolean {
 
 /**
  * Reads the model folder (or `.onnx` file) at `path` and splits its parts over the ranks of `comm`. All ranks call it
- * together.
+ * together. The decoder gives logits of the last position only, unless `config` says otherwise.
  *
  * @throws {FormatError} If there is no model, it is broken, or a decoder lies there without the encoder that it needs.
  * @example
@@ -144,8 +144,10 @@ function countsTokens(model: ParallelModel): boolean {
  * for await (const id of model.generate(prompt, { maxNewTokens: 64 })) console.log(id);
  * ```
  */
-export async function loadModelFolder(path: string, options: ParallelizeOptions): Promise<LoadedFolder> {
-  const folder = ModelFolder.open(path);
+export async function loadModelFolder(path: string, given: ParallelizeOptions): Promise<LoadedFolder> {
+  const folder = ModelFolder.open(path), { config } = given;
+  // A stored plan is one of the model with all of its logits.
+  const options = config?.plan ? given : { ...given, config: { logits: "last" as const, ...config } };
   const { model, firstStep, encoder: encoderPath } = folder;
   const decoder = firstStep === undefined
     ? await parallelizeModel(model, options)

@@ -1,5 +1,7 @@
 /** The plan of a model as one HTML file. */
+import { resolve } from "node:path";
 import { readOnnx } from "./formats/onnx_file.ts";
+import { modelName } from "./generate/model_folder.ts";
 import { planView } from "./report/plan_view.ts";
 import { reportHtml } from "./report/html.ts";
 import { explainFile, type ExplainOptions } from "./session.ts";
@@ -14,6 +16,7 @@ export async function planPage(path: string, options: Omit<ExplainOptions, "mesh
   using file = readOnnx(path);
   const { graph, plan, report, config } = explainFile(file, options);
   const { nominal, costs } = config;
-  const data = planView({ graph, plan, report, ...(nominal ? { nominal } : {}), ...(costs ? { costs } : {}) });
-  return await reportHtml({ viewer: "plan", title: `${data.title} on ${plan.ranks} ranks`, data });
+  const title = modelName(resolve(path));
+  const data = planView({ title, graph, plan, report, ...(nominal ? { nominal } : {}), ...(costs ? { costs } : {}) });
+  return await reportHtml({ viewer: "plan", title: `${title} on ${plan.ranks} ranks`, data });
 }

@@ -10,9 +10,10 @@ import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps, planFirstStep } from "./passes/first_step.ts";
-import { foldedImport, foldedReport } from "./passes/folded_report.ts";
+import { foldedReport, reportOf } from "./passes/folded_report.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
+import { cleanBlocks, cleanModel } from "./passes/clean_model.ts";
 import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { specializeBranches } from "./passes/specialize_branches.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
@@ -162,7 +163,7 @@ async function compileGraphs(
   using files = new OpenFiles();
   const graphs = read(files);
   const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
-  const clean = cleanPipeline().run(graphs.main, ctx);
+  const clean = cleanModel(graphs.main, ctx);
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
@@ -180,7 +181,7 @@ async function compileGraphs(
         // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
         using again = new OpenFiles();
         const { main, other } = read(again);
-        const graph = shardPipeline().run(cleanPipeline().run(i === 0 ? main : other!.graph, ctx), ctx);
+        const graph = shardPipeline().run(cleanModel(i === 0 ? main : other!.graph, ctx), ctx);
         return await use(localize(graph, comm.rank, comm.size, { plain: true }));
       },
     })),
@@ -204,7 +205,7 @@ function shardOther(
   readonly plan: Plan;
   readonly ctx: ParallelExecutionCtx;
 } {
-  const clean = cleanPipeline().run(other.graph, ctx);
+  const clean = cleanModel(other.graph, ctx);
   if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks, clean));
   const sharded = shardPipeline().run(clean, ctx);
   return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan(), ctx };
@@ -254,7 +255,7 @@ export async function parallelizeOverMesh(
 function batchOf(path: string, mesh: DeviceMesh): Batch {
   using file = readOnnx(path);
   const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
-  return batchDims(cleanPipeline().run(importOnnx(file), ctx), opDef, mesh.assume);
+  return batchDims(cleanModel(importOnnx(file), ctx), opDef, mesh.assume);
 }
 
 /** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
@@ -323,8 +324,14 @@ export function explainFile(
   checkNominal(imported, config.nominal ?? {});
   // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
-  const graph = () => cleaned ??= cleanPipeline().run(imported, ctx);
-  const rewrites = () => (graph(), ctx.rewrites);
+  const blocks = cleanBlocks(imported, ctx);
+  const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
+  const rewrites = () => {
+    // Of every place, and not of a few blocks.
+    const whole = new ParallelExecutionCtx({ ranks, rank: 0, config: ctx.config });
+    cleanPipeline().run(imported, whole);
+    return whole.rewrites;
+  };
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
     const plan = planFromFile(config.plan, { graph: graph(), ranks, opDef }), report = config.plan;
@@ -333,12 +340,27 @@ export function explainFile(
         hint: "leave the plan's file out",
       });
     };
-    const common = { graph: graph(), config: ctx.config, rewrites: rewrites(), measured };
-    return { ...common, plan, report, file: () => planFile(graph(), plan, report), explain: refuse, compare: refuse };
+    return {
+      graph: graph(),
+      config: ctx.config,
+      get rewrites() {
+        return rewrites();
+      },
+      measured,
+      plan,
+      report,
+      file: () => planFile(graph(), plan, report),
+      explain: refuse,
+      compare: refuse,
+    };
   }
   const options = () => planOptions(ctx.config, ranks, graph());
   const solved = () => known ??= solvePlan(graph(), options());
-  const report = foldedImport(imported, ctx) ?? foldedReport(graph(), options()) ?? explainSolved(graph(), solved());
+  // Annotations name values of the whole.
+  const few = blocks && !config.annotations
+    ? reportOf(blocks, planOptions(ctx.config, ranks, blocks.repeats.graph))
+    : undefined;
+  const report = few ?? foldedReport(graph(), options()) ?? explainSolved(graph(), solved());
   return {
     get graph() {
       return graph();

@@ -1,7 +1,7 @@
 /** Splitting a model into files, one part a rank; sharded_folder.ts says what they are and reads them. */
 import { basename, dirname, join } from "node:path";
 import { byteLength } from "./core/dtype.ts";
-import { FormatError } from "./core/errors.ts";
+import { cannotWrite, FormatError, ShardwiseError } from "./core/errors.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
@@ -54,7 +54,7 @@ export function shardModel(path: string, to: string, { ranks, config = {} }: Sha
   using sources = mappedSources();
   using file = readOnnx(path, { open: sources.open });
   const { graph, plan, report } = explainFile(file, { ranks, config });
-  Deno.mkdirSync(to, { recursive: true });
+  makeFolder(to);
   refuseOverwriting(path, to);
   // Parts of an earlier export, for more ranks perhaps.
   for (const { name } of [...Deno.readDirSync(to)]) if (PART.test(name)) Deno.removeSync(join(to, name));
@@ -65,15 +65,20 @@ export function shardModel(path: string, to: string, { ranks, config = {} }: Sha
   ctx.plan = plan;
   const sharded = shardPipeline().run(graph, ctx);
   files.push(write(to, FOLDER_FILES.graph, new TextEncoder().encode(printGraph(sharded))));
-  const data = writeWeights(file, join(to, FOLDER_FILES.data));
+  // What ranks hold in 4 bits is not in the model's file, and the file is many times as large.
+  const isWhole = config.quantize === undefined;
+  const data = isWhole ? writeWeights(file, join(to, FOLDER_FILES.data)) : new PlacedData();
+  if (!isWhole) { for (const name of [FOLDER_FILES.model, FOLDER_FILES.data]) removeFile(join(to, name)); }
   for (let rank = 0; rank < ranks; rank++) {
     files.push(...writeRank(sharded, { to, rank, ranks, fingerprint, data }));
   }
-  // Last, as it changes the model that the weights were read from.
-  files.push(
-    write(to, FOLDER_FILES.model, annotatedModel(file, { graph, plan, data })),
-    ...sized(to, FOLDER_FILES.data),
-  );
+  if (isWhole) {
+    // Last, as it changes the model that the weights were read from.
+    files.push(
+      write(to, FOLDER_FILES.model, annotatedModel(file, { graph, plan, data })),
+      ...sized(to, FOLDER_FILES.data),
+    );
+  }
   for (const name of companions(path, to)) files.push(...sized(to, name));
   return { plan: stored, files };
 }
@@ -102,9 +107,10 @@ class PlacedData {
 function writeWeights(file: OnnxFile, path: string): PlacedData {
   const placed = new PlacedData();
   using out = new DataWriter(path);
-  for (const { location, bytes: read } of file.tensors.values()) {
+  for (const source of file.tensors.values()) {
+    const { location } = source;
     if (location.kind !== "file" || location.length < INLINE_BELOW || placed.find({ location: at(location) })) continue;
-    placed.add(location.path, location.offset, location.length, out.append([read()]));
+    placed.add(location.path, location.offset, location.length, out.append([source.bytes()]));
   }
   return placed;
 }
@@ -197,18 +203,22 @@ class DataWriter implements Disposable {
 
   constructor(path: string) {
     this.#path = path;
-    if (isFile(path)) Deno.removeSync(path);
+    removeFile(path);
   }
 
   /** Appends `pieces` in order; gives the offset of the first byte. */
   append(pieces: Iterable<Uint8Array>): number {
-    this.#file ??= Deno.openSync(this.#path, { write: true, create: true, truncate: true });
     const offset = Math.ceil(this.#at / 64) * 64;
-    this.#file.seekSync(offset, Deno.SeekMode.Start);
     this.#at = offset;
-    for (const piece of pieces) {
-      for (let done = 0; done < piece.length;) done += this.#file.writeSync(piece.subarray(done));
-      this.#at += piece.length;
+    try {
+      this.#file ??= Deno.openSync(this.#path, { write: true, create: true, truncate: true });
+      this.#file.seekSync(offset, Deno.SeekMode.Start);
+      for (const piece of pieces) {
+        for (let done = 0; done < piece.length;) done += this.#file.writeSync(piece.subarray(done));
+        this.#at += piece.length;
+      }
+    } catch (cause) {
+      throw cause instanceof ShardwiseError ? cause : cannotWrite(this.#path, cause);
     }
     return offset;
   }
@@ -220,8 +230,24 @@ class DataWriter implements Disposable {
 }
 
 function write(folder: string, name: string, bytes: Uint8Array): { name: string; bytes: number } {
-  Deno.writeFileSync(join(folder, name), bytes);
+  const path = join(folder, name);
+  try {
+    Deno.writeFileSync(path, bytes);
+  } catch (cause) {
+    throw cannotWrite(path, cause);
+  }
   return { name, bytes: bytes.length };
+}
+
+/** @throws {FormatError} If there is none, and none can be made. */
+function makeFolder(path: string): void {
+  try {
+    Deno.mkdirSync(path, { recursive: true });
+    // A folder that can be listed is not yet one that takes files.
+    Deno.removeSync(Deno.makeTempFileSync({ dir: path, prefix: ".shardwise-" }));
+  } catch (cause) {
+    throw cannotWrite(path, cause);
+  }
 }
 
 function sized(folder: string, name: string): { name: string; bytes: number }[] {
@@ -251,6 +277,11 @@ function refuseOverwriting(model: string, to: string): void {
   throw new FormatError(`Cannot export ${model} to ${to}: the model itself lies there`, {
     hint: "name another folder with --out",
   });
+}
+
+/** Removes what an earlier export wrote. */
+function removeFile(path: string): void {
+  if (isFile(path)) Deno.removeSync(path);
 }
 
 function isFile(path: string): boolean {

@@ -3,7 +3,7 @@
  *
  *     plan.json          the plan, its explanation, and which files belong to it (docs/plan-json.md)
  *     graph.txt          the sharded graph: layers, placements, collectives
- *     model.onnx         the whole model, with ONNX's multi-device annotations
+ *     model.onnx         the whole model, with ONNX's multi-device annotations; not where weights were quantised
  *     model.onnx.data    its weights; ranks refer to their slices of it where these are contiguous
  *     rank<r>.onnx       rank r's part
  *     rank<r>.plain.onnx the same without fused ops that have limits of size, where there are such; for sizes above these

@@ -17,6 +17,7 @@ interface Printer {
 
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
+  const started = performance.now();
   await using model = await loadFolder(job.model, { comm, on: job.on, plan: job.plan });
   const prompts: readonly EncoderPrompt[] = typeof job.prompts === "string"
     ? [Object.fromEntries(await readTensors(job.prompts))]
@@ -25,10 +26,17 @@ export async function generateOnRank(job: GenerateJob, { comm, report }: RankCon
   const show = comm.rank === 0 ? writer(Deno.stdout) : () => {};
   const began = performance.now();
   const run = job.beams !== undefined ? search : prompts.length === 1 ? stream : batch;
-  const { tokens, first, ended } = await run({ job, model, prompts, makePrinter, show });
+  const { tokens, firstTokens, first, ended } = await run({ job, model, prompts, makePrinter, show });
   if (comm.rank !== 0) return;
   const last = performance.now();
-  const result: GenerateReport = { tokens, firstMs: first - began, restMs: last - first, ended };
+  const result: GenerateReport = {
+    tokens,
+    firstTokens,
+    loadMs: began - started,
+    firstMs: first === undefined ? undefined : first - began,
+    restMs: last - (first ?? began),
+    ended,
+  };
   report(result);
 }
 
@@ -41,10 +49,11 @@ interface Run {
   readonly show: (text: string) => void;
 }
 
-/** How many tokens were made, when the first was there, and whether all texts came to their own end. */
+/** How many tokens were made, how many of them at first and when, and whether all texts came to their own end. */
 interface Outcome {
   readonly tokens: number;
-  readonly first: number;
+  readonly firstTokens: number;
+  readonly first: number | undefined;
   readonly ended: boolean;
 }
 
@@ -63,13 +72,13 @@ async function stream({ job, model, prompts: [prompt], makePrinter, show }: Run)
     }
   }
   show(printer.end() + "\n");
-  return { tokens, first, ended };
+  return { tokens, firstTokens: Math.min(tokens, 1), first, ended };
 }
 
 /** Several texts side by side; each is shown when it and those before it are complete. */
 async function batch({ job, model, prompts, makePrinter, show }: Run): Promise<Outcome> {
   const texts = prompts.map(() => ({ printer: makePrinter(), text: "", ended: false }));
-  let first = 0, tokens = 0;
+  let first = 0, tokens = 0, firstTokens = 0;
   const ends = (i: number, id: number) => {
     const own = texts[i]!, { text, stopped } = own.printer.push(id);
     own.text += text;
@@ -77,21 +86,20 @@ async function batch({ job, model, prompts, makePrinter, show }: Run): Promise<O
     return stopped;
   };
   for await (const ids of model.generateBatch(prompts, { ...job, ends })) {
-    if (tokens === 0) first = performance.now();
     tokens += ids.filter((id) => id !== undefined).length;
+    if (firstTokens === 0) [first, firstTokens] = [performance.now(), tokens];
   }
   show(joinTexts(job, texts.map(({ text, printer }) => text + printer.end())));
-  return { tokens, first, ended: texts.every((t) => t.ended) };
+  return { tokens, firstTokens, first, ended: texts.every((t) => t.ended) };
 }
 
 /** The best text of beam search for each prompt. */
 async function search({ job, model, prompts, makePrinter, show }: Run): Promise<Outcome> {
   const { repetitionPenalty } = job.sampling;
   const texts: string[] = [];
-  let first = 0, tokens = 0, ended = true;
+  let tokens = 0, ended = true;
   for (const prompt of prompts) {
     const [best] = await model.beamSearch(prompt, { ...job, ...job.beams!, repetitionPenalty });
-    if (tokens === 0) first = performance.now();
     const printer = makePrinter();
     const parts = best!.ids.map((id) => printer.push(id));
     texts.push(parts.map((p) => p.text).join("") + printer.end());
@@ -99,7 +107,7 @@ async function search({ job, model, prompts, makePrinter, show }: Run): Promise<
     ended &&= job.endIds.includes(best!.ids.at(-1)!) || parts.some((p) => p.stopped);
   }
   show(joinTexts(job, texts));
-  return { tokens, first, ended };
+  return { tokens, firstTokens: 0, first: undefined, ended };
 }
 
 /** Lines of ids; paragraphs of text. */

@@ -1,35 +1,35 @@
 /** What each rank does for `shardwise verify`; rank 0 compares and writes results, a line of JSON each. */
 import { describeError } from "../../src/core/errors.ts";
-import { readTensors } from "../../src/formats/tensor_file.ts";
-import { generate } from "../../src/generate/generate.ts";
-import { Sampler } from "../../src/generate/sampler.ts";
+import type { LoadedFolder } from "../../src/folder_session.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
-import { LoadedFolder } from "../../src/folder_session.ts";
 import { loadFolder, loadModel } from "./load_model.ts";
-import { compareTensors } from "../compare.ts";
-import type { PlanConfig } from "../plan_options.ts";
-import type { JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel } from "./verify_sides.ts";
+import type { Difference } from "../compare.ts";
+import type { Against, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
-export async function verifyOnRank(job: VerifyJob, { comm, report }: RankContext): Promise<void> {
+export async function verifyOnRank(job: VerifyJob, context: RankContext): Promise<void> {
+  // Rank 0 runs models unsplit in a group of its own.
+  const { comm } = context;
+  const alone = comm.size === 1 ? comm : (await comm.split(comm.rank, 0, { name: "unsplit" }))!;
   for (let at = 0; at < job.cases.length;) {
     const { model: path } = job.cases[at]!;
     const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
-    await verifyModel({ path, cases, plan: job.plan, on: job.on }, { comm, report });
+    await using unsplit = new UnsplitModel(path, alone);
+    await verifyModel({ ...job, cases }, { path, unsplit, context });
   }
 }
 
 async function verifyModel(
-  { path, cases, plan, on }: {
+  { cases, plan, on, against }: VerifyJob,
+  { path, unsplit, context: { comm, report } }: {
     readonly path: string;
-    readonly cases: readonly VerifyCase[];
-    readonly plan: PlanConfig;
-    readonly on: JobDevice;
+    readonly unsplit: UnsplitModel;
+    readonly context: RankContext;
   },
-  { comm, report }: RankContext,
 ): Promise<void> {
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
@@ -49,43 +49,47 @@ async function verifyModel(
   for (const c of cases) {
     const start = performance.now();
     try {
-      const found = model instanceof LoadedFolder
-        ? await verifySeq2seq(c, model)
-        : c.kind === "outputs"
-        ? await verifyOutputs(c, model, comm.rank)
-        : await verifyGreedy(c, model);
-      report({ name: c.name, ranks: comm.size, ...found, ms: performance.now() - start });
+      const got = await givenByRanks(c, model), ms = performance.now() - start;
+      // The other ranks wait for rank 0 at the next case.
+      if (comm.rank !== 0) continue;
+      report({ name: c.name, ranks: comm.size, ...await judge(got, { c, against, unsplit }), ms });
     } catch (error) {
       failed(c, error, performance.now() - start);
     }
   }
 }
 
-type Found = Pick<VerifyResult, "pass" | "outputs" | "problem">;
-
-async function verifyOutputs(c: VerifyCase & { kind: "outputs" }, model: ParallelModel, rank: number): Promise<Found> {
-  const got = await model.run(Object.fromEntries(await readTensors(c.inputs)));
-  if (rank !== 0) return { pass: true, outputs: [] };
-  const outputs = compareTensors(got, await readTensors(c.expected), c);
-  return { pass: outputs.length > 0 && outputs.every(({ pass }) => pass), outputs };
+/** How the outcome of a case is judged. */
+export interface JudgeOptions {
+  readonly c: VerifyCase;
+  readonly against: Against;
+  readonly unsplit: Pick<UnsplitModel, "give">;
 }
 
-async function verifyGreedy(c: VerifyCase, model: ParallelModel): Promise<Found> {
-  if (c.kind !== "greedy") throw new Error(`Unreachable case ${c.kind}`);
-  const options = { sampler: new Sampler(), maxNewTokens: c.expected.length };
-  return compareIds(await Array.fromAsync(generate(model, c.prompt, options)), c.expected);
+/** Holds what the ranks gave against what the user trusts, and says who is alone where the reference is not met. */
+export async function judge(
+  got: Given,
+  { c, against, unsplit }: JudgeOptions,
+): Promise<Difference & Pick<VerifyResult, "verdict">> {
+  if (against === "unsharded") return compareGiven(got, await unsplit.give(c), c);
+  const reference = await givenByReference(c), found = compareGiven(got, reference, c);
+  if (found.pass) return found;
+  let whole: Given;
+  try {
+    whole = await unsplit.give(c);
+  } catch (error) {
+    return { ...found, verdict: `${SESSION[c.kind]} does not run it either: ${describeError(error)}` };
+  }
+  if (compareGiven(got, whole, c).pass) {
+    return { ...found, verdict: `${SESSION[c.kind]} gives the same: the reference is of another runtime or processor` };
+  }
+  const meets = compareGiven(whole, reference, c).pass ? "the reference: splitting made the difference" : "neither";
+  return { ...found, verdict: `${SESSION[c.kind]} gives ${meets}` };
 }
 
-async function verifySeq2seq(c: VerifyCase, model: LoadedFolder): Promise<Found> {
-  if (c.kind !== "seq2seq") throw new Error(`Unreachable case ${c.kind}`);
-  const prompt = typeof c.prompt === "string" ? Object.fromEntries(await readTensors(c.prompt)) : c.prompt;
-  const options = { maxNewTokens: c.expected.length, decoderPrompt: c.decoderPrompt, endIds: [] };
-  return compareIds(await Array.fromAsync(model.generate(prompt, options)), c.expected);
-}
-
-function compareIds(got: readonly number[], expected: readonly number[]): Found {
-  const wrong = expected.findIndex((id, i) => id !== got[i]);
-  if (wrong < 0) return { pass: true, outputs: [] };
-  const problem = `token ${wrong + 1} of ${expected.length} is ${got[wrong]}, expected ${expected[wrong]}`;
-  return { pass: false, outputs: [], problem };
-}
+/** What the model is unsplit. */
+const SESSION: Readonly<Record<VerifyCase["kind"], string>> = {
+  outputs: "one ONNX Runtime session here",
+  greedy: "one rank without fused ops",
+  seq2seq: "one rank without fused ops",
+};

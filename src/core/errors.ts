@@ -50,12 +50,31 @@ export class UnavailableError extends ShardwiseError {}
 /** An inference engine that refuses a model or fails on its inputs. */
 export class EngineError extends ShardwiseError {}
 
-/** The message, the causes' messages and the hint of `error`, each on a line of its own; what a command line prints. */
+/** What the system says of a file, without its number and call: `no such file or directory`. */
+export function systemReason(error: unknown): string {
+  const [line] = (error instanceof Error ? error.message : String(error)).split("\n");
+  const [, text] = /^(.*) \(os error \d+\)/.exec(line!) ?? [];
+  return text === undefined ? line! : text[0]!.toLowerCase() + text.slice(1);
+}
+
+/** The error for a file or folder that cannot be written. */
+export function cannotWrite(path: string, cause: unknown): FormatError {
+  return new FormatError(`Cannot write ${path}: ${systemReason(cause)}`, {
+    hint: "name a place that can be written, with room for it",
+    cause,
+  });
+}
+
+/**
+ * The message, the causes' messages and the hint of `error`, each on a line of its own; what a command line prints. A cause that
+ * the message tells already is left out.
+ */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const lines = [error.message];
   for (let cause = error.cause; cause instanceof Error; cause = cause.cause) {
-    lines.push(`  because: ${cause.message.split("\n")[0]}`);
+    const reason = systemReason(cause);
+    if (!lines.some((line) => line.includes(reason))) lines.push(`  because: ${reason}`);
   }
   if (error instanceof ShardwiseError && error.hint !== undefined) lines.push(`  hint: ${error.hint}`);
   return lines.join("\n");

@@ -10,6 +10,7 @@ import { type Dim, parseDim, symbol } from "../core/dim.ts";
 import { type DType, dtypeFromOnnx } from "../core/dtype.ts";
 import { FormatError } from "../core/errors.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
+import { subgraphsOf } from "../graph/attributes.ts";
 import type { Attribute, Attributes, Graph, TensorData, Value } from "../graph/graph.ts";
 import { capturesOf } from "../graph/subgraphs.ts";
 import type { TensorType } from "../graph/types.ts";
@@ -21,6 +22,7 @@ import {
   type AttributeProto,
   type GraphProto,
   type NodeProto,
+  NONE,
   type TensorProto,
   type ValueInfoProto,
 } from "./onnx_messages.ts";
@@ -95,10 +97,9 @@ class Importer {
       this.#builder.getAttr(node.output[0]!, constant);
       return;
     }
-    const attributes: Attributes = Object.fromEntries(node.attribute.map((a) => [a.name, this.#attribute(a, node)]));
-    const nested = Object.values(attributes).flatMap((a) => (a.kind === "graph" ? capturesOf(a.value) : []));
-    const captures = [...new Set(nested)];
-    this.#constantsFor([...node.input, ...captures]);
+    const attributes = this.#attributes(node), captures = capturedBy(attributes);
+    this.#constantsFor(node.input);
+    this.#constantsFor(captures);
     const scope = scopeOf(node);
     this.#builder.call({
       kind: "call_function",
@@ -107,10 +108,21 @@ class Importer {
       op: node.opType,
       inputs: node.input,
       outputs: node.output,
-      ...(nested.length > 0 ? { captures } : {}),
+      ...(captures.length > 0 ? { captures } : {}),
       attributes,
       ...(scope ? { scope } : {}),
-    }, node.output.filter((name) => name !== "").map((name): Value => ({ name, type: this.#hints.get(name) ?? OPEN })));
+    }, this.#values(node.output));
+  }
+
+  #attributes(node: NodeProto): Attributes {
+    if (node.attribute.length === 0) return NO_ATTRIBUTES;
+    return Object.fromEntries(node.attribute.map((a) => [a.name, this.#attribute(a, node)]));
+  }
+
+  #values(names: readonly string[]): Value[] {
+    const values: Value[] = [];
+    for (const name of names) if (name !== "") values.push({ name, type: this.#hints.get(name) ?? OPEN });
+    return values;
   }
 
   /** The tensor of a `Constant` node; undefined for strings, which stay a node. */
@@ -160,7 +172,15 @@ class Importer {
 }
 
 const UTF8 = new TextDecoder();
+const NO_ATTRIBUTES: Attributes = {};
 const OPEN: TensorType = { dtype: undefined, shape: undefined };
+
+/** What subgraphs in attributes read from outside, each once. */
+function capturedBy(attributes: Attributes): readonly string[] {
+  if (attributes === NO_ATTRIBUTES) return NONE;
+  const graphs = subgraphsOf(attributes);
+  return graphs.length === 0 ? NONE : [...new Set(graphs.flatMap((graph) => capturesOf(graph)))];
+}
 
 /** The kind of an attribute; files of IR versions before 3 do not say it. */
 function kindOf(a: AttributeProto): number {

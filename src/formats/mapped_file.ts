@@ -5,7 +5,7 @@
  * whoever can gives the readers an {@linkcode OpenSource} of its own, whose `bytes()` are views of a mapping and cost nothing.
  */
 import { basename, dirname, join } from "node:path";
-import { FormatError } from "../core/errors.ts";
+import { FormatError, systemReason } from "../core/errors.ts";
 import { nearest } from "../core/suggest.ts";
 
 /** A file's bytes. Offsets and lengths are in bytes. */
@@ -86,7 +86,7 @@ function cannotOpen(path: string, cause: unknown): FormatError {
       cause,
     });
   }
-  return new FormatError(`Cannot read ${path}: ${cause instanceof Error ? cause.message : cause}`, { cause });
+  return new FormatError(`Cannot read ${path}: ${systemReason(cause)}`, { cause });
 }
 
 function namesIn(folder: string): string[] {

@@ -2,7 +2,7 @@
  * NumPy's .npy files (versions 1 to 3): one array each, little-endian. Arrays in Fortran order are transposed when read.
  */
 import { type DType, dtypeFromNpy, dtypeInfo } from "../core/dtype.ts";
-import { FormatError } from "../core/errors.ts";
+import { cannotWrite, FormatError } from "../core/errors.ts";
 import { type HostTensor, hostTensorBytes, hostTensorFromBytes } from "../core/host_tensor.ts";
 import { type ByteSource, openRanges, type OpenSource } from "./mapped_file.ts";
 
@@ -55,7 +55,7 @@ export async function writeNpy(path: string, tensor: HostTensor): Promise<void> 
       for (let at = 0; at < part.length;) at += await file.write(part.subarray(at));
     }
   } catch (cause) {
-    throw new FormatError(`Cannot write ${path}: ${(cause as Error).message}`, { cause });
+    throw cannotWrite(path, cause);
   }
 }
 

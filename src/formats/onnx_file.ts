@@ -72,7 +72,7 @@ export function readOnnx(path: string, options: ReadOnnxOptions = {}): OnnxFile 
     const context: TensorContext = {
       path,
       file: bytes,
-      external: (location, where) => files.external(location, where),
+      external: (location, place) => files.external(location, place),
     };
     const graph = model.graph!;
     indexTensors(graph, { tensors, context });
@@ -85,7 +85,7 @@ export function readOnnx(path: string, options: ReadOnnxOptions = {}): OnnxFile 
       initializers: new Map(graph.initializer.map((t) => [t.name, tensors.get(t)!])),
       tensors,
       tensor(proto) {
-        return tensors.get(proto) ?? onnxTensor(proto, `tensor ${JSON.stringify(proto.name)}`, context);
+        return tensors.get(proto) ?? onnxTensor(proto, () => `tensor ${JSON.stringify(proto.name)}`, context);
       },
       [Symbol.dispose]() {
         files[Symbol.dispose]();
@@ -102,18 +102,18 @@ function indexTensors(
   graph: GraphProto,
   to: { tensors: Map<TensorProto, TensorSource>; context: TensorContext },
 ): void {
-  const add = (proto: TensorProto, where: string) => to.tensors.set(proto, onnxTensor(proto, where, to.context));
-  for (const proto of graph.initializer) add(proto, `initializer ${JSON.stringify(proto.name)}`);
+  const add = (proto: TensorProto, place: () => string) => to.tensors.set(proto, onnxTensor(proto, place, to.context));
+  for (const proto of graph.initializer) add(proto, () => `initializer ${JSON.stringify(proto.name)}`);
   for (const node of graph.node) {
     for (const attribute of node.attribute) {
-      const where = `attribute ${JSON.stringify(attribute.name)} of ${nodeLabel(node)}`;
+      const place = () => `attribute ${JSON.stringify(attribute.name)} of ${nodeLabel(node)}`;
       if (attribute.sparseTensor || attribute.sparseTensors.length > 0) {
-        throw new FormatError(`Cannot read ${where} of ${to.context.path}: it is a sparse tensor`, {
+        throw new FormatError(`Cannot read ${place()} of ${to.context.path}: it is a sparse tensor`, {
           hint: "store it dense: sparse tensors are not supported",
         });
       }
-      if (attribute.t) add(attribute.t, where);
-      for (const proto of attribute.tensors) add(proto, where);
+      if (attribute.t) add(attribute.t, place);
+      for (const proto of attribute.tensors) add(proto, place);
     }
     for (const inner of subgraphs(node)) indexTensors(inner, to);
   }
@@ -133,9 +133,10 @@ class DataFiles implements Disposable {
     this.model = open(path);
   }
 
-  external(location: string, where: string): ByteSource {
+  external(location: string, place: () => string): ByteSource {
     let source = this.#external.get(location);
     if (source) return source;
+    const where = place();
     const directory = dirname(this.#path);
     // A cache of downloads links the model and its data into one folder: the folder of the linked file is the model's own as well.
     this.#roots ??= [Deno.realPathSync(directory), dirname(Deno.realPathSync(this.#path))];

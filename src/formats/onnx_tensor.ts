@@ -16,22 +16,22 @@ export interface TensorContext {
   /** The bytes that the model was decoded from: the whole file. */
   readonly file: Uint8Array;
   /** The file that external data at `location` (as the model spells it) lies in. @throws {FormatError} */
-  readonly external: (location: string, where: string) => ByteSource;
+  readonly external: (location: string, place: () => string) => ByteSource;
 }
 
 /**
- * The tensor that `proto` stands for. `where` names it in errors: `initializer "w"`, `attribute "value" of node "c"`.
+ * The tensor that `proto` stands for. `place` names it in errors: `initializer "w"`, `attribute "value" of node "c"`.
  *
  * @throws {FormatError} If the type is unknown, a dim is negative or huge, or the data is not exactly as long as type and dims need.
  */
-export function onnxTensor(proto: TensorProto, where: string, context: TensorContext): TensorSource {
-  const fail = (what: string, hint?: string) =>
-    new FormatError(`Cannot read ${where} of ${context.path}: ${what}`, hint === undefined ? {} : { hint });
+export function onnxTensor(proto: TensorProto, place: () => string, context: TensorContext): TensorSource {
+  const fail: Fail = (what, hint) =>
+    new FormatError(`Cannot read ${place()} of ${context.path}: ${what}`, hint === undefined ? {} : { hint });
   let dtype: DType;
   try {
     dtype = dtypeFromOnnx(proto.dataType);
   } catch (cause) {
-    throw new FormatError(`Cannot read ${where} of ${context.path}: its data type ${proto.dataType} is unknown`, {
+    throw new FormatError(`Cannot read ${place()} of ${context.path}: its data type ${proto.dataType} is unknown`, {
       cause,
     });
   }
@@ -40,7 +40,7 @@ export function onnxTensor(proto: TensorProto, where: string, context: TensorCon
   const spec = { name: proto.name, dtype, shape };
 
   if (proto.dataLocation === DATA_LOCATION.external) {
-    return externalTensor(proto, { ...spec, count, where, context, fail });
+    return externalTensor(proto, { ...spec, count, place, context, fail });
   }
   if (proto.dataLocation !== DATA_LOCATION.default) {
     throw fail(`its data location ${proto.dataLocation} is unknown`);
@@ -59,16 +59,21 @@ export function onnxTensor(proto: TensorProto, where: string, context: TensorCon
   return memoryTensor(spec, typedData(proto, { dtype, shape, count, fail }));
 }
 
+/** Sizes are numbers, and exact. */
+const MOST = BigInt(Number.MAX_SAFE_INTEGER);
+
 type Fail = (what: string, hint?: string) => FormatError;
 
 function shapeOf(dims: readonly bigint[], fail: Fail): { shape: number[]; count: bigint } {
   let count = 1n;
-  for (const [i, d] of dims.entries()) {
-    if (d < 0n) throw fail(`dim ${i} of [${dims}] is negative`);
-    if (d > BigInt(Number.MAX_SAFE_INTEGER)) throw fail(`dim ${i} of [${dims}] is larger than any file`);
+  const shape: number[] = [];
+  for (const d of dims) {
+    if (d < 0n) throw fail(`dim ${shape.length} of [${dims}] is negative`);
+    if (d > MOST) throw fail(`dim ${shape.length} of [${dims}] is larger than any file`);
     count *= d;
+    shape.push(Number(d));
   }
-  return { shape: dims.map(Number), count };
+  return { shape, count };
 }
 
 interface Described {
@@ -81,19 +86,19 @@ interface Described {
 
 function externalTensor(
   proto: TensorProto,
-  { name, dtype, shape, count, fail, where, context }: Described & { where: string; context: TensorContext },
+  { name, dtype, shape, count, fail, place, context }: Described & { place: () => string; context: TensorContext },
 ): TensorSource {
-  const entries = new Map(proto.externalData.map((e) => [e.key, e.value]));
-  const location = entries.get("location");
+  const entry = (key: string) => proto.externalData.findLast((e) => e.key === key)?.value;
+  const location = entry("location");
   if (!location) throw fail("its data is external, but no location is given");
   if (dtype === "string") throw fail("strings cannot be external data");
-  const offset = decimal("offset", entries.get("offset") ?? "0", fail);
+  const offset = decimal("offset", entry("offset") ?? "0", fail);
   const needed = (BigInt(dtypeInfo(dtype).bits) * count + 7n) / 8n;
-  const given = entries.get("length");
+  const given = entry("length");
   if (given !== undefined && decimal("length", given, fail) !== needed) {
     throw fail(`${dtype}[${shape}] needs ${needed} bytes, but its external data has length ${given}`);
   }
-  const source = context.external(location, where);
+  const source = context.external(location, place);
   if (offset + needed > BigInt(source.size)) {
     throw fail(
       `${dtype}[${shape}] needs bytes ${offset} to ${offset + needed} of ${source.path}, which has ${source.size}`,

@@ -16,7 +16,7 @@ const CONTEXT: TensorContext = {
 };
 
 function read(proto: TensorProto) {
-  return onnxTensor(proto, 'initializer "w"', CONTEXT);
+  return onnxTensor(proto, () => 'initializer "w"', CONTEXT);
 }
 
 Deno.test("every typed field is read in every dtype that it serves", () => {
@@ -68,7 +68,7 @@ Deno.test("external data is found by offset, with and without a length", () => {
 });
 
 Deno.test("raw data that lies in the model's file says where; other raw data does not", () => {
-  const t = onnxTensor(tensor("w", { dims: [1n], rawData: CONTEXT.file.subarray(4, 8) }), "w", CONTEXT);
+  const t = onnxTensor(tensor("w", { dims: [1n], rawData: CONTEXT.file.subarray(4, 8) }), () => "w", CONTEXT);
   assert.deepEqual(t.location, { kind: "file", path: "m.onnx", offset: 4, length: 4 });
   assert.equal(read(tensor("w", { dims: [1n], rawData: new Uint8Array(4) })).location.kind, "inline");
 });

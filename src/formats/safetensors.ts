@@ -3,7 +3,7 @@
  * ever holding two of them.
  */
 import { type DType, dtypeFromSafetensors, dtypeInfo } from "../core/dtype.ts";
-import { FormatError } from "../core/errors.ts";
+import { cannotWrite, FormatError } from "../core/errors.ts";
 import { type HostTensor, hostTensorBytes } from "../core/host_tensor.ts";
 import { type ByteSource, openRanges, type OpenSource } from "./mapped_file.ts";
 import { fileTensor, type TensorSource } from "./tensor_source.ts";
@@ -75,12 +75,16 @@ export async function writeSafetensors(
   new DataView(start.buffer).setBigUint64(0, BigInt(start.length - 8), true);
   start.set(json, 8);
   const file = await Deno.open(path, { write: true, create: true, truncate: true }).catch((cause) => {
-    throw new FormatError(`Cannot write ${path}: ${cause.message}`, { cause });
+    throw cannotWrite(path, cause);
   });
   const writer = file.writable.getWriter();
-  await writer.write(start);
-  for (const [, tensor] of sorted) await writer.write(hostTensorBytes(tensor));
-  await writer.close();
+  try {
+    await writer.write(start);
+    for (const [, tensor] of sorted) await writer.write(hostTensorBytes(tensor));
+    await writer.close();
+  } catch (cause) {
+    throw cannotWrite(path, cause);
+  }
 }
 
 function readHeader(source: ByteSource): { header: Record<string, unknown>; dataStart: number } {

@@ -11,7 +11,7 @@ export class StringTable {
   readonly #utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   readonly #latin1 = new TextDecoder("latin1");
   /** Index of a string + 1 by hash, with open addressing; as long as a power of two. */
-  #slots = new Int32Array(1 << 12);
+  #slots: Int32Array;
   readonly #strings: string[] = [];
   readonly #starts: number[] = [];
   readonly #hashes: number[] = [];
@@ -21,6 +21,8 @@ export class StringTable {
 
   constructor(bytes: Uint8Array) {
     this.#bytes = bytes;
+    // A graph without weights has about a string in 64 bytes.
+    this.#slots = new Int32Array(1 << Math.min(17, Math.max(10, 32 - Math.clz32(bytes.length >>> 5))));
   }
 
   /** The UTF-8 text of the bytes from `start` to `end`. @throws {TypeError} If it is none. */

@@ -3,7 +3,7 @@
  * their tensors.
  */
 import { basename, extname, join } from "node:path";
-import { FormatError } from "../core/errors.ts";
+import { cannotWrite, FormatError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import { fileSize } from "./mapped_file.ts";
 import { readNpy, writeNpy } from "./npy.ts";
@@ -42,7 +42,7 @@ export async function writeTensors(path: string, tensors: ReadonlyMap<string, Ho
   const extension = extname(path).toLowerCase();
   if (info?.isDirectory || /[\\/]$/.test(path) || extension === "") {
     await Deno.mkdir(path, { recursive: true }).catch((cause) => {
-      throw new FormatError(`Cannot write ${path}: ${cause.message}`, { cause });
+      throw cannotWrite(path, cause);
     });
     for (const [name, tensor] of tensors) await writeNpy(join(path, encodeName(name)), tensor);
   } else if (extension === ".safetensors") {

@@ -41,40 +41,95 @@ const NEAR = 1 << 16;
 /** The most that is read in one go for that, in bytes. */
 const WINDOW = 1 << 20;
 
+/** What a tensor is, apart from its bytes. */
+export interface TensorSpec {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
 /** A tensor at `offset` of a file. The caller has checked that its bytes lie inside. */
-export function fileTensor(
-  spec: { name: string; dtype: DType; shape: readonly number[]; offset: number },
-  source: ByteSource,
-): TensorSource {
-  const { name, dtype, shape, offset } = spec;
-  const length = byteLength(dtype, numel(shape));
-  const read = (at: number, n: number) => source.bytes(offset + at, n);
-  return {
-    name,
-    dtype,
-    shape,
-    location: { kind: "file", path: source.path, offset, length },
-    bytes: () => read(0, length),
-    slice: (dim, ranges) => sliceBytes({ name, dtype, shape }, { dim, ranges, read }),
-  };
+export function fileTensor(spec: TensorSpec & { readonly offset: number }, source: ByteSource): TensorSource {
+  return new FileTensor(spec, source);
 }
 
 /** A tensor whose bytes are in memory. `at` says that they are also in a file, so that others may read them there. */
 export function memoryTensor(
-  spec: { name: string; dtype: DType; shape: readonly number[] },
+  spec: TensorSpec,
   bytes: Uint8Array,
-  at?: { path: string; offset: number },
+  at?: { readonly path: string; readonly offset: number },
 ): TensorSource {
-  const { name, dtype, shape } = spec;
-  return {
-    name,
-    dtype,
-    shape,
-    location: at ? { kind: "file", ...at, length: bytes.length } : { kind: "inline", bytes },
-    bytes: () => bytes,
-    slice: (dim, ranges) =>
-      sliceBytes({ name, dtype, shape }, { dim, ranges, read: (o, n) => bytes.subarray(o, o + n) }),
-  };
+  return new MemoryTensor(spec, bytes, at);
+}
+
+/** What both kinds have; a large model has thousands, so that they hold little. */
+abstract class Source {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+
+  constructor({ name, dtype, shape }: TensorSpec) {
+    this.name = name;
+    this.dtype = dtype;
+    this.shape = shape;
+  }
+
+  abstract read(offset: number, length: number): Uint8Array;
+
+  slice(dim: number, ranges: IndexRanges): Uint8Array {
+    return sliceBytes(this, { dim, ranges, read: (offset, length) => this.read(offset, length) });
+  }
+}
+
+class FileTensor extends Source implements TensorSource {
+  readonly #offset: number;
+  readonly #source: ByteSource;
+
+  constructor(spec: TensorSpec & { readonly offset: number }, source: ByteSource) {
+    super(spec);
+    this.#offset = spec.offset;
+    this.#source = source;
+  }
+
+  get location(): TensorLocation {
+    return { kind: "file", path: this.#source.path, offset: this.#offset, length: this.#length };
+  }
+
+  get #length(): number {
+    return byteLength(this.dtype, numel(this.shape));
+  }
+
+  bytes(): Uint8Array {
+    return this.read(0, this.#length);
+  }
+
+  override read(offset: number, length: number): Uint8Array {
+    return this.#source.bytes(this.#offset + offset, length);
+  }
+}
+
+class MemoryTensor extends Source implements TensorSource {
+  readonly #bytes: Uint8Array;
+  readonly #at: { readonly path: string; readonly offset: number } | undefined;
+
+  constructor(spec: TensorSpec, bytes: Uint8Array, at?: { readonly path: string; readonly offset: number }) {
+    super(spec);
+    this.#bytes = bytes;
+    this.#at = at;
+  }
+
+  get location(): TensorLocation {
+    const bytes = this.#bytes, at = this.#at;
+    return at ? { kind: "file", path: at.path, offset: at.offset, length: bytes.length } : { kind: "inline", bytes };
+  }
+
+  bytes(): Uint8Array {
+    return this.#bytes;
+  }
+
+  override read(offset: number, length: number): Uint8Array {
+    return this.#bytes.subarray(offset, offset + length);
+  }
 }
 
 /** The tensor, read whole. @throws {FormatError} If its dtype has no typed array (strings, complex). */
@@ -90,7 +145,7 @@ interface SliceRequest {
 }
 
 function sliceBytes(
-  { name, dtype, shape }: { name: string; dtype: DType; shape: readonly number[] },
+  { name, dtype, shape }: TensorSpec,
   { dim, ranges, read }: SliceRequest,
 ): Uint8Array {
   const size = shape[dim];

@@ -17,6 +17,13 @@ const ENCODER = "encoder_model.onnx";
 /** Names under which configurations of various families keep the longest sequence. */
 const CONTEXT_LENGTHS = ["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"] as const;
 
+/** By what people know the model at `path`: its folder's name, or that of a file that has one of its own. */
+export function modelName(path: string): string {
+  const folders = path.split("/").filter((part) => part !== "" && part !== "." && part !== "onnx");
+  const last = folders.at(-1) ?? path;
+  return (GRAPHS as readonly string[]).includes(last) ? folders.at(-2) ?? last : last.replace(/\.onnx$/, "");
+}
+
 /** The files of one model. Nothing is read before it is asked for. */
 export class ModelFolder {
   /**
@@ -142,6 +149,24 @@ export class ModelFolder {
       if (ids.length > 0) return ids;
     }
     return [];
+  }
+
+  /** How generation_config.json would sample, where it would: what its authors found to read best. */
+  get sampling(): { readonly temperature: number; readonly topK?: number; readonly topP?: number } | undefined {
+    const config = this.#json("generation_config.json");
+    if (config?.do_sample !== true) return undefined;
+    const number = (key: string) => (typeof config[key] === "number" ? config[key] : undefined);
+    const topK = number("top_k"), topP = number("top_p");
+    return {
+      temperature: number("temperature") ?? 1,
+      ...(topK === undefined ? {} : { topK }),
+      ...(topP === undefined ? {} : { topP }),
+    };
+  }
+
+  /** The classes of the model in config.json: `LlamaForCausalLM`; none if the folder does not say. */
+  get architectures(): readonly string[] {
+    return [this.#json("config.json")?.architectures].flat().filter((name) => typeof name === "string");
   }
 
   /** The longest sequence that the model was made for; undefined if the folder does not say. */

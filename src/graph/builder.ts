@@ -35,18 +35,18 @@ export class GraphBuilder<S extends Stage> {
 
   /** A name that no value has yet: `stem`, or `stem_2`, `stem_3`, … */
   freshValue(stem: string): string {
-    return this.#fresh(stem, (n) => this.#values.has(n));
+    return this.#fresh(stem, this.#values);
   }
 
   /** A name that no node has yet. */
   freshNode(stem: string): string {
-    return this.#fresh(stem, (n) => this.#nodeNames.has(n));
+    return this.#fresh(stem, this.#nodeNames);
   }
 
-  #fresh(stem: string, taken: (name: string) => boolean): string {
-    if (!taken(stem)) return stem;
+  #fresh(stem: string, taken: { has(name: string): boolean }): string {
+    if (!taken.has(stem)) return stem;
     let i = this.#counters.get(stem) ?? 2;
-    while (taken(`${stem}_${i}`)) i++;
+    while (taken.has(`${stem}_${i}`)) i++;
     this.#counters.set(stem, i + 1);
     return `${stem}_${i}`;
   }

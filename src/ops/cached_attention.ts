@@ -6,8 +6,11 @@
  * y[b,s,h] = Σt softmax_t(cap(scale · q[b,s,h] · k[b,t,h/G]) + bias[b,h,s,t]) · v[b,t,h/G],   t ≤ past + s
  * ```
  * `k` and `v` are what the cache holds and what is added to it; `G` query heads share a key/value head. `cap(x)` is
- * `c·tanh(x / c)` where attribute `softcap` is not 0. A row of which the bias hides every key (-∞) gives no number that may be
- * used. On the CPU it is com.microsoft's GroupQueryAttention, which writes the new keys behind the old ones, in place.
+ * `c·tanh(x / c)` where attribute `softcap` is not 0. A row of which the bias hides every key (by -∞ or the lowest number)
+ * gives no number that may be used. Where `keep` and `later` are there, the result is
+ * `keep[b,s] · y[b,s,h] + Σu later[b,s,u] · value[b,u,h/G]`, `u` over this step's tokens: what rows get that see no key up to
+ * themselves, but some after. On the CPU it is com.microsoft's GroupQueryAttention, which writes the new keys behind the old
+ * ones, in place.
  */
 import { type Dim, dimAdd, dimMul } from "../core/dim.ts";
 import { float, floatOf, int, intOf, ints as intsAttribute } from "../graph/attributes.ts";
@@ -18,7 +21,18 @@ import { at, NO_FACTORS } from "./factors.ts";
 import { unknownShape } from "./shapes.ts";
 
 /** Names of the inputs by position. */
-const INPUTS = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total_sequence_length", "bias"];
+const INPUTS = [
+  "query",
+  "key",
+  "value",
+  "past_key",
+  "past_value",
+  "seqlens_k",
+  "total_sequence_length",
+  "bias",
+  "keep",
+  "later",
+];
 
 function headsOf({ attributes, inputs }: Pick<InferContext, "attributes" | "inputs">): Heads | undefined {
   const q = intOf(attributes, "num_heads"), kv = intOf(attributes, "kv_num_heads"), width = inputs[0]?.shape?.at(-1);
@@ -57,9 +71,11 @@ export const CACHED_ATTENTION: OpDef = {
       },
       outputs: { 0: at(2, { inner: size }), 1: cache, 2: cache },
     };
-    const rows = at(0), oneMask = context.inputs[7]?.shape?.[0] === 1;
+    const rows = at(0);
+    // A mask may be one for all rows.
+    const masks = [7, 8, 9].filter((i) => context.inputs[i]?.shape?.[0] !== 1).map((i) => [i, rows] as const);
     const batch = {
-      inputs: { 0: rows, 1: rows, 2: rows, 3: rows, 4: rows, 5: rows, ...(oneMask ? {} : { 7: rows }) },
+      inputs: { 0: rows, 1: rows, 2: rows, 3: rows, 4: rows, 5: rows, ...Object.fromEntries(masks) },
       outputs: { 0: rows, 1: rows, 2: rows },
     };
     const count = context.inputs[0]!.shape![0]!;
@@ -70,7 +86,10 @@ export const CACHED_ATTENTION: OpDef = {
       ],
     };
   },
-  localize: (context) => (context.plain ? emitPlain(context) : emitGroupQueryAttention(context)),
+  localize: (context) => {
+    const [y, ...cache] = context.plain ? emitPlain(context) : emitGroupQueryAttention(context);
+    return [withLater(y!, context), ...cache];
+  },
   carries: () => [[3, 1], [4, 2]],
   // ONNX Runtime: "batch_size must be 1 when sequence_length > 1 and past context is given".
   limits: ({ inputs }) => [
@@ -84,6 +103,7 @@ export const CACHED_ATTENTION: OpDef = {
     example({ batch: 2, sequence: 1, past: 3, heads: 6, kv: 3, size: 16, bias: [2, 6, 1, 4] }),
     example({ batch: 2, sequence: 3, past: 0, heads: 3, kv: 3, size: 8, bias: [2, 1, 3, 3], softcap: 2 }),
     example({ batch: 1, sequence: 2, past: 2, heads: 6, kv: 1, size: 8, bias: [1, 6, 2, 4] }),
+    example({ batch: 2, sequence: 3, past: 0, heads: 4, kv: 2, size: 8, bias: [2, 1, 3, 3], later: true }),
   ],
 };
 
@@ -111,6 +131,19 @@ function emitGroupQueryAttention(context: LocalizeContext): readonly string[] {
   const bias = context.names[7] ?? "";
   const inputs = [...context.names.slice(0, 7), ...(bias === "" ? [] : ["", "", "", bias])];
   return context.emit.ops("GroupQueryAttention", inputs, attributes, { domain: "com.microsoft", outputs: 3 });
+}
+
+/** `keep · y`, and the weighted values of later tokens. */
+function withLater(y: string, context: LocalizeContext): string {
+  const { emit, names } = context, [keep = "", later = ""] = names.slice(8);
+  const { q, kv, size } = localHeads(context);
+  if (keep === "" || q === 0) return y;
+  const [batch, sequence] = context.outputTensors[0]!.localShape as [Dim, Dim];
+  const kept = emit.op("Mul", [y, keep]), mixed = emit.op("MatMul", [later, names[2]!]);
+  if (q === kv) return emit.op("Add", [kept, mixed]);
+  const heads = (x: string, shared: number) => emit.op("Reshape", [x, emit.sizes([batch, sequence, kv, shared, size])]);
+  const sum = emit.op("Add", [heads(kept, q / kv), heads(mixed, 1)]);
+  return emit.op("Reshape", [sum, emit.sizes([batch, sequence, dimMul(q, size)])]);
 }
 
 /** The definition, op by op. */
@@ -159,10 +192,11 @@ interface ExampleSizes {
   readonly size: number;
   readonly bias?: readonly number[];
   readonly softcap?: number;
+  readonly later?: boolean;
 }
 
 function example(
-  { batch, sequence, past, heads, kv, size, bias, softcap }: ExampleSizes,
+  { batch, sequence, past, heads, kv, size, bias, softcap, later }: ExampleSizes,
 ): OpDef["examples"][number] {
   const f32 = (...shape: number[]) => ({ dtype: "f32" as const, shape });
   const kvWidth = kv * size;
@@ -176,6 +210,7 @@ function example(
       { dtype: "i32", shape: [batch] },
       { dtype: "i32", shape: [] },
       bias ? f32(...bias) : undefined,
+      ...(later ? [f32(batch, sequence, 1), f32(batch, sequence, sequence)] : []),
     ],
     constants: { 5: Array.from({ length: batch }, () => past + sequence - 1), 6: [past + sequence] },
     attributes: {

@@ -48,6 +48,8 @@ export interface Factor {
    * rank does not hold count as zeros, outputs are `P(sum)`. The definition's `localize` emits the mask.
    */
   readonly selected?: true;
+  /** The part of the op's arithmetic that a rank with so many of the units does; by default their share of `size`. */
+  readonly work?: (units: number) => number;
   /** The definition's `localize` emits the collectives itself: all outputs are as `outputs` says, or replicated. */
   readonly internal?: true;
 }

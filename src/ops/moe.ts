@@ -1,6 +1,7 @@
 /**
  * Mixtures of experts as one op. Every expert is cut alike, along the width of its hidden layer: rows of the first matrix, columns
- * of the second, whose products are partial sums. Routing is computed by every rank.
+ * of the second, whose products are partial sums. Or each rank has some of the experts whole (own_experts.ts). Routing is computed
+ * by every rank.
  *
  * Source: ONNX Runtime ContribOperators.md, com.microsoft MoE and QMoE. SwiGLU in one matrix has gate and up rows
  * interleaved (`swiglu_fusion` 1) or one after the other (2).
@@ -9,7 +10,8 @@ import { type Dim, dimMul } from "../core/dim.ts";
 import { int, intOf, string as text } from "../graph/attributes.ts";
 import type { OpDef, TypedContext } from "./def.ts";
 import { type At, at, type Factor, type FactorRule } from "./factors.ts";
-import { unknownShape } from "./shapes.ts";
+import { emitOwnExperts, workOfExperts } from "./own_experts.ts";
+import { emitUnchanged, unknownShape } from "./shapes.ts";
 
 /** Positions of the inputs; undefined where the op has none. */
 interface Positions {
@@ -47,7 +49,7 @@ function factorsOf(context: TypedContext, positions: Positions, packed: boolean)
   const { inputs, attributes } = context;
   const first = inputs[positions.rows[0]!]?.shape, second = inputs[positions.second]?.shape;
   // The quantised kernel groups tokens, so that a part of them would round otherwise.
-  const factors: Factor[] = packed ? [] : tokenFactors(context);
+  const factors: Factor[] = [...(packed ? [] : tokenFactors(context)), ...expertFactors(context, positions)];
   const [rows, width] = [first?.[1], second?.[2]];
   if (typeof rows !== "number" || typeof width !== "number") return { factors };
   const unit = hiddenUnit(context, positions, packed), bytes = packed ? perByte(context) : 1;
@@ -84,6 +86,24 @@ function factorsOf(context: TypedContext, positions: Positions, packed: boolean)
   return { factors: [...factors, half("f", 0, true)] };
 }
 
+/** Every input but tokens and their routing has a row for each expert. */
+function expertFactors({ inputs, attributes }: TypedContext, { rows }: Positions): Factor[] {
+  const experts = inputs[rows[0]!]?.shape?.[0], k = intOf(attributes, "k") ?? 1;
+  const [x, router] = inputs, known = router?.shape?.length === 2 && x?.shape !== undefined;
+  if (typeof experts !== "number" || !known || intOf(attributes, "use_sparse_mixer") === 1) return [];
+  const weights = inputs.slice(2);
+  // What else a token may have a number for, such as weights of its own for each expert.
+  if (weights.some((w) => w && w.shape?.[0] !== experts)) return [];
+  return [{
+    name: "e",
+    size: experts,
+    inputs: [null, null, ...weights.map((w) => (w ? at(0) : null))],
+    outputs: [null],
+    reduce: "sum",
+    work: (units) => workOfExperts(units, k),
+  }];
+}
+
 /** Tokens are independent; router and input may have them in dims of their own, or merged. */
 function tokenFactors({ inputs }: TypedContext): Factor[] {
   const [x, router] = inputs.map((i) => i?.shape);
@@ -107,6 +127,10 @@ function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["exa
     inputs,
     infer: (context) => [context.inputs[0] ?? unknownShape(undefined)],
     factors: (context) => factorsOf(context, positions, op === "QMoE"),
+    localize: (context) => {
+      const weights = positions.rows[0]!, placement = context.inputTensors[weights]?.placement;
+      return placement?.kind === "S" && placement.dim === 0 ? emitOwnExperts(context, weights) : emitUnchanged(context);
+    },
     flops: (context) => moeFlops(context, positions),
     examples,
   };
@@ -135,6 +159,10 @@ export function moeOps(): OpDef[] {
       {
         inputs: [f32(5, 8), f32(5, 3), f32(3, 12, 8), f32(3, 12), f32(3, 8, 6), f32(3, 8)],
         attributes: { activation_type: text("swiglu"), k: int(2), swiglu_fusion: int(1) },
+      },
+      {
+        inputs: [f32(2, 3, 8), f32(6, 5), f32(5, 12, 8), undefined, f32(5, 8, 12)],
+        attributes: { activation_type: text("relu"), k: int(3) },
       },
     ]),
     moe("QMoE", [
@@ -168,6 +196,27 @@ export function moeOps(): OpDef[] {
         attributes: {
           activation_type: text("swiglu"),
           k: int(2),
+          swiglu_fusion: int(1),
+          expert_weight_bits: int(4),
+          block_size: int(16),
+        },
+      },
+      {
+        inputs: [
+          f32(5, 32),
+          f32(5, 3),
+          u8(3, 128, 16),
+          f32(3, 128, 2),
+          f32(3, 128),
+          u8(3, 32, 32),
+          f32(3, 32, 4),
+          f32(3, 32),
+        ],
+        ranges: { 2: [0, 256], 5: [0, 256] },
+        attributes: {
+          activation_type: text("swiglu"),
+          k: int(2),
+          normalize_routing_weights: int(1),
           swiglu_fusion: int(1),
           expert_weight_bits: int(4),
           block_size: int(16),

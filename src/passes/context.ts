@@ -32,6 +32,8 @@ export interface Config {
   readonly maxStates?: number;
   /** Whether patterns that exporters write out become fused ops (src/passes/rewrites); true by default. */
   readonly fuse?: boolean;
+  /** Positions for which a language model gives logits: all of them by default, or only the last, which is all that generation looks at. */
+  readonly logits?: "all" | "last";
   /** In which form weights are held: `"int4"`, or formats by pattern of layers; as the model has them by default. */
   readonly quantize?: Quantize;
   /** Most bytes of weights, carried states and activations on any rank; a plan that needs more is an error. */

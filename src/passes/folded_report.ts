@@ -9,38 +9,27 @@ import { type FoldedPlan, isFoldable, KEPT_BLOCKS, solveFolded } from "../plan/f
 import type { PlanOptions } from "../plan/problem.ts";
 import { foldBlocks, type Repeats } from "../plan/repeats.ts";
 import { MAX_STATES } from "../plan/search.ts";
-import { ParallelExecutionCtx } from "./context.ts";
-import { planOptions } from "./parallel_axis_solver_pass.ts";
-import { cleanPipeline } from "./pipelines.ts";
-
-/**
- * The report of an imported graph, of which a few blocks are cleaned; undefined where it has to be cleaned as a whole: where
- * rules of rewriting may give things new names, or the user speaks of single ones.
- */
-export function foldedImport(graph: Graph<"global">, { config, ranks }: ParallelExecutionCtx): PlanReport | undefined {
-  if (config.fuse !== false || config.quantize || config.annotations || config.dump) return undefined;
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
-  return report(graph, planOptions(config, ranks, graph), (few) => cleanPipeline().run(few, ctx));
-}
+import type { CleanBlocks } from "./clean_model.ts";
 
 /** The report of a clean graph, of which a few blocks are searched; undefined where it has to be searched as a whole. */
 export function foldedReport(graph: Graph<"global">, options: PlanOptions): PlanReport | undefined {
-  return report(graph, options, (few) => few);
-}
-
-function report(
-  graph: Graph<"global">,
-  options: PlanOptions,
-  cleaned: (few: Graph<"global">) => Graph<"global">,
-): PlanReport | undefined {
   const repeats = isFoldable(options) ? foldBlocks(graph, KEPT_BLOCKS) : undefined;
   if (!repeats) return undefined;
-  const clean = cleaned(repeats.graph);
+  const scopes = new Map(graph.nodes.flatMap((n) => (isCall(n) ? [[n.name, n.scope] as const] : [])));
+  return reportOf({ repeats, scopes }, options);
+}
+
+/** The same of a model of which only those blocks were cleaned. */
+export function reportOf(
+  { repeats, scopes }: Pick<CleanBlocks, "repeats" | "scopes">,
+  options: PlanOptions,
+): PlanReport | undefined {
+  if (!isFoldable(options)) return undefined;
+  const clean = repeats.graph;
   const folded = solveFolded(clean, repeats, options, MAX_STATES);
   const order = folded && orderOf(clean, repeats, folded.more);
   if (!folded || !order) return undefined;
   const small = explainSolved(clean, folded.solved);
-  const scopes = new Map(graph.nodes.flatMap((n) => (isCall(n) ? [[n.name, n.scope] as const] : [])));
   const layers = small.layers.flatMap((layer) => unfoldLayer(layer, { folded, repeats, scopes }));
   const collectives = small.collectives.flatMap((c) => {
     const values = folded.beside(c.before, c.value);

@@ -3,7 +3,9 @@ import type { Graph } from "../graph/graph.ts";
 import { foldConstants } from "./fold_constants.ts";
 import { foldShapes } from "./fold_shapes.ts";
 import { inferTypes } from "./infer_types.ts";
+import { inlineBranches } from "./inline_branches.ts";
 import { InitializeOrLoadWeightsPass } from "./initialize_or_load_weights_pass.ts";
+import { lastLogits } from "./last_logits.ts";
 import { liftLayers } from "./lift_layers.ts";
 import { ParallelAxisSolverPass } from "./parallel_axis_solver_pass.ts";
 import { ParallelLayerAnnotatePass } from "./parallel_layer_annotate_pass.ts";
@@ -23,10 +25,19 @@ export function cleanPipeline(): PassPipeline<Graph<"global">> {
     .append(pass("fold_constants", (g: Global) => foldConstants(g)))
     .append(pass("infer_types", (g: Global) => inferTypes(g)))
     .append(pass("fold_shapes", (g: Global) => foldShapes(g)))
+    .append(pass("inline_branches", (g: Global) => withoutBranches(g)))
     .append(new RewritePass())
     .append(pass("lift_layers", (g: Global) => liftLayers(g)))
     .append(pass("infer_layer_types", (g: Global) => inferTypes(g)))
+    .append(pass("last_logits", (g: Global, ctx) => ctx.config.logits === "last" ? lastLogits(g) : g))
     .append(new QuantisePass());
+}
+
+/** The graph without Ifs that are decided, whose nodes are then typed and folded like others. */
+function withoutBranches(graph: Global): Global {
+  const inlined = inlineBranches(graph);
+  // What one branch gave may decide the next.
+  return inlined === graph ? graph : withoutBranches(foldShapes(inferTypes(foldConstants(inlined))));
 }
 
 /** Plans a clean graph and shards it: the same on every rank. */

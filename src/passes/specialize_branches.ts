@@ -12,10 +12,10 @@
  * What is carried from step to step follows: a state whose result does not depend on any input stays as it is (the keys of
  * the encoder's output, for which the branch gives a dummy), and one that the graph no longer reads begins in it.
  */
-import type { Attribute, Call, Carried, Graph, Node, Output, Value } from "../graph/graph.ts";
+import type { Call, Carried, Graph, Node } from "../graph/graph.ts";
 import { isCall, opKey, outputOf, readsOf, valueOf } from "../graph/graph.ts";
-import { renameCaptures } from "../graph/subgraphs.ts";
 import { eliminateDeadCode } from "./eliminate_dead_code.ts";
+import { Inliner } from "./inline_branches.ts";
 
 /** A graph taken apart. */
 export interface Branches {
@@ -68,72 +68,6 @@ function specialize(graph: Graph<"global">, input: string, value: boolean): Grap
   }
   const inlined: Graph<"global"> = { ...graph, nodes: inliner.nodes, values: inliner.values };
   return withoutUnread({ ...eliminateDeadCode(inlined), carried: inlined.carried });
-}
-
-/** Puts the nodes of branches into the outer graph, under names that are free there. */
-class Inliner {
-  readonly nodes: Node[] = [];
-  readonly values = new Map<string, Value>();
-  readonly #renamed = new Map<string, string>();
-  readonly #taken: Set<string>;
-  readonly #nodeNames: Set<string>;
-
-  constructor(graph: Graph<"global">) {
-    this.#taken = new Set(graph.values.keys());
-    this.#nodeNames = new Set(graph.nodes.map((n) => n.name));
-  }
-
-  /** Appends a node of `graph`, with reads of what an If gave renamed. */
-  node(node: Node, graph: Graph<"global">): void {
-    for (const name of node.outputs) if (name !== "") this.values.set(name, valueOf(graph, name));
-    this.nodes.push(renameReads(node, this.#renamed));
-  }
-
-  /** Appends the nodes of one branch of `node`; its results take the place of the If's. */
-  branch(node: Call, which: "then_branch" | "else_branch"): void {
-    const attribute: Attribute | undefined = node.attributes[which];
-    if (attribute?.kind !== "graph") throw new Error(`If "${node.name}" has no ${which}`);
-    const { value: branch } = attribute;
-    const inner = new Map(this.#renamed);
-    for (const own of branch.nodes) for (const name of own.outputs) if (name !== "") inner.set(name, this.#fresh(name));
-    for (const own of branch.nodes) {
-      if (own.kind === "output") continue;
-      for (const name of own.outputs) {
-        if (name === "") continue;
-        const renamed = inner.get(name)!;
-        this.values.set(renamed, { ...valueOf(branch, name), name: renamed });
-      }
-      const named = { ...renameReads(own, inner), name: this.#freshNode(own.name) };
-      this.nodes.push({ ...named, outputs: own.outputs.map((name) => inner.get(name) ?? name) } as Node);
-    }
-    outputOf(branch).inputs.forEach((name, i) => {
-      const result = node.outputs[i];
-      if (result) this.#renamed.set(result, inner.get(name) ?? name);
-    });
-  }
-
-  #fresh(name: string): string {
-    return free(name, this.#taken);
-  }
-
-  #freshNode(name: string): string {
-    return free(name, this.#nodeNames);
-  }
-}
-
-/** `name`, or with a number behind it; takes it. */
-function free(name: string, taken: Set<string>): string {
-  let found = name;
-  for (let i = 2; taken.has(found); i++) found = `${name}_${i}`;
-  taken.add(found);
-  return found;
-}
-
-function renameReads(node: Node, names: ReadonlyMap<string, string>): Node {
-  const rename = (name: string) => names.get(name) ?? name;
-  if (node.kind === "output") return { ...node, inputs: node.inputs.map(rename) } satisfies Output;
-  if (!isCall(node)) return node;
-  return renameCaptures({ ...node, inputs: node.inputs.map(rename) }, names);
 }
 
 /** The graph without inputs that nothing reads, and with its states as they are now. */

@@ -49,7 +49,7 @@ export function batchDims(graph: Graph<"global">, opDef: OpLookup, assume = fals
   const marks = new Map<string, BatchDim>();
   const refuse = (name: string, why: string): never => {
     throw new PlanError(`Cannot share the batch "${batch}" among groups of ranks: ${why} at "${name}"`, {
-      hint: "use one axis (dp=1), or say that you know the rows to be independent: assume",
+      hint: "use one axis (dp=1), or say that you know the rows to be independent: `dp=…,tp=…,assume`",
     });
   };
   for (const node of graph.nodes) {

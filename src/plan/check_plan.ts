@@ -3,7 +3,7 @@
  * and every value where its readers look for it.
  */
 import { PlanError } from "../core/errors.ts";
-import { didYouMean } from "../core/suggest.ts";
+import { nearest } from "../core/suggest.ts";
 import { type Graph, isCall, valueOf } from "../graph/graph.ts";
 import { isCover } from "../graph/layout.ts";
 import { type Placement, placementKey, printPlacement, REPLICATE } from "../graph/placement.ts";
@@ -48,11 +48,14 @@ export function checkRanks(file: Pick<PlanFile, "ranks" | "model">, ranks: numbe
 
 /** The error for a plan of another graph, which says what the plan lacks or has too much, if that can be told. */
 function foreignPlan(file: PlanFile, plan: Plan, graph: Graph<"global">): PlanError {
-  const calls = new Set(graph.nodes.filter(isCall).map((n) => n.name));
-  const unknown = [...plan.strategies.keys()].find((name) => !calls.has(name));
-  const why = unknown === undefined
+  const calls = new Set(graph.nodes.filter(isCall).map((n) => n.name)), planned = [...plan.strategies.keys()];
+  const unknown = planned.filter((name) => !calls.has(name));
+  const [first] = unknown, near = first === undefined ? undefined : nearest(first, [...calls]);
+  const why = first === undefined
     ? "types, attributes or the rewrites before planning differ"
-    : `it speaks of node "${unknown}", which the model does not have${didYouMean(unknown, [...calls])}`;
+    : 2 * unknown.length > planned.length
+    ? `it is of another model, with a node "${first}"`
+    : `it speaks of node "${first}", which the model does not have${near ? `: did you mean "${near}"?` : ""}`;
   return new PlanError(`Cannot use the plan of "${file.model.name}" for graph "${graph.name}": ${why}`, {
     hint: "plan the model again, with the same version of shardwise and the same options as it runs with",
   });

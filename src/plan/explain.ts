@@ -66,8 +66,8 @@ export interface LayerReport {
   readonly after: readonly CollectiveReport[];
   /** Seconds of arithmetic and memory traffic on the slowest rank. */
   readonly seconds: number;
-  /** What the plan would cost more if this layer were replicated, in the seconds that the search minimises. */
-  readonly priceOfNotSplitting: number;
+  /** What the plan would cost more if this layer were replicated, in the seconds that the search minimises; absent where it must be split. */
+  readonly priceOfNotSplitting?: number;
 }
 
 /** An explained plan. */
@@ -144,7 +144,7 @@ export function explainSolved(graph: Graph<"global">, solved: SolvedPlan, prices
       before: collectives.filter((c) => c.before === node.name && !owners.has(c.value)),
       after: collectives.filter((c) => owners.get(c.value) === node.name),
       seconds: seconds(call.compute[solution.decisions[index]!.alternative]!),
-      priceOfNotSplitting: seconds(price),
+      ...(price < Infinity ? { priceOfNotSplitting: seconds(price) } : {}),
     };
   });
   const constants = graph.nodes.flatMap((n) => (n.kind === "get_attr" ? [n.data] : []));
@@ -186,7 +186,7 @@ export function planRows(report: PlanReport): string[][] {
     printBytes(l.bytes),
     [...l.before.map((c) => `${printCollective(c)} before`), ...l.after.map(printCollective)].join(", "),
     printSeconds(l.seconds),
-    l.kind === "replicated" ? "" : `+${printSeconds(l.priceOfNotSplitting)}`,
+    l.kind === "replicated" || l.priceOfNotSplitting === undefined ? "" : `+${printSeconds(l.priceOfNotSplitting)}`,
   ]);
 }
 

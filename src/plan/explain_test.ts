@@ -14,12 +14,12 @@ Deno.test("explainPlan() prices each layer as a search with that layer replicate
   for (const layer of report.layers) {
     const forced = search(GRAPH, { ...OPTIONS, overrides: { [layer.name]: "replicated" } });
     assert.equal(
-      picoseconds(layer.priceOfNotSplitting),
+      picoseconds(layer.priceOfNotSplitting!),
       picoseconds(forced.cost.total) - picoseconds(plan.cost.total),
       layer.name,
     );
   }
-  assert.ok(report.layers.filter((l) => l.kind !== "replicated").every((l) => l.priceOfNotSplitting > 0));
+  assert.ok(report.layers.filter((l) => l.kind !== "replicated").every((l) => l.priceOfNotSplitting! > 0));
 });
 
 Deno.test("explainPlan() says what each layer became, holds and exchanges", () => {

@@ -129,7 +129,10 @@ function sharded(call: PlannedCall, choice: Choice): Candidate | undefined {
     name: component.factors.map((f) => f.name).join(","),
     inputs: placements.slice(0, count),
     outputs: placements.slice(count),
-    share: Math.max(...[...layouts.values()].map((l) => maxLocalSize(l) / l.size)),
+    share: Math.max(...[...layouts].map(([factor, l]) => {
+      const most = maxLocalSize(l);
+      return component.factors[factor]!.work?.(most) ?? most / l.size;
+    })),
     factors: component.factors,
   };
 }

@@ -2,7 +2,7 @@
 
 /** Bytes for people: `9.41 kB`. */
 export function printBytes(n: number): string {
-  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
+  for (const [unit, size] of [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]] as const) {
     if (n >= size) return `${(n / size).toPrecision(3)} ${unit}`;
   }
   return `${n} B`;

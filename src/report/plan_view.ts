@@ -15,6 +15,8 @@ import type { Leaf, Mark, Moment, PlanView, RankMemory, Role } from "./view_data
 
 /** A plan with what it is of. */
 export interface ViewedPlan {
+  /** What the model is called. */
+  readonly title: string;
   /** The clean graph. */
   readonly graph: Graph<"global">;
   readonly plan: Plan;
@@ -26,7 +28,7 @@ export interface ViewedPlan {
 }
 
 /** The view of a plan. */
-export function planView({ graph, plan, report, nominal, costs }: ViewedPlan): PlanView {
+export function planView({ title, graph, plan, report, nominal, costs }: ViewedPlan): PlanView {
   const problem = buildProblem(graph, {
     ranks: plan.ranks,
     opDef,
@@ -58,7 +60,7 @@ export function planView({ graph, plan, report, nominal, costs }: ViewedPlan): P
     return i === leaves.length - 1 ? [work, ...waits] : [...waits, work];
   });
   return {
-    title: graph.name,
+    title,
     ranks: plan.ranks,
     summary: planSummary(report),
     outline: planOutline(report).map((line) => {

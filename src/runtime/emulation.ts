@@ -1,5 +1,5 @@
 /** Running all ranks of a job in one session of an engine: no processes, no transport; for proofs and tests. */
-import { byteLength, dtypeFromOrt, type TypedArray } from "../core/dtype.ts";
+import { byteLength } from "../core/dtype.ts";
 import { evalDim } from "../core/dim.ts";
 import { GraphError, InputError } from "../core/errors.ts";
 import { type HostTensor, hostTensorBytes, hostTensorFromBytes } from "../core/host_tensor.ts";
@@ -74,8 +74,8 @@ export class Emulation implements AsyncDisposable {
     const results = await this.#session.run(tensors, Object.fromEntries(names.map((n) => [n, null])));
     return this.#locals.map((graph, rank) =>
       outputOf(graph).names.map((name) => {
-        const { type, dims, data } = results[emulatedName(rank, name)]!;
-        return { dtype: dtypeFromOrt(type), shape: [...dims], data: (data as TypedArray).slice() };
+        const { dtype, dims, data } = results[emulatedName(rank, name)]!;
+        return { dtype, shape: [...dims], data: data.slice() };
       })
     );
   }

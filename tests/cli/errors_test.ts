@@ -99,20 +99,24 @@ Deno.test("shardwise refuses arguments that make no sense before it starts a ran
   await requireError(["generate", "examples/demo", "--prompt-ids", "1000"], 2, /token 1000.*vocabulary has 63/);
 });
 
-Deno.test("a folder or file that cannot be written is one error that names it, without a stack", async () => {
-  const model = testModel("mlp");
-  for (
-    const args of [["export", model, "--tp", "2", "--out", "/proc/parts"], [
-      "plan",
-      model,
-      "--tp",
-      "2",
-      "--html",
-      "/proc/plan.html",
-    ]]
-  ) {
-    const { code, stderr } = await shardwise(...args);
+Deno.test("a folder or file that cannot be written is one error that names it, before any work is done", async () => {
+  const mlp = testModel("mlp"), folder = Deno.makeTempDirSync({ prefix: "shardwise-outputs-" });
+  const cases = [
+    ["/proc/parts", "no such file or directory", "export", mlp, "--tp", "2", "--out"],
+    ["/proc/plan.html", "no such file or directory", "plan", mlp, "--tp", "2", "--html"],
+    ["/dev/full", "no space left on device", "plan", mlp, "--tp", "2", "--html"],
+    [folder, "is a directory", "trace", testModel("llama"), "--html"],
+    ["/proc/trace.json", "no such file or directory", "trace", testModel("llama"), "--out"],
+    ["/proc/out.safetensors", "no such file or directory", "run", LLAMA, ...RUN.slice(0, 2), "--outputs"],
+  ] as const;
+  for (const [path, reason, ...args] of cases) {
+    const { code, stderr } = await shardwise(...args, path);
     assert.equal(code, 2, stderr);
-    assert.match(stderr, /^error: .*'\/proc\/(parts|plan\.html)'\nhint: .*\n$/, stderr);
+    assert.equal(
+      stderr,
+      `error: Cannot write ${path}: ${reason}\nhint: name a place that can be written, with room for it\n`,
+    );
   }
+  assert.deepEqual([...Deno.readDirSync(folder)], []);
+  Deno.removeSync(folder);
 });

@@ -22,7 +22,10 @@ Deno.test("shardwise generate continues a text greedily as the demo model's samp
     ); // deno-fmt-ignore
     assert.equal(code, 0, stderr);
     assert.equal(stdout, `${text.slice(0, prompt.length + 60)}\n`);
-    assert.match(stderr, /^60 tokens, [\d.]+ tokens\/s; first token after \d+ ms \(\d+ tokens of prompt\)$/m);
+    assert.match(
+      stderr,
+      /^60 tokens, [\d.]+ tokens\/s; first token after \d+ ms \(\d+ tokens of prompt\); loaded in [\d.]+ s$/m,
+    );
   }
 });
 

@@ -17,6 +17,8 @@ Deno.test("a model in 4 bits generates the same ids on 1 and 2 ranks, and from t
     const parts = join(folder, "parts");
     const made = await shardwise("export", testModel("llama"), "--tp", "2", "--out", parts, ...QUANTIZE);
     assert.equal(made.code, 0, made.stderr);
+    const names = [...Deno.readDirSync(parts)].map(({ name }) => name);
+    assert.ok(names.includes("rank1.bin") && !names.includes("model.onnx") && !names.includes("model.onnx.data"));
     const ran = await shardwise("generate", parts, ...PROMPT);
     assert.equal(ran.stdout, alone.stdout, ran.stderr);
     const again = await shardwise("generate", parts, ...PROMPT, ...QUANTIZE);

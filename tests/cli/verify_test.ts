@@ -40,6 +40,15 @@ Deno.test("shardwise verify fails, with code 1, when one element or one token is
   assert.match(stdout, / prefill +│ 2 .* pass /);
   assert.match(stdout, /token 8 of 24 is \d+, expected \d+/);
   assert.match(stdout, /^2 passed, 2 failed$/m);
+  // Whoever reads this learns at once that it is not the split.
+  assert.equal(
+    stdout.match(/ (one ONNX Runtime session here|one rank without fused ops) gives the same: the reference/g)?.length,
+    2,
+  );
+
+  const unsharded = await shardwise("verify", folder, "--nproc", "2", "--against", "unsharded");
+  assert.equal(unsharded.code, 0, unsharded.stdout + unsharded.stderr);
+  assert.match(unsharded.stdout, /^4 passed, 0 failed$/m);
   Deno.removeSync(folder, { recursive: true });
 });
 

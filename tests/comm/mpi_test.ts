@@ -37,25 +37,44 @@ const RUNS: readonly Run[] = [
     ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,b" }, atLeast: 200 },
   },
   { mpi: "Open MPI", how: "on one host", ranks: 2, backend: "shm+mpi", args: ["3", "9", "f32,u8"], atLeast: 100 },
+  { mpi: "Open MPI", how: "over shared memory", ranks: 7, backend: "mpi", args: ["3", "9", "f32,i64"], atLeast: 300 },
+  { mpi: "MPICH", how: "over shared memory", ranks: 16, backend: "mpi", args: ["3", "99", "f32"], atLeast: 150 },
+  {
+    ...{ mpi: "Open MPI", how: "on four pretended hosts", ranks: 16, backend: "shm+mpi", args: ["3", "99", "f32"] },
+    ...{ env: { SHARDWISE_PRETEND_HOSTS: "a,b,a,c,b,a,c,a,b,b,b,a,c,c,c,d" }, atLeast: 150 },
+  },
 ];
 
-for (const { mpi, how, ranks, backend, args, flags = [], env = {}, atLeast } of RUNS) {
-  Deno.test(`${backend} does every verb right on ${ranks} ranks of ${mpi} ${how}`, async () => {
-    const command = await mpirunOrSkip(mpi);
-    if (command === undefined) return;
-    const result = await mpirun(command, ranks, CONFORMANCE, {
-      args,
-      flags,
-      env: { SHARDWISE_COMM_BACKEND: backend, ...env },
-    });
-    assert.equal(result.code, 0, result.stderr.slice(-3000));
-    const printed = result.lines.map((l) => JSON.parse(l) as { cases: number; hash: string; backend: string });
-    assert.equal(printed.length, ranks);
-    assert.equal(new Set(printed.map((p) => p.hash)).size, 1);
-    for (const p of printed) {
-      assert.equal(p.backend, backend);
-      assert.ok(p.cases >= atLeast, `${p.cases} cases`);
-    }
+/** Every size, dtype and operation on every number of ranks: some 40 minutes on two cores, since ranks mostly wait. */
+const WHOLE: readonly Run[] = [1, 2, 3, 4, 7, 16].flatMap((ranks) => {
+  const hosts = Array.from({ length: ranks }, (_, r) => "abacb"[r % 5]).join();
+  return (["mpi", "shm+mpi"] as const).map((backend) => ({
+    ...{ mpi: "Open MPI", how: "as a whole", ranks, backend, args: ["0,1,3,1023,1048576", "1"] },
+    ...{ env: { SHARDWISE_PRETEND_HOSTS: hosts }, atLeast: 13_000 },
+  }));
+});
+
+for (const { mpi, how, ranks, backend, args, flags = [], env = {}, atLeast } of [...RUNS, ...WHOLE]) {
+  const [sizes, sparse] = args, whole = how === "as a whole";
+  Deno.test({
+    name: `${backend} does every verb right on ${ranks} ranks of ${mpi} ${how}, ${sizes} elements, 1 of ${sparse}`,
+    ignore: whole && Deno.env.get("SHARDWISE_TEST_ALL") !== "1",
+    fn: async () => {
+      const command = await mpirunOrSkip(mpi);
+      if (command === undefined) return;
+      const result = await mpirun(command, ranks, CONFORMANCE, {
+        ...{ args, flags, env: { SHARDWISE_COMM_BACKEND: backend, ...env } },
+        ...whole ? { timeoutMs: 1_800_000 } : {},
+      });
+      assert.equal(result.code, 0, result.stderr.slice(-3000));
+      const printed = result.lines.map((l) => JSON.parse(l) as { cases: number; hash: string; backend: string });
+      assert.equal(printed.length, ranks);
+      assert.equal(new Set(printed.map((p) => p.hash)).size, 1);
+      for (const p of printed) {
+        assert.equal(p.backend, backend);
+        assert.ok(p.cases >= atLeast, `${p.cases} cases`);
+      }
+    },
   });
 }
 
@@ -105,6 +124,8 @@ interface Told {
   readonly message: string;
   readonly hint?: string;
   readonly missing?: number[];
+  /** How long it had waited. */
+  readonly ms: number;
 }
 
 /** What each rank was told. */
@@ -147,12 +168,31 @@ Deno.test("ranks that wait too long are told who is missing, and the missing one
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("a rank that is killed takes the job with it", async () => {
-  for (const mpi of ["Open MPI", "MPICH"] as const) {
+for (const [backend, hosts] of [["mpi", "a,b,c"], ["shm+mpi", "a,a,b"]] as const) {
+  Deno.test(`a rank that is killed over ${backend} is named to the others within a second`, async () => {
+    const command = await mpirunOrSkip("Open MPI");
+    if (command === undefined) return;
+    const env = { SHARDWISE_PRETEND_HOSTS: hosts };
+    // Else mpirun would end them too, after a second or so.
+    const flags = ["--enable-recovery"];
+    const { lines, stderr } = await mpirun(command, 3, FAULTS, { args: ["kill", backend], env, flags });
+    const all = lines.map((l) => JSON.parse(l) as Told);
+    assert.deepEqual(all.map((t) => t.rank).sort(), [0, 2], stderr.slice(-3000));
+    for (const { message, ms } of all) {
+      assert.match(message, /rank 1 of group "[^"]*" ended \((process \d+|as rank \d saw)\).* waits for/);
+      assert.ok(ms < 1000, `${ms} ms`);
+    }
+    assert.ok(all.some((t) => t.name === "PeerLost"), all.map((t) => t.name).join());
+  });
+}
+
+Deno.test("a rank that is killed takes the job with it, and mpirun says so", async () => {
+  for (const [mpi, says] of [["Open MPI", /rank 1 .* exited on signal 9/], ["MPICH", /Killed \(signal 9\)/]] as const) {
     const command = await mpirunOrSkip(mpi);
     if (command === undefined) continue;
-    const { code, lines } = await mpirun(command, 2, FAULTS, { args: ["kill"] });
+    const { code, lines, stderr } = await mpirun(command, 2, FAULTS, { args: ["kill"] });
     assert.notEqual(code, 0);
+    assert.match(lines.join("\n") + stderr, says);
     assert.deepEqual(lines.filter((l) => l.includes('"none"')), []);
   }
 });

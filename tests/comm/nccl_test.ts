@@ -14,14 +14,22 @@ const RUNS: readonly { ranks: number; args: string[]; atLeast: number }[] = [
   { ranks: 2, args: ["3,70000", "7", "f32,bf16,u8"], atLeast: 400 },
   { ranks: 3, args: ["1,17", "9", "f32,f16,i64"], atLeast: 500 },
   { ranks: 4, args: ["5", "11", "f64,u32"], atLeast: 100 },
+  { ranks: 7, args: ["3", "99", "f32"], atLeast: 150 },
 ];
+/** Every size, dtype and operation on every number of ranks. */
+const WHOLE: typeof RUNS = [1, 2, 3, 4, 7, 16].map((ranks) => (
+  { ranks, args: ["0,1,3,1023,1048576", "1"], atLeast: 13_000 }
+));
+const ALL = Deno.env.get("SHARDWISE_TEST_ALL") === "1";
 
-for (const { ranks, args, atLeast } of RUNS) {
-  cudaTest(`NCCL on ${ranks} ranks keeps the law of all engines`, async (env) => {
+for (const { ranks, args, atLeast } of [...RUNS, ...WHOLE]) {
+  const [sizes, sparse] = args;
+  const test = ALL || sparse !== "1" ? cudaTest : (name: string) => Deno.test({ name, ignore: true, fn: () => {} });
+  test(`NCCL on ${ranks} ranks keeps the law of all engines, ${sizes} elements, 1 of ${sparse}`, async (env) => {
     const results = await runRanks(ranks, CONFORMANCE, {
       args,
-      env: { ...env, SHARDWISE_COMM_BACKEND: "nccl" },
-      timeoutMs: 400_000,
+      env: { ...env, SHARDWISE_STANDIN_GPUS: "16", SHARDWISE_COMM_BACKEND: "nccl" },
+      timeoutMs: ALL ? 3_600_000 : 400_000,
     });
     for (const { stdout } of results) {
       const { cases, backend } = JSON.parse(stdout);
@@ -39,6 +47,16 @@ cudaTest("ranks meet at the launcher's store, and hosts that see each other only
     const job = { ...env, ...store, SHARDWISE_PRETEND_HOSTS: hosts, SHARDWISE_ATTEMPT: hosts === "a,a" ? "0" : "1" };
     const results = await runRanks(2, DEVICE, { args: ["right"], env: job });
     assert.deepEqual(results.map((r) => r.stdout.trim()), ["right", "right"]);
+  }
+  const apart = { ...env, ...store, SHARDWISE_PRETEND_HOSTS: "a,b,a", SHARDWISE_ATTEMPT: "2" };
+  const results = await runRanks(3, CONFORMANCE, {
+    args: ["3", "99", "f32,i64"],
+    env: { ...apart, SHARDWISE_COMM_BACKEND: "nccl" },
+  });
+  for (const { stdout } of results) {
+    const { cases, unsupported } = JSON.parse(stdout);
+    assert.ok(cases > 200, `${cases} cases`);
+    assert.equal(unsupported.send, 1); // host arrays between hosts
   }
 }, { gpus: 2 });
 

@@ -8,17 +8,15 @@ import type { VerifyResult } from "../../cli/job.ts";
 import { shardwise } from "../support/cli.ts";
 import { sharedOrSkip } from "../support/shared.ts";
 
-/**
- * Its references are another ONNX Runtime's, which rounds products of int8 otherwise: one session of ours differs from them as much.
- * parity_test.ts holds it against that session.
- */
-const OTHER_ENGINE = /^llama-int8 (prefill|decode|chunk)/;
+/** Its references are of a processor with VNNI; without, ONNX Runtime's sums of u8·s8 saturate, and one session differs as much. */
+const OTHER_PROCESSOR = /^llama-int8 (prefill|decode|chunk)/;
 
 async function assertVerified(folder: string, sizes: readonly number[], least: number): Promise<void> {
   const { code, stdout, stderr } = await shardwise("verify", folder, "--nproc", sizes.join(","), "--json");
   const { results } = JSON.parse(stdout) as { results: VerifyResult[] };
-  const failed = results.filter((r) => !r.pass && !OTHER_ENGINE.test(r.name)).map((r) =>
-    `${r.name} at ${r.ranks}: ${r.problem ?? "differs"}`
+  const excused = (r: VerifyResult) => OTHER_PROCESSOR.test(r.name) && /gives the same/.test(r.verdict ?? "");
+  const failed = results.filter((r) => !r.pass && !excused(r)).map((r) =>
+    `${r.name} at ${r.ranks}: ${r.problem ?? "differs"}; ${r.verdict}`
   );
   assert.deepEqual(failed, [], stderr.slice(-2000));
   assert.equal(code, results.every((r) => r.pass) ? 0 : 1);
@@ -51,7 +49,7 @@ if (Deno.env.get("SHARDWISE_TEST_ALL") === "1") {
   for (const [group, least] of Object.entries(groups)) {
     const folder = sharedOrSkip(`models/${group}`);
     if (folder === undefined) continue;
-    for (const size of [1, 2, 3, 4, 8]) {
+    for (const size of [1, 2, 3, 4, 5, 8]) {
       Deno.test(`${size} processes give PyTorch's outputs and its greedy tokens for all ${group}`, async () => {
         await assertVerified(folder, [size], least);
       });

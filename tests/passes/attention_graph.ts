@@ -1,6 +1,7 @@
 /** One layer of attention over a cache, as Optimum's TorchScript exporter writes it; for tests of rewrites. */
 import { dimAdd, symbol } from "../../src/core/dim.ts";
-import { int, ints } from "../../src/graph/attributes.ts";
+import { fromNumbers } from "../../src/core/host_tensor.ts";
+import { float as real, int, ints } from "../../src/graph/attributes.ts";
 import { GraphBuilder, inlineData } from "../../src/graph/builder.ts";
 import type { Attributes, Graph } from "../../src/graph/graph.ts";
 
@@ -18,6 +19,18 @@ export interface AttentionForm {
   readonly guard?: boolean;
   /** What the mask adds where nothing may be seen. Default -∞. */
   readonly hidden?: number;
+  /**
+   * How the mask is written: as conditions of which one Where makes numbers (default); as a triangle of numbers into which padding is
+   * put by a ScatterND of everything; as a Where of scores for later tokens, and a sum for padding; or so with a table that says
+   * which tokens are later.
+   */
+  readonly written?: "conditions" | "scatter" | "scores" | "table";
+  /** Whether the attention is ONNX's op, with the conditions as its mask. */
+  readonly asOp?: boolean;
+  /** Whether the longer cache is a result by way of an Identity. */
+  readonly named?: boolean;
+  /** Default f32. */
+  readonly dtype?: "f32" | "f16";
   /** Whether later tokens are hidden. Default true. */
   readonly causal?: boolean;
   /** Whether keys are transposed with batch and heads folded into one dim, as torch.export has it. */
@@ -31,19 +44,21 @@ const HIDDEN = 24;
 /** `x: f32[batch,seq,24]`, a mask, positions and a cache, to `y` of the same shape and the longer cache. */
 export function attentionGraph(form: AttentionForm): Graph<"global"> {
   const { heads, kvHeads, headDim, rotated } = form;
-  const builder = new GraphBuilder("global", "attention", new Map([["", 18]]));
+  const builder = new GraphBuilder("global", "attention", new Map([["", form.asOp ? 23 : 18]]));
   const [batch, seq, past] = ["batch", "seq", "past"].map(symbol) as [ReturnType<typeof symbol>, never, never];
   const total = dimAdd(past, seq);
   let state = 7;
   const random = () => (state = (state * 1664525 + 1013904223) % 2 ** 32) / 2 ** 32 - 0.5;
+  const dtype = form.dtype ?? "f32", float = dtype === "f32" ? 1 : 10;
+  const tensor = (dims: readonly number[], numbers: readonly number[]) =>
+    inlineData(dtype, dims, fromNumbers(dtype, dims, numbers).data);
   const weight = (name: string, ...dims: number[]) => {
-    const data = Float32Array.from({ length: dims.reduce((a, b) => a * b, 1) }, random);
-    builder.getAttr(name, inlineData("f32", dims, data));
+    builder.getAttr(name, tensor(dims, Array.from({ length: dims.reduce((a, b) => a * b, 1) }, random)));
     return name;
   };
   const number = (value: number) => {
     const name = builder.freshValue("number");
-    builder.getAttr(name, inlineData("f32", [], Float32Array.of(value)));
+    builder.getAttr(name, tensor([], [value]));
     return name;
   };
   const sizes = (...list: number[]) => {
@@ -66,11 +81,11 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
   const slice = (x: string, dim: number, from: number, to: number) =>
     op("Slice", [x, sizes(from), sizes(to), sizes(dim), sizes(1)]);
 
-  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [batch, seq, HIDDEN] } });
+  builder.placeholder({ name: "x", type: { dtype, shape: [batch, seq, HIDDEN] } });
   builder.placeholder({ name: "attention_mask", type: { dtype: "i64", shape: [batch, total] } });
   builder.placeholder({ name: "position_ids", type: { dtype: "i64", shape: [batch, seq] } });
   for (const name of ["past.key", "past.value"]) {
-    builder.placeholder({ name, type: { dtype: "f32", shape: [batch, kvHeads, past, headDim] } });
+    builder.placeholder({ name, type: { dtype, shape: [batch, kvHeads, past, headDim] } });
   }
   const dimOf = (name: string, dim: number) => op("Gather", [op("Shape", [name]), scalarInt(dim)]);
   const pastSize = dimOf("past.key", 2), totalSize = dimOf("attention_mask", 1);
@@ -91,13 +106,47 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     op("Unsqueeze", [totalSize, sizes(0)]),
   ], { axis: int(0) });
   allowed = op("Expand", [allowed, ones]);
-  const mask = op("Where", [allowed, number(0), number(form.hidden ?? -Infinity)]);
+  const hidden = form.hidden ?? -Infinity, written = form.written ?? "conditions";
+  let mask = op("Where", [allowed, number(0), number(hidden)]);
+  if (written === "scatter") {
+    const square = op("Concat", [op("Unsqueeze", [dimOf("x", 1), sizes(0)]), op("Unsqueeze", [totalSize, sizes(0)])], {
+      axis: int(0),
+    });
+    const full = op("ConstantOfShape", [square], {
+      value: { kind: "tensor", value: tensor([1], [hidden]) },
+    });
+    const triangle = op("Trilu", [full, scalarInt(1)], { upper: int(1) });
+    const later = op("Cast", [op("Greater", [keysAt, tokens])], { to: int(float) });
+    const causal = op("Expand", [op("Mul", [triangle, later]), ones]);
+    const padded = op("Cast", [op("Unsqueeze", ["attention_mask", sizes(1, 2)])], { to: int(float) });
+    const isPadding = op("Equal", [op("Add", [causal, padded]), number(0)]);
+    const updates = op("Where", [isPadding, number(hidden), causal]);
+    const rows = op("Reshape", [op("Range", [scalarInt(0), dimOf("x", 0), scalarInt(1)]), sizes(-1, 1, 1, 1)]);
+    const steps = op("Reshape", [op("Range", [scalarInt(0), dimOf("x", 1), scalarInt(1)]), sizes(-1, 1)]);
+    const index = [rows, sizes(0), steps, keysAt].map((x) => op("Unsqueeze", [op("Expand", [x, ones]), sizes(-1)]));
+    mask = op("ScatterND", [causal, op("Concat", index, { axis: int(-1) }), updates]);
+  }
+  const tableOfEarlier = () => {
+    const bits = Uint8Array.from({ length: 256 }, (_, i) => Number(i % 16 <= Math.floor(i / 16)));
+    builder.getAttr("table", inlineData("bool", [1, 1, 16, 16], bits));
+    const [from, to] = [pastSize, totalSize].map((x) => op("Unsqueeze", [x, sizes(0)]));
+    const rows = op("Slice", ["table", from!, to!, sizes(2), sizes(1)]);
+    return op("Slice", [rows, sizes(0), to!, sizes(3), sizes(1)]);
+  };
+  const masked = (scores: string): string => {
+    if (written !== "scores" && written !== "table") return op("Add", [scores, mask]);
+    const isLater = () => op("Greater", [keysAt, tokens]);
+    const later = written === "table"
+      ? op("Where", [tableOfEarlier(), scores, number(hidden)])
+      : op("Where", [isLater(), number(hidden), scores]);
+    return op("Add", [later, op("Where", [padding, number(0), number(hidden)])]);
+  };
 
   // Angles of this step's positions.
   const half = rotated / 2;
   let cos = "", sin = "";
   if (rotated > 0) {
-    const positions = op("Cast", [op("Unsqueeze", ["position_ids", sizes(1)])], { to: int(1) });
+    const positions = op("Cast", [op("Unsqueeze", ["position_ids", sizes(1)])], { to: int(float) });
     const angles = op("Transpose", [op("MatMul", [weight("inv_freq", 1, half, 1), positions])], {
       perm: ints([0, 2, 1]),
     });
@@ -119,8 +168,12 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     return op("Transpose", [op("Reshape", [flat, sizes(0, 0, count, headDim)])], { perm: ints([0, 2, 1, 3]) });
   };
   const q = rotate(project("q", heads)), k = rotate(project("k", kvHeads)), v = project("v", kvHeads);
-  const keys = op("Concat", ["past.key", k], { axis: int(-2) }, "present.key");
-  const values = op("Concat", ["past.value", v], { axis: int(-2) }, "present.value");
+  const longer = (name: string, step: string) => {
+    const joined = op("Concat", [`past.${name}`, step], { axis: int(-2) }, form.named ? undefined : `present.${name}`);
+    if (form.named) op("Identity", [joined], {}, `present.${name}`);
+    return joined;
+  };
+  const keys = longer("key", k), values = longer("value", v);
   const repeat = (x: string) => {
     if (heads === kvHeads) return x;
     const wide = op("Expand", [op("Unsqueeze", [x, sizes(2)]), sizes(1, 1, heads / kvHeads, 1, 1)]);
@@ -141,16 +194,21 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     });
     return op("Reshape", [op("Transpose", [folded], { perm: ints([0, 2, 1]) }), target]);
   };
+  const joinHeads = (x: string) => op("Reshape", [op("Transpose", [x], { perm: ints([0, 2, 1, 3]) }), sizes(0, 0, -1)]);
+  const output = (x: string) => op("MatMul", [x, weight("o", heads * headDim, HIDDEN)], {}, "y");
+  if (form.asOp) {
+    output(joinHeads(op("Attention", [q, repeat(keys), repeat(values), allowed], { scale: real(headDim ** -0.5) })));
+    const results = ["y", "present.key", "present.value"];
+    return builder.finish({ inputs: results, names: results });
+  }
   let scores = op("MatMul", [op("Mul", [q, root]), op("Mul", [turn(repeat(keys)), root])]);
   if (form.softcap !== undefined) {
     const cap = number(form.softcap);
     scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap]);
   }
-  let weights = op("Softmax", [op("Add", [scores, mask])], { axis: int(-1) });
+  let weights = op("Softmax", [masked(scores)], { axis: int(-1) });
   if (form.guard !== false) weights = op("Where", [op("IsNaN", [weights]), number(0), weights]);
-  const mixed = op("Transpose", [op("MatMul", [weights, repeat(values)])], { perm: ints([0, 2, 1, 3]) });
-  const merged = op("Reshape", [mixed, sizes(0, 0, -1)]);
-  op("MatMul", [merged, weight("o", heads * headDim, HIDDEN)], {}, "y");
+  output(joinHeads(op("MatMul", [weights, repeat(values)])));
   if (form.keysRead) op("ReduceSum", [keys], { keepdims: int(0) }, "sum");
   const results = ["y", "present.key", "present.value", ...(form.keysRead ? ["sum"] : [])];
   return builder.finish({ inputs: results, names: results });

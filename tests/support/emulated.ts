@@ -3,7 +3,7 @@ import type { HostTensor } from "../../src/core/host_tensor.ts";
 import { readOnnx } from "../../src/formats/onnx_file.ts";
 import { importOnnx } from "../../src/formats/import_onnx.ts";
 import type { Graph } from "../../src/graph/graph.ts";
-import { ParallelExecutionCtx } from "../../src/passes/context.ts";
+import { type Config, ParallelExecutionCtx } from "../../src/passes/context.ts";
 import { planFirstStep } from "../../src/passes/first_step.ts";
 import { planOptions } from "../../src/passes/parallel_axis_solver_pass.ts";
 import { specializeBranches } from "../../src/passes/specialize_branches.ts";
@@ -12,8 +12,8 @@ import type { Engine } from "../../src/runtime/cpu/engine.ts";
 import { EmulatedModel, Emulation } from "../../src/runtime/emulation.ts";
 
 /** `graph` planned and sharded as every rank of a job would. */
-export function sharded(graph: Graph<"global">, ranks: number): Graph<"sharded"> {
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0 });
+export function sharded(graph: Graph<"global">, ranks: number, config: Config = {}): Graph<"sharded"> {
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   return shardPipeline().run(cleanPipeline().run(graph, ctx), ctx);
 }
 

@@ -20,6 +20,8 @@ export interface MpiOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Options of mpirun, as `--mca btl tcp,self`. */
   readonly flags?: readonly string[];
+  /** Default 180 s, which only a very busy machine needs. */
+  readonly timeoutMs?: number;
 }
 
 const NAMES: Readonly<Record<MpiName, readonly string[]>> = {
@@ -72,7 +74,7 @@ export async function mpirun(
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
-    signal: AbortSignal.timeout(180_000), // only a very busy machine needs so long
+    signal: AbortSignal.timeout(options.timeoutMs ?? 180_000),
   }).output();
   const text = new TextDecoder();
   return { code, lines: text.decode(stdout).split("\n").filter((l) => l !== ""), stderr: text.decode(stderr) };

@@ -15,7 +15,7 @@ export function nodeTensors(folder: string, kind: "input" | "output"): HostTenso
     if (!existsSync(path)) return found;
     const file = Deno.readFileSync(path);
     const external = () => assert.fail(`${path} has external data`);
-    const source = onnxTensor(fromBinary(TensorProtoSchema, file), `${kind} ${i}`, { path, file, external });
+    const source = onnxTensor(fromBinary(TensorProtoSchema, file), () => `${kind} ${i}`, { path, file, external });
     found.push(hostTensorFromBytes(source.dtype, source.shape, source.bytes()));
   }
 }

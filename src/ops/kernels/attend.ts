@@ -1,13 +1,14 @@
 /**
- * Scaled dot-product attention as steps. Many queries: scores by one batched product, a softmax that scales, caps and masks, and the mix of
- * values by another; query heads that share a key/value head are rows of the same product. Few queries, as in decoding: one step that reads
- * the cache once, for as many keys as memory on the device tells.
+ * Scaled dot-product attention as steps. Few queries, as in decoding: one kernel that reads the cache once, for as many keys as memory on the
+ * device tells. Many queries of 16-bit floats: one that goes through the keys tile by tile. Others: scores by one batched product, a softmax
+ * that scales, caps and masks, and the mix of values by another; query heads that share a key/value head are rows of the same product.
  */
 import { broadcast, stridesOf, whole } from "./access.ts";
 import type { Access, AttentionSizes, KernelStep, Operand, Params } from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { softmaxRows } from "./rows.ts";
-import { streamedAttention } from "./streamed_attention.ts";
+import { type AttentionStream, streamedAttention } from "./streamed_attention.ts";
+import { tiledAttention } from "./tiled_attention.ts";
 
 /** An operand of `[batch, heads, queries, keys]` that masks; broadcast from its own shape. */
 export interface Mask {
@@ -31,11 +32,11 @@ export interface Attention {
   /** 0 for none. */
   readonly softcap: number;
   readonly masks: readonly Mask[];
-  /** A condition over the index (`i0` batch, `i1` head, `i2` query, `r0` key) under which a key is attended to; `c0`, … are `reads`. */
-  readonly condition?: string | undefined;
-  /** The first key that is attended to, and the first after it that is not, as far as an expression over `i0`, `i1`, `i2` tells. */
+  /** The first key that is attended to, and the first after it that is not, by an expression over `i0` batch, `i1` head, `i2` query. */
   readonly from?: string | undefined;
   readonly until?: string | undefined;
+  /** A condition for keys between, over these and `r0` key. In all three, `c0`, … are `reads`. */
+  readonly condition?: string | undefined;
   /** Over `[batch, heads, queries, keys]`. */
   readonly reads?: readonly Access[];
   readonly params?: Params;
@@ -51,6 +52,8 @@ export type Take = (dtype: Operand["dtype"], shape: readonly number[]) => Operan
 const FEW_QUERIES = 4;
 /** Elements of a head that a warp can hold for all of a head's queries. */
 const LARGEST_HEAD = 256;
+/** Elements of a head whose tiles fit in shared memory. */
+const LARGEST_TILED = 128;
 /** Blocks that a GPU can be given at once, and keys that are worth a block. */
 const BLOCKS = 512, KEYS_PER_BLOCK = 128;
 
@@ -61,7 +64,13 @@ export function attend(
 ): KernelStep[] {
   const { size, valueSize, queries } = attention.sizes, { dtype } = attention.query;
   const few = queries <= FEW_QUERIES && size <= LARGEST_HEAD && valueSize <= LARGEST_HEAD && dtype !== "f64";
-  return few ? streamed(attention, to) : multiplied(attention, to);
+  if (few) return streamed(attention, to);
+  const isHalf = dtype === "f16" || dtype === "bf16", fits = (n: number) => n % 8 === 0 && n <= LARGEST_TILED;
+  // Elements are read and written in pairs, and copied by eights.
+  const isEven = to.result.strides.slice(0, 3).every((s) => s % 2 === 0) && to.result.offset % 2 === 0;
+  return isHalf && fits(size) && fits(valueSize) && isEven
+    ? [tiledAttention(streamOf(attention, to.result))]
+    : multiplied(attention, to);
 }
 
 /** A condition or limit with `c0`, … as the reads behind `base` others. */
@@ -70,13 +79,18 @@ function named(expression: string | undefined, base: number): string | undefined
 }
 
 /** A score by the product of query and key; masks are `x` from number `first` on. */
-function scoreOf(attention: Attention, dot: string, first: number): string {
+function scoreOf(
+  attention: Attention,
+  dot: string,
+  first: number,
+  conditions: readonly (string | undefined)[],
+): string {
   let score = `${dot} * scale`;
   if (attention.softcap !== 0) score = `softcap * f_tanh(${score} / softcap)`;
   attention.masks.forEach((m, i) => {
     score = m.kind === "added" ? `(${score}) + x${first + i}` : `(x${first + i} ? (${score}) : -INFINITY)`;
   });
-  const condition = named(attention.condition, first + attention.masks.length);
+  const condition = named(conditions.filter((c) => c !== undefined).join(" && "), first + attention.masks.length);
   return condition ? `((${condition}) ? (${score}) : -INFINITY)` : score;
 }
 
@@ -88,34 +102,39 @@ function masksOf({ sizes: { batch, heads, queries, keys }, masks }: Attention): 
   return masks.map((m) => broadcast(m.operand, m.shape, [batch, heads, queries, keys]));
 }
 
-function streamed(attention: Attention, to: { readonly result: AttentionResult; readonly take: Take }): KernelStep[] {
+/** What both kernels that stream keys are given. */
+function streamOf(attention: Attention, result: AttentionResult): AttentionStream {
   const { sizes, masks } = attention, { batch, heads, kvHeads, queries, keys, size, valueSize } = sizes;
-  if (batch * heads * queries === 0) return [];
   const room = attention.room ?? keys;
   const cache = (operand: Operand, width: number): Access => {
     return { operand, offset: 0, strides: [kvHeads * room * width, room * width, width, 1] };
   };
-  const rows = batch * kvHeads * queries;
-  const parts = Math.max(1, Math.min(Math.ceil(room / KEYS_PER_BLOCK), Math.ceil(BLOCKS / rows)));
   const limit = (expression: string | undefined) => named(expression, masks.length);
-  return streamedAttention({
+  return {
     sizes,
     query: whole(attention.query, [batch, heads, queries, size]),
     key: cache(attention.key, size),
     value: cache(attention.value, valueSize),
-    result: to.result,
+    result,
     reads: [...masksOf(attention), ...attention.reads ?? []],
-    score: scoreOf(attention, "dot", 0),
+    score: scoreOf(attention, "dot", 0, [attention.condition]),
     from: limit(attention.from),
     until: limit(attention.until),
-    parts,
-    partial: to.take("f32", [batch, heads, queries, parts, valueSize + 2]),
     params: paramsOf(attention),
-  });
+  };
+}
+
+function streamed(attention: Attention, to: { readonly result: AttentionResult; readonly take: Take }): KernelStep[] {
+  const { batch, heads, kvHeads, queries, keys, valueSize } = attention.sizes, room = attention.room ?? keys;
+  if (batch * heads * queries === 0) return [];
+  const rows = batch * kvHeads * queries;
+  const parts = Math.max(1, Math.min(Math.ceil(room / KEYS_PER_BLOCK), Math.ceil(BLOCKS / rows)));
+  const partial = to.take("f32", [batch, heads, queries, parts, valueSize + 2]);
+  return streamedAttention({ ...streamOf(attention, to.result), parts, partial });
 }
 
 function multiplied(attention: Attention, to: { readonly result: AttentionResult; readonly take: Take }): KernelStep[] {
-  const { sizes, query, key, value } = attention;
+  const { sizes, query, key, value, from, until } = attention;
   const { batch, heads, kvHeads, queries, keys, size, valueSize } = sizes;
   const lead = [batch, kvHeads], rows = (heads / kvHeads) * queries, room = attention.room ?? keys;
   const shape = [batch, heads, queries, keys], scores = to.take(query.dtype, shape);
@@ -130,7 +149,7 @@ function multiplied(attention: Attention, to: { readonly result: AttentionResult
       { operand: scores, lead, rows, columns: keys },
     ], { transposeB: true }),
     softmaxRows({ outer: shape.slice(0, 3), inner: [keys], reads, params: paramsOf(attention) }, reads[0]!, {
-      value: scoreOf(attention, "x0", 1),
+      value: scoreOf(attention, "x0", 1, [from && `r0 >= ${from}`, until && `r0 < ${until}`, attention.condition]),
     }),
     ...matmulSteps([
       { operand: scores, lead, rows, columns: keys },

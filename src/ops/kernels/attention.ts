@@ -77,7 +77,7 @@ function attention(context: KernelContext): Lowered {
     scale: floatOf(attributes, "scale") ?? 1 / Math.sqrt(sizes.size),
     softcap: floatOf(attributes, "softcap") ?? 0,
     masks: maskOf(context, 3),
-    ...(causal ? { condition: "r0 <= i2 + past", until: "i2 + past + 1" } : {}),
+    until: causal ? "i2 + past + 1" : undefined,
     params: { past },
   }, { operand: output(context), form, scratch }));
   return { steps, scratch: scratch.tensors };
@@ -117,7 +117,7 @@ function multiHead(context: KernelContext): Lowered {
   };
   const key = cached(1, k, size), value = cached(2, v, valueSize);
   const padding = context.inputs[4], reads: Access[] = [];
-  const conditions = intOf(attributes, "unidirectional") === 1 ? ["r0 <= i2 + past"] : [];
+  const isCausal = intOf(attributes, "unidirectional") === 1, conditions: string[] = [];
   if (padding) {
     if (padding.shape.length !== 2) throw unknownForm(context, `a key_padding_mask of ${padding.shape.length} dims`);
     reads.push({ operand: input(context, 4), offset: 0, strides: [padding.shape[1]!, 0, 0, 1] });
@@ -132,6 +132,7 @@ function multiHead(context: KernelContext): Lowered {
     scale: scaleOf(context, size),
     softcap: 0,
     masks: maskOf(context, 5),
+    until: isCausal ? "i2 + past + 1" : undefined,
     condition: conditions.join(" && ") || undefined,
     reads,
     params: { past },
@@ -190,7 +191,7 @@ function packed(context: KernelContext): Lowered {
     return copied;
   };
   const key = cached(0, qw, size), value = cached(1, qw + kw, valueSize);
-  const conditions = intOf(attributes, "unidirectional") === 1 ? ["r0 <= i2 + past"] : [], reads: Access[] = [];
+  const isCausal = intOf(attributes, "unidirectional") === 1, conditions: string[] = [], reads: Access[] = [];
   const mask = context.inputs[3];
   if (mask?.shape.length === 2) {
     reads.push({ operand: input(context, 3), offset: 0, strides: [mask.shape[1]!, 0, 0, 1] });
@@ -207,6 +208,7 @@ function packed(context: KernelContext): Lowered {
     scale: scaleOf(context, size),
     softcap: 0,
     masks: maskOf(context, 5),
+    until: isCausal ? "i2 + past + 1" : undefined,
     condition: conditions.join(" && ") || undefined,
     reads,
     params: { past },

@@ -95,7 +95,6 @@ export function groupQuery(context: KernelContext): Lowered {
   const key = cached(1), value = cached(2);
   const window = intOf(attributes, "local_window_size") ?? -1;
   const position = `(${before("c0")} + i2)`;
-  const conditions = [`r0 <= ${position}`, ...(window > 0 ? [`r0 > ${position} - window`] : [])];
   steps.push(...resultSteps({
     sizes: { batch, heads, kvHeads, queries, keys, size, valueSize: size },
     query,
@@ -105,7 +104,6 @@ export function groupQuery(context: KernelContext): Lowered {
     scale: scaleOf(context, size),
     softcap: floatOf(attributes, "softcap") ?? 0,
     masks: biasOf(context, keys),
-    condition: conditions.join(" && "),
     until: `${position} + 1`,
     ...(window > 0 ? { from: `${position} - window + 1` } : {}),
     reads: [seqlens],

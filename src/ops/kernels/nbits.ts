@@ -148,9 +148,9 @@ export function vectorProduct(
   const { chosen } = o, shared = chosen ? 1 : o.rows, values = 32 / w.bits;
   const words = w.block % (4 * values) === 0 ? 4 : 2, lanes = w.columns / (values * words);
   const body = `  const int lane = threadIdx.x & 31;
-  const long long unit = blockIdx.x * ${WARPS}LL + (threadIdx.x >> 5), perRow = (n + ${TOGETHER - 1}) / ${TOGETHER};
+  const long long perRow = (n + ${TOGETHER - 1}) / ${TOGETHER}, units = perRow * ${chosen ? "chosenRows" : 1};
+  for (long long unit = blockIdx.x * ${WARPS}LL + (threadIdx.x >> 5); unit < units; unit += gridDim.x * ${WARPS}LL) {
   const long long first = unit % perRow * ${TOGETHER}, r0 = unit / perRow;
-  if (r0 >= ${chosen ? "chosenRows" : 1}) return;
   ${
     chosen
       ? "const long long expert = ld(experts[r0]), base = expert * n, from = r0 / times;"
@@ -209,6 +209,7 @@ export function vectorProduct(
     o.bias ? " + ld(bias[base + first + c])" : ""
   });
     }
+  }
   }
 `;
   const units = Math.ceil(w.rows / TOGETHER) * (chosen ? o.rows : 1);

@@ -154,32 +154,6 @@ function argOf(context: KernelContext, better: ">" | "<"): Lowered {
   };
 }
 
-/** Each prefix is a row of its own: quadratic, for the short dims on which exporters use it. */
-function cumSum(context: KernelContext): Lowered {
-  const { shape, dtype } = inputOf(context, 0), axis = axisOf(intsOf(context, 1)[0]!, shape.length);
-  const own = stridesOf(shape), size = shape[axis]!;
-  const exclusive = intOf(context.attributes, "exclusive") === 1, reverse = intOf(context.attributes, "reverse") === 1;
-  const inside = `${reverse ? "r0 >" : "r0 <"}${exclusive ? "" : "="} i${axis}`;
-  return {
-    steps: [{
-      kind: "rows",
-      outer: shape,
-      inner: [size],
-      reads: [{
-        operand: input(context, 0),
-        offset: 0,
-        strides: [...own.map((s, d) => (d === axis ? 0 : s)), own[axis]!],
-      }],
-      reductions: [{ name: "r", ...SUM, value: `${inside} ? x0 : ${dtypeInfo(dtype).float ? "0 * x0" : "0"}` }],
-      writes: [{
-        access: { operand: output(context), offset: 0, strides: [...own, 0] },
-        expression: "r",
-        each: false,
-      }],
-    }],
-  };
-}
-
 /** Each element's rank among its row is a count of those before it; the first k are written where they belong. */
 function topK(context: KernelContext): Lowered {
   const { shape, dtype } = inputOf(context, 0), axis = axisOf(intOf(context.attributes, "axis") ?? -1, shape.length);
@@ -230,6 +204,5 @@ export const ROWS: Readonly<Record<string, Lowering>> = {
   LogSoftmax: (c) => softmax(c, true),
   ArgMax: (c) => argOf(c, ">"),
   ArgMin: (c) => argOf(c, "<"),
-  CumSum: cumSum,
   TopK: topK,
 };

@@ -48,6 +48,13 @@ function joinedRows(
   };
 }
 
+/** Whether a last dim of indices names an element; those that none has (`NO_INDEX`) are left out. */
+function inside(name: string, depth: number): string {
+  return Array.from({ length: depth }, (_, d) => `f_inside((long long)ld(p${name}[o${name} + ${d}]), n${d})`).join(
+    " && ",
+  );
+}
+
 function scatterNd(context: KernelContext): Lowered {
   const { shape } = inputOf(context, 0), indices = inputOf(context, 1).shape, updates = inputOf(context, 2).shape;
   const depth = indices.at(-1)!, outer = indices.length - 1, own = stridesOf(shape), at = stridesOf(indices);
@@ -58,7 +65,7 @@ function scatterNd(context: KernelContext): Lowered {
     const params: Record<string, number> = {};
     const isOwn = Array.from({ length: depth }, (_, d) => {
       params[`n${d}`] = shape[d]!;
-      return `f_wrap((long long)ld(p2[o2 + ${d}]), n${d}) == i${d}`;
+      return `f_own((long long)ld(p2[o2 + ${d}]), n${d}, i${d})`;
     }).join(" && ");
     const reads: Access[] = [
       { operand: input(context, 0), offset: 0, strides: [...own, ...none] },
@@ -89,6 +96,7 @@ function scatterNd(context: KernelContext): Lowered {
       write,
       expression: "x0",
       target: `o + ${expression}`,
+      ...(depth === 0 ? {} : { when: inside("1", depth) }),
       params,
     }],
   };
@@ -110,7 +118,7 @@ function scatterElements(context: KernelContext): Lowered {
       offset: 0,
       strides: [...from.with(axis, 0), from[axis]!],
     });
-    const isOwn = [...covered, "f_wrap((long long)ld(p2[o2]), size) == i" + axis].join(" && ");
+    const isOwn = [...covered, `f_own((long long)ld(p2[o2]), size, i${axis})`].join(" && ");
     return {
       steps: [joinedRows(context, join, {
         outer: shape,
@@ -131,6 +139,7 @@ function scatterElements(context: KernelContext): Lowered {
       write: { operand: output(context), offset: 0, strides: own.with(axis, 0) },
       expression: "x0",
       target: "o + f_wrap(x1, size) * stride",
+      when: "f_inside(x1, size)",
       params: { size: shape[axis]!, stride: own[axis]! },
     }],
   };

@@ -8,8 +8,8 @@ import type { Access, AttentionSizes, CodeStep, Operand, Params, Pointer } from 
 /** Warps of a block, and elements of queries and sums that a thread of one holds. */
 const WARPS = 4, HELD = 32;
 
-/** An attention of few queries. Accesses are over `[batch, heads, queries, …]`, with a last stride of 1. */
-export interface StreamedAttention {
+/** An attention whose scores never lie in memory. Accesses are over `[batch, heads, queries, …]`, with a last stride of 1. */
+export interface AttentionStream {
   readonly sizes: AttentionSizes;
   readonly query: Access;
   /** Over `[batch, kvHeads, keys, size]`, and with `valueSize` for values. */
@@ -23,10 +23,14 @@ export interface StreamedAttention {
   /** Keys from the first up to the second are looked at, all by default; so memory on the device may tell how many there are. */
   readonly from?: string | undefined;
   readonly until?: string | undefined;
+  readonly params: Params;
+}
+
+/** An attention of few queries. */
+export interface StreamedAttention extends AttentionStream {
   /** In how many parts keys are shared out; their results, f32 of `[batch, heads, queries, parts, valueSize + 2]`, lie in `partial`. */
   readonly parts: number;
   readonly partial: Operand;
-  readonly params: Params;
 }
 
 /** The kernels of an attention: of the parts, and of their sum. */
@@ -35,7 +39,7 @@ export function streamedAttention(attention: StreamedAttention): CodeStep[] {
 }
 
 /** What an access adds for dims `i0`, `i1`, `i2`, with its numbers among `params`. */
-function strided(name: string, { offset, strides }: Access, params: Record<string, number>): string {
+export function strided(name: string, { offset, strides }: Access, params: Record<string, number>): string {
   const terms = strides.slice(0, 3).flatMap((s, d) => {
     if (s === 0) return [];
     params[`${name}_${d}`] = s;
@@ -47,8 +51,8 @@ function strided(name: string, { offset, strides }: Access, params: Record<strin
 }
 
 /** Loads of the reads that `expressions` name: those that no key moves, and those that each key does. */
-function loads(
-  attention: StreamedAttention,
+export function loads(
+  attention: AttentionStream,
   to: { readonly reads: Record<string, Pointer>; readonly params: Record<string, number> },
 ): { readonly once: string; readonly each: string } {
   const { score, from = "", until = "" } = attention, once: string[] = [], each: string[] = [];
@@ -169,7 +173,7 @@ function partsStep(attention: StreamedAttention): CodeStep {
 }
 
 /** The caller's numbers that its expressions name. */
-function used({ params, score, from = "", until = "" }: StreamedAttention): Params {
+export function used({ params, score, from = "", until = "" }: AttentionStream): Params {
   const text = `${score} ${from} ${until}`;
   return Object.fromEntries(Object.entries(params).filter(([name]) => new RegExp(`\\b${name}\\b`).test(text)));
 }

@@ -2,6 +2,7 @@
 import { ATTENTION } from "./attention.ts";
 import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
+import { FUSED_PRODUCTS } from "./fused_products.ts";
 import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
 import { LOSSES } from "./losses.ts";
@@ -13,6 +14,7 @@ import { NORMS } from "./norms.ts";
 import { PRODUCTS } from "./products.ts";
 import { QUANTISED } from "./quantised.ts";
 import { ROWS } from "./rows.ts";
+import { SCANS } from "./scans.ts";
 import { SCATTERS } from "./scatters.ts";
 
 const ALL: Readonly<Record<string, Lowering>> = {
@@ -24,11 +26,13 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ATTENTION,
   ...QUANTISED,
   ...EINSUM,
+  ...FUSED_PRODUCTS,
   ...EMBED_NORM,
   ...LOSSES,
   ...MOE,
   ...NBITS,
   ...NORMS,
+  ...SCANS,
   ...SCATTERS,
 };
 

@@ -147,8 +147,8 @@ function visitBlocks({ data, transposed }: Weight, block: number, part: Part, us
 }
 
 /** Reads runs of elements as float32; what it gives is valid until it is called again. */
-function floatReader({ dtype, bytes: read }: TensorData): (from: number, to: number) => Float32Array {
-  const bytes = read(), each = dtypeInfo(dtype).bits / 8;
+function floatReader(data: TensorData): (from: number, to: number) => Float32Array {
+  const { dtype } = data, bytes = data.bytes(), each = dtypeInfo(dtype).bits / 8;
   let copy = new Uint8Array(0), wide = new Float32Array(0);
   return (from, to) => {
     let run = bytes.subarray(from * each, to * each);

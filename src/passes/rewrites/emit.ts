@@ -1,8 +1,10 @@
 /** Nodes that a rule puts in the place of others. */
 import { type Dim, dimKey } from "../../core/dim.ts";
+import { fromNumbers } from "../../core/host_tensor.ts";
 import { inlineData } from "../../graph/builder.ts";
 import type { Attributes, Call, Node, Value } from "../../graph/graph.ts";
 import type { KnownInts, TensorType } from "../../graph/types.ts";
+import type { FusedDType } from "./matcher.ts";
 import type { FreshNames, Replacement } from "./rewrite.ts";
 
 /** What a new call is. */
@@ -66,11 +68,11 @@ export class Emit {
   }
 
   /** A float constant without dims. */
-  scalar(value: number): string {
-    return this.shared(`f32 ${Object.is(value, -0) ? "-0" : value}`, () => {
+  scalar(value: number, dtype: FusedDType = "f32"): string {
+    return this.shared(`${dtype} ${Object.is(value, -0) ? "-0" : value}`, () => {
       const name = this.#names.of("rewrites.scalar");
-      this.values.push({ name, type: { dtype: "f32", shape: [] } });
-      const data = inlineData("f32", [], Float32Array.of(value));
+      this.values.push({ name, type: { dtype, shape: [] } });
+      const data = inlineData(dtype, [], fromNumbers(dtype, [], [value]).data);
       this.nodes.push({ kind: "get_attr", name: this.#names.of(name), outputs: [name], data });
       return name;
     });

@@ -9,7 +9,7 @@
  */
 import { type Call, opKey } from "../../graph/graph.ts";
 import { Emit } from "./emit.ts";
-import type { Matcher } from "./matcher.ts";
+import { type FusedDType, isFused, type Matcher } from "./matcher.ts";
 import type { Answer, Rewrite } from "./rewrite.ts";
 
 export const GELU: Rewrite = {
@@ -17,11 +17,10 @@ export const GELU: Rewrite = {
   summary: "GELU becomes Gelu or FastGelu",
   at: (node, m, names): Answer => {
     if (opKey(node) !== "Mul") return undefined;
-    const product = factorsOf(node.outputs[0]!, m);
-    const op = product && geluOf(product, m);
+    const { type } = m.value(node.outputs[0]!), product = factorsOf(node.outputs[0]!, m);
+    const op = geluOf(product, m, isFused(type.dtype) ? TOLERANCES[type.dtype] : TOLERANCES.f16);
     if (!op) return undefined;
-    const { type } = m.value(node.outputs[0]!);
-    if (type.dtype !== "f32") return `${type.dtype} is not rewritten, only f32`;
+    if (!isFused(type.dtype)) return `${type.dtype} is not rewritten, only f32 and f16`;
     const emit = new Emit(names, node);
     emit.call({ op: op.name, domain: "com.microsoft", inputs: [op.x], type, output: node.outputs[0]! });
     return emit.replacement();
@@ -55,38 +54,53 @@ function factorsOf(name: string, m: Matcher): Product {
   return { scalar, factors: factors.toSorted() };
 }
 
-function geluOf({ scalar, factors }: Product, m: Matcher): { name: string; x: string } | undefined {
-  if (factors.length !== 2 || !isNear(scalar, 0.5)) return undefined;
+function geluOf(
+  { scalar, factors }: Product,
+  m: Matcher,
+  tolerance: number,
+): { name: string; x: string } | undefined {
+  if (factors.length !== 2 || !isNear(scalar, 0.5, tolerance)) return undefined;
   for (const [x, rest] of [factors, factors.toReversed()] as [string, string][]) {
     const sum = m.withScalar(rest, "Add");
     if (sum?.scalar !== 1) continue;
     const erf = m.call(sum.operand, "Erf"), tanh = m.call(sum.operand, "Tanh");
-    if (erf && isProduct(factorsOf(erf.inputs[0]!, m), Math.SQRT1_2, [x])) return { name: "Gelu", x };
-    if (tanh && isTanhArgument(tanh, x, m)) return { name: "FastGelu", x };
+    if (erf && isProduct(factorsOf(erf.inputs[0]!, m), Math.SQRT1_2, [x], tolerance)) return { name: "Gelu", x };
+    if (tanh && isTanhArgument(tanh, { x, m, tolerance })) return { name: "FastGelu", x };
   }
   return undefined;
 }
 
 const CUBIC = 0.044715;
 
-function isTanhArgument(tanh: Call, x: string, m: Matcher): boolean {
+function isTanhArgument(
+  tanh: Call,
+  { x, m, tolerance }: { readonly x: string; readonly m: Matcher; readonly tolerance: number },
+): boolean {
   const { scalar, factors } = factorsOf(tanh.inputs[0]!, m);
-  if (!isNear(scalar, Math.sqrt(2 / Math.PI))) return false;
+  if (!isNear(scalar, Math.sqrt(2 / Math.PI), tolerance)) return false;
   const rest = factors.filter((f) => f !== x), sum = rest.length === 1 ? m.call(rest[0]!, "Add") : undefined;
   if (!sum) return false;
   const [a, b] = sum.inputs.map((name) => factorsOf(name!, m));
   const isSum = (first: Product, second: Product) =>
     factors.length === 1
-      ? isProduct(first, 1, [x]) && isProduct(second, CUBIC, [x, x, x])
-      : factors.length === 2 && isProduct(first, 1, []) && isProduct(second, CUBIC, [x, x]);
+      ? isProduct(first, 1, [x], tolerance) && isProduct(second, CUBIC, [x, x, x], tolerance)
+      : factors.length === 2 && isProduct(first, 1, [], tolerance) && isProduct(second, CUBIC, [x, x], tolerance);
   return isSum(a!, b!) || isSum(b!, a!);
 }
 
-function isProduct({ scalar, factors }: Product, number: number, names: readonly string[]): boolean {
-  return isNear(scalar, number) && factors.length === names.length && factors.every((f, i) => f === names[i]);
+function isProduct(
+  { scalar, factors }: Product,
+  number: number,
+  names: readonly string[],
+  tolerance: number,
+): boolean {
+  return isNear(scalar, number, tolerance) && factors.length === names.length &&
+    factors.every((f, i) => f === names[i]);
 }
 
-/** Constants are float32 in the file; some exporters write fewer digits. */
-function isNear(a: number, b: number): boolean {
-  return Math.abs(a - b) <= 2e-6 * Math.abs(b);
+/** By how much a constant may be off: some exporters write fewer digits than float32 has, and float16 has fewer. */
+const TOLERANCES: Readonly<Record<FusedDType, number>> = { f32: 2e-6, f16: 2e-3 };
+
+function isNear(a: number, b: number, tolerance: number): boolean {
+  return Math.abs(a - b) <= tolerance * Math.abs(b);
 }

@@ -1,7 +1,7 @@
 /** Looking at a graph from a node upwards: what rules match with. */
 import { type Dim, dimEquals } from "../../core/dim.ts";
 import { toNumbers } from "../../core/host_tensor.ts";
-import { dtypeInfo } from "../../core/dtype.ts";
+import { type DType, dtypeInfo } from "../../core/dtype.ts";
 import { intOf, intsOf } from "../../graph/attributes.ts";
 import {
   type Call,
@@ -13,6 +13,7 @@ import {
   opKey,
   outputOf,
   producers,
+  type TensorData,
   type Value,
   valueOf,
 } from "../../graph/graph.ts";
@@ -27,6 +28,17 @@ export interface WithScalar {
   readonly scalar: number;
   /** Position of the constant. */
   readonly position: 0 | 1;
+}
+
+/** The dtypes in which fused ops compute on every engine; in 16 bits they round less often than what they stand for. */
+export const FUSED_DTYPES = ["f32", "f16"] as const;
+
+/** One of {@linkcode FUSED_DTYPES}. */
+export type FusedDType = (typeof FUSED_DTYPES)[number];
+
+/** Whether a dtype is one of {@linkcode FUSED_DTYPES}. */
+export function isFused(dtype: DType | undefined): dtype is FusedDType {
+  return FUSED_DTYPES.some((d) => d === dtype);
 }
 
 /** Questions about one graph. */
@@ -92,7 +104,12 @@ export class Matcher {
   /** The number that a float constant of one element holds. */
   scalar(name: string): number | undefined {
     const data = this.constant(name)?.data;
-    if (!data || data.shape.some((d) => d !== 1) || !dtypeInfo(data.dtype).float) return undefined;
+    return data && this.numberOf(data);
+  }
+
+  /** The number that a float tensor of one element is. */
+  numberOf(data: TensorData): number | undefined {
+    if (data.shape.some((d) => d !== 1) || !dtypeInfo(data.dtype).float) return undefined;
     const { array: ArrayOf, bits } = dtypeInfo(data.dtype);
     if (!ArrayOf || bits < 16) return undefined;
     const bytes = data.bytes().slice();
@@ -147,6 +164,26 @@ export class Matcher {
       return undefined;
     }
     return { input, dim: axis[0]! < 0 ? axis[0]! + ndim : axis[0]!, from: from[0]!, to: to[0]! };
+  }
+
+  /** Whether an integer tensor is `start`, `start + 1`, … along one dim of `length`, and has no other. */
+  counts(
+    name: string,
+    { fromRight, start, length }: { readonly fromRight: number; readonly start: Dim; readonly length: Dim },
+  ): boolean {
+    const shape = this.shape(name);
+    const isAlone = shape?.every((d, i) => i === shape.length - fromRight ? dimEquals(d, length) : d === 1);
+    if (!isAlone || shape!.length < fromRight) return false;
+    let source = name;
+    for (;;) {
+      const renamed = this.call(source, "Unsqueeze", "Reshape", "Cast");
+      if (!renamed) break;
+      source = renamed.inputs[0]!;
+    }
+    const range = this.call(source, "Range");
+    if (!range || this.value(source).type.dtype !== this.value(name).type.dtype) return false;
+    const [first] = this.sizes(range.inputs[0]!) ?? [], step = this.ints(range.inputs[2]!);
+    return this.sameDim(first, start) && step?.[0] === 1;
   }
 
   /** The dim along which Concat joins, never negative. */

@@ -11,7 +11,7 @@
 import { float, int, intOf, intsOf } from "../../graph/attributes.ts";
 import { type Call, opKey } from "../../graph/graph.ts";
 import { Emit } from "./emit.ts";
-import type { Matcher } from "./matcher.ts";
+import { isFused, type Matcher } from "./matcher.ts";
 import type { Answer, FreshNames, Rewrite } from "./rewrite.ts";
 
 export const RMS_NORM: Rewrite = {
@@ -27,7 +27,7 @@ function norm(node: Call, m: Matcher, names: FreshNames): Answer {
     const { x, mean } = found;
     const { dtype, shape } = m.value(x).type;
     const width = shape?.at(-1), axes = meanAxes(mean, m);
-    if (dtype !== "f32") return `${dtype} is not rewritten, only f32`;
+    if (!isFused(dtype)) return `${dtype} is not rewritten, only f32 and f16`;
     if (!shape || axes?.length !== 1 || (axes[0] !== -1 && axes[0] !== shape.length - 1)) {
       return "the mean is not that of the last dim";
     }

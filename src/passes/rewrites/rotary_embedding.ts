@@ -12,7 +12,7 @@
 import { type Dim, dimEquals, dimMul } from "../../core/dim.ts";
 import { type Call, opKey } from "../../graph/graph.ts";
 import { Emit } from "./emit.ts";
-import type { Matcher } from "./matcher.ts";
+import { isFused, type Matcher } from "./matcher.ts";
 import type { Answer, FreshNames, Rewrite } from "./rewrite.ts";
 
 export const ROTARY_EMBEDDING: Rewrite = {
@@ -26,7 +26,7 @@ function rotation(node: Call, m: Matcher, names: FreshNames): Answer {
   if (!found) return undefined;
   const { x, half, cos, sin } = found;
   const { dtype, shape } = m.value(x).type;
-  if (dtype !== "f32") return `${dtype} is not rewritten, only f32`;
+  if (!isFused(dtype)) return `${dtype} is not rewritten, only f32 and f16`;
   if (shape?.length !== 4) return `the rotated tensor has ${shape?.length} dims, not 4`;
   const [batch, , sequence] = shape as [Dim, Dim, Dim, Dim];
   const tables = [cos, sin].map((name) => angleTable(name, m, { batch, sequence, half }));

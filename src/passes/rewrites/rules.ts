@@ -8,9 +8,10 @@ import type { Rewrite } from "./rewrite.ts";
 import { RMS_NORM } from "./rms_norm.ts";
 import { ROTARY_EMBEDDING } from "./rotary_embedding.ts";
 import { SILU } from "./silu.ts";
+import { WHOLE_SCATTER } from "./whole_scatter.ts";
 
 /** What makes patterns alike, before equal calls are merged. */
-export const CLEANING_RULES: readonly Rewrite[] = [FOLD_SCALARS, DROP_NOOPS];
+export const CLEANING_RULES: readonly Rewrite[] = [FOLD_SCALARS, DROP_NOOPS, WHOLE_SCATTER];
 
 /** What turns patterns into fused ops. */
 export const FUSING_RULES: readonly Rewrite[] = [

@@ -8,6 +8,7 @@
 import { float } from "../../graph/attributes.ts";
 import { opKey } from "../../graph/graph.ts";
 import { Emit } from "./emit.ts";
+import { isFused } from "./matcher.ts";
 import type { Answer, Rewrite } from "./rewrite.ts";
 
 export const SILU: Rewrite = {
@@ -22,7 +23,7 @@ export const SILU: Rewrite = {
       const alpha = inner === x ? 1 : scaled?.operand === x ? scaled.scalar : undefined;
       if (alpha === undefined) continue;
       const { type } = m.value(node.outputs[0]!);
-      if (type.dtype !== "f32") return `${type.dtype} is not rewritten, only f32`;
+      if (!isFused(type.dtype)) return `${type.dtype} is not rewritten, only f32 and f16`;
       const emit = new Emit(names, node);
       emit.call({
         op: "QuickGelu",

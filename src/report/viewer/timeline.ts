@@ -20,6 +20,15 @@ export interface TimelineOptions {
   readonly onSelect: (moment: Moment) => void;
 }
 
+/** A block of layers. */
+interface Band {
+  readonly block: string;
+  readonly start: number;
+  readonly end: number;
+}
+
+/** Of how many blocks one has its name, the first that leaves room. */
+const STRIDES = [1, 2, 5, 10, 20, 50, 100];
 const HEIGHT = 84, WORK = [4, 30] as const, WAIT = [36, 24] as const, BLOCKS = [64, 16] as const;
 
 /** The strip on the page. */
@@ -27,6 +36,7 @@ export class Timeline {
   readonly element: HTMLElement;
   readonly total: number;
   readonly #moments: readonly Placed[];
+  readonly #bands: readonly Band[];
   readonly #canvas: HTMLCanvasElement;
   readonly #tip: HTMLElement;
   readonly #options: TimelineOptions;
@@ -42,6 +52,7 @@ export class Timeline {
       at += m.seconds;
       return placed;
     });
+    this.#bands = bandsOf(this.#moments);
     this.total = this.#to = at;
     this.#canvas = el("canvas", {
       attributes: {
@@ -176,31 +187,42 @@ export class Timeline {
         g.fillRect(x(m.start), top + height, Math.max(2, w), 3);
       }
     }
-    this.#blocks(g, x, colour);
+    this.#drawBands(g, x, colour);
   }
 
-  /** The blocks, as bands with their names where there is room. */
-  #blocks(g: CanvasRenderingContext2D, x: (t: number) => number, colour: (name: string) => string): void {
-    const moments = this.#moments;
+  /** The blocks, as bands of two shades; of many, every so many has its name. */
+  #drawBands(g: CanvasRenderingContext2D, x: (t: number) => number, colour: (name: string) => string): void {
     g.font = "11px system-ui, sans-serif";
     g.textBaseline = "middle";
-    let odd = false;
-    for (let i = 0; i < moments.length;) {
-      let j = i + 1;
-      while (j < moments.length && moments[j]!.block === moments[i]!.block) j++;
-      const { block, start } = moments[i]!, end = moments[j - 1]!;
-      if (block !== "") {
-        const left = x(start), width = x(end.start + end.seconds) - left;
-        odd = !odd;
-        g.fillStyle = colour(odd ? "--band" : "--lane");
-        g.fillRect(left, BLOCKS[0], width, BLOCKS[1]);
-        const visible = Math.max(left, 0);
-        if (g.measureText(block).width + 6 < left + width - visible) {
-          g.fillStyle = colour("--soft");
-          g.fillText(block, visible + 3, BLOCKS[0] + BLOCKS[1] / 2);
-        }
-      }
-      i = j;
-    }
+    const [first] = this.#bands;
+    if (!first) return;
+    const widest = Math.max(...this.#bands.map(({ block }) => g.measureText(block).width)) + 6;
+    // Blocks take about as long as each other; the first may be shorter.
+    const usual = x(this.#bands.at(-1)!.end) - x(first.start);
+    const every = STRIDES.find((n) => n * usual / this.#bands.length >= widest) ?? this.#bands.length;
+    const labels: [string, number][] = [];
+    this.#bands.forEach(({ block, start, end }, i) => {
+      const left = x(start), right = x(end), visible = Math.max(left, 0);
+      g.fillStyle = colour(i % 2 === 0 ? "--band" : "--lane");
+      g.fillRect(left, BLOCKS[0], right - left, BLOCKS[1]);
+      if (i % every !== 0 || visible > right) return;
+      // What does not fit lies over the next band, which has no name then.
+      if (every === 1 && g.measureText(block).width + 6 > right - visible) return;
+      labels.push([block, visible + 3]);
+    });
+    g.fillStyle = colour("--soft");
+    for (const [text, at] of labels) g.fillText(text, at, BLOCKS[0] + BLOCKS[1] / 2);
   }
+}
+
+/** The blocks of a step, each once, from where it begins to where it ends. */
+function bandsOf(moments: readonly Placed[]): Band[] {
+  const bands = new Map<string, { block: string; start: number; end: number }>();
+  for (const { block, start, seconds } of moments) {
+    if (block === "") continue;
+    const band = bands.get(block);
+    if (band) band.end = start + seconds;
+    else bands.set(block, { block, start, end: start + seconds });
+  }
+  return [...bands.values()];
 }

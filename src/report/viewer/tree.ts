@@ -290,18 +290,25 @@ function whatText({ row, totals }: TreeNode): string {
   return layers > 0 ? countText(layers, "layer") : countText(totals.ops, "op");
 }
 
-/** One mark a kind of collective. */
+/** One mark for the collectives of a row; of several kinds, the sum of them all. */
 function marksOf({ marks }: Totals): HTMLElement[] {
-  const kinds = Map.groupBy(marks, (m) => m.kind);
-  return [...kinds].map(([kind, list]) => {
-    const n = list.reduce((s, m) => s + m.times, 0);
-    const bytes = list.reduce((s, m) => s + m.times * m.bytes, 0),
-      time = list.reduce((s, m) => s + m.times * m.seconds, 0);
-    return el(
-      "span",
-      { class: "mark", title: `${n} × ${kind}: ${bytesText(bytes)} a step, ${timeText(time)}` },
-      el("span", { class: "kind", text: n > 1 ? `${n} ${kind}` : kind }),
-      ` ${bytesText(bytes)} · ${timeText(time)}`,
-    );
-  });
+  if (marks.length === 0) return [];
+  const sums = [...Map.groupBy(marks, (m) => m.kind)].map(([kind, list]) => ({
+    kind,
+    n: list.reduce((s, m) => s + m.times, 0),
+    bytes: list.reduce((s, m) => s + m.times * m.bytes, 0),
+    seconds: list.reduce((s, m) => s + m.times * m.seconds, 0),
+  }));
+  const all = (of: (sum: typeof sums[number]) => number) => sums.reduce((s, sum) => s + of(sum), 0);
+  const n = all((s) => s.n), [{ kind }] = sums as [typeof sums[number]];
+  const what = sums.length > 1 ? "collectives" : kind;
+  return [el(
+    "span",
+    {
+      class: "mark",
+      title: sums.map((s) => `${s.n} × ${s.kind}: ${bytesText(s.bytes)} a step, ${timeText(s.seconds)}`).join("\n"),
+    },
+    el("span", { class: "kind", text: n > 1 ? `${n} ${what}` : what }),
+    ` ${bytesText(all((s) => s.bytes))} · ${timeText(all((s) => s.seconds))}`,
+  )];
 }

@@ -10,8 +10,10 @@
  * another barrier has shown that all have read.
  */
 import type { FileDescriptor, Libc } from "../../ffi/libc.ts";
+import { printBytes } from "../../plan/units.ts";
 import type { AddressWindow, MappedRange } from "./address_window.ts";
 import { CHUNK_BEING_MADE, CHUNK_FAILED, CHUNK_NONE, type ControlBlock, MAX_CHUNKS } from "./control_block.ts";
+import { InputError } from "../../core/errors.ts";
 import { CollectiveMismatch, CommunicatorError } from "./errors.ts";
 import { makeAnonymousSegment, openAnonymousSegment } from "./shared_segment.ts";
 
@@ -48,7 +50,7 @@ export interface SymmetricArena extends Disposable {
    * Takes `bytes` in every rank's part; all ranks call it in the same order with the same `bytes`. The bytes are zero where
    * they were never used before.
    *
-   * @throws {CollectiveMismatch} If another rank asked for another size. @throws {CommunicatorError} If the system has no more.
+   * @throws {CollectiveMismatch} If another rank asked for another size. @throws {CommunicatorError} If the host has no more.
    */
   alloc(bytes: number): SymmetricBuffer;
   /** The present fill. */
@@ -94,9 +96,7 @@ export class Arena implements SymmetricArena {
   }
 
   alloc(bytes: number): SymmetricBuffer {
-    if (!Number.isSafeInteger(bytes) || bytes < 0) {
-      throw new RangeError(`Cannot allocate ${bytes} bytes of shared memory`);
-    }
+    requireRoom(bytes, this.#o.control.size);
     const need = Math.max(ARENA_ALIGNMENT, Math.ceil(bytes / ARENA_ALIGNMENT) * ARENA_ALIGNMENT);
     while (this.#current < this.#chunks.length && this.#used + need > this.#chunks[this.#current]!.partBytes) {
       this.#current++;
@@ -195,6 +195,25 @@ export class Arena implements SymmetricArena {
 export const STAGING_CHUNKS = { first: 0, count: 3 } as const;
 export const MESSAGE_CHUNKS = { first: 3, count: 1 } as const;
 export const ARENA_CHUNKS = { first: 4, count: MAX_CHUNKS - 4 } as const;
+
+/**
+ * The kernel promises any amount, and ends the process that touches a page too many; so what no host could hold is refused here, on
+ * all ranks alike.
+ *
+ * @throws {InputError} Unless `bytes` is an amount. @throws {CommunicatorError} If `ranks` times as much is more than the host has.
+ */
+export function requireRoom(bytes: number, ranks: number): void {
+  if (Number.isNaN(bytes) || bytes < 0) throw new InputError(`Cannot allocate ${bytes} bytes of shared memory`);
+  const { total } = Deno.systemMemoryInfo(), need = bytes * ranks;
+  if (need <= total) return;
+  const each = ranks === 1 ? "" : ` on each of ${ranks} ranks (${printBytes(need)})`;
+  throw new CommunicatorError(
+    `Cannot allocate ${printBytes(bytes)}${each}: this host has ${printBytes(total)} of memory`,
+    {
+      hint: "allocate less, or run on more hosts",
+    },
+  );
+}
 
 class ArenaBuffer implements SymmetricBuffer {
   readonly byteLength: number;

@@ -160,13 +160,13 @@ export interface SymmetricTensor extends TypedBuffer {
   peer(rank: number): TypedArray;
 }
 
-/** Takes a tensor of `shape` from `arena`. @throws {RangeError} If a dim is no whole number. */
+/** Takes a tensor of `shape` from `arena`. @throws {InputError} If a dim is no whole number. @throws {CommunicatorError} As `arena.alloc`. */
 export function allocateTensor(arena: SymmetricArena, shape: readonly number[], dtype: CommDType): SymmetricTensor {
   if (!COMM_DTYPES.includes(dtype)) {
     throw new InputError(`Cannot allocate a tensor of ${dtype}${didYouMean(`${dtype}`, COMM_DTYPES)}`);
   }
   if (!shape.every((dim) => Number.isSafeInteger(dim) && dim >= 0)) {
-    throw new RangeError(`Cannot allocate a tensor of shape [${shape.join(", ")}]`);
+    throw new InputError(`Cannot allocate a tensor of shape [${shape.join(", ")}]: expected whole numbers from 0 on`);
   }
   const count = shape.reduce((a, b) => a * b, 1), bytes = byteLength(dtype as DType, count);
   const symmetric = arena.alloc(bytes), array = dtypeInfo(dtype as DType).array!;

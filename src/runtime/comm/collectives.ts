@@ -17,6 +17,9 @@ export type Steps<T = void> = Generator<void, T, void>;
 /** Up to this many bytes every rank reduces everything, from staging: one barrier instead of two or three. */
 export const SMALL_BYTES = 16 * 1024;
 
+/** What the nearest cache holds of each of two ranks at once. */
+const NEAR_BYTES = 16 * 1024;
+
 /** All have arrived. */
 export function* barrier(x: Meeting): Steps {
   x.arrive();
@@ -58,17 +61,24 @@ export function* reduce(
     return;
   }
   for (let start = 0; start < n; start += SLOT_BYTES) {
-    const piece = send.bytes.subarray(start, start + SLOT_BYTES);
-    x.mine.set(piece);
+    const piece = send.bytes.subarray(start, start + SLOT_BYTES), mine = shareOf(piece.length, x.rank, x.size);
+    put(x.mine, piece.subarray(0, mine.start), 0);
+    put(x.mine, piece.subarray(mine.end), mine.end);
     x.arrive();
     while (!x.passed()) yield;
-    const mine = shareOf(piece.length, x.rank, x.size);
-    reducer(x.mine.subarray(mine.start, mine.end), slots(x, mine.start, mine.end));
+    // This rank's own share comes to its slot, is reduced and leaves it while it is in the nearest cache.
+    for (let at = mine.start; at < mine.end; at += NEAR_BYTES) {
+      const end = Math.min(mine.end, at + NEAR_BYTES), own = x.mine.subarray(at, end);
+      own.set(piece.subarray(at, end));
+      reducer(own, slots(x, at, end));
+      if (wanted) recv.bytes.set(own, start + at);
+    }
     x.arrive();
     while (!x.passed()) yield;
     for (let r = 0; wanted && r < x.size; r++) {
+      if (r === x.rank) continue;
       const share = shareOf(piece.length, r, x.size);
-      recv.bytes.set(x.slot(r).subarray(share.start, share.end), start + share.start);
+      put(recv.bytes, x.slot(r).subarray(share.start, share.end), start + share.start);
     }
     x.flip();
   }
@@ -236,7 +246,9 @@ interface Range {
 
 /** Bytes `start` to `end` of all ranks' slots. */
 function slots(x: Meeting, start: number, end: number): Uint8Array[] {
-  return Array.from({ length: x.size }, (_, r) => x.slot(r).subarray(start, end));
+  const all = new Array<Uint8Array>(x.size);
+  for (let r = 0; r < all.length; r++) all[r] = x.slot(r).subarray(start, end);
+  return all;
 }
 
 /** Where blocks of `counts` elements lie one after the other, in bytes. */

@@ -97,13 +97,13 @@ export interface GroupOptions {
 /** Collectives and messages of values that structured clone can copy. */
 export interface ObjectCollectives {
   /** The `value` of `root`. */
-  broadcast<T>(value: T | undefined, root: number): Promise<T>;
+  broadcast<T>(value: T | undefined, root: number, options?: OpOptions): Promise<T>;
   /** The values of all ranks, in their order. */
-  allGather<T>(value: T): Promise<T[]>;
+  allGather<T>(value: T, options?: OpOptions): Promise<T[]>;
   /** The values of all ranks at `root`; null elsewhere. */
-  gather<T>(value: T, root: number): Promise<T[] | null>;
+  gather<T>(value: T, root: number, options?: OpOptions): Promise<T[] | null>;
   /** `values[rank]` of `root`. */
-  scatter<T>(values: readonly T[] | null, root: number): Promise<T>;
+  scatter<T>(values: readonly T[] | null, root: number, options?: OpOptions): Promise<T>;
   /** Sends `value` to `dest`. */
   send(value: unknown, dest: number, options?: MessageOptions): Promise<void>;
   /**
@@ -170,7 +170,11 @@ export interface Communicator extends AsyncDisposable {
   allToAll(send: Buf, recv: Buf, options?: AllToAllOptions): Work;
   /** Reduces `send` of ranks 0 to this one; `exclusive`: to the one before, and rank 0 keeps its `recv`. */
   scan(send: Buf, op?: ReduceOp, options?: RecvOptions & { readonly exclusive?: boolean }): Work;
-  /** Sends a message to `dest`; done when the buffer may change, which for long messages is when the receiver has come. */
+  /**
+   * Sends a message to `dest`; done when the buffer may change, which for long messages is when the receiver has come.
+   *
+   * @throws {UnavailableError} Over NCCL between hosts, which has no messages of host arrays.
+   */
   send(buf: Buf, dest: number, options?: MessageOptions): Work;
   /** Receives a message of at most as many elements as `buf` holds. */
   recv(buf: Buf, source: number | "any", options?: ReceiveOptions): Work<Received>;
@@ -178,7 +182,7 @@ export interface Communicator extends AsyncDisposable {
    * Waits for a message as `recv` would take it, and leaves it: how long it is, and of what type, for a receive that is called
    * before any other. Where the tag or the source may be any, that receive names those that were found.
    *
-   * @throws {UnavailableError} Over NCCL, which cannot ask.
+   * @throws {UnavailableError} Over NCCL between hosts, as `send` and `recv` do.
    */
   probe(source: number | "any", options?: ReceiveOptions): Work<Probed>;
   /** Sends and receives at once, so that ranks may do it in a ring; both may be of one buffer, which is replaced then. */

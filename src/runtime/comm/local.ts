@@ -7,8 +7,9 @@ import type { GroupOptions } from "./communicator.ts";
 import { ASIDE_BYTES, type OperationCode } from "./control_block.ts";
 import type { EngineOptions } from "./engines.ts";
 import { CommunicatorError } from "./errors.ts";
-import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import type { MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
+import { CHANNEL_BYTES } from "./message_channels.ts";
 import { Reducers } from "./reduce_wasm.ts";
 import { MeetingCommunicator } from "./verbs.ts";
 
@@ -100,6 +101,7 @@ class LocalMeeting implements Meeting {
     return true;
   }
   waitSync(): void {}
+  meetSync(): void {}
   spin(): boolean {
     return true;
   }

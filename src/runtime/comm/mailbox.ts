@@ -9,10 +9,9 @@ import { byteLength, type DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import { COMM_DTYPES, type CommDType, type View } from "./buffers.ts";
 import { CollectiveMismatch } from "./errors.ts";
+import { CHANNEL_BYTES, type ChannelOf, RING_BYTES } from "./message_channels.ts";
 import { type Runner, type Side, Work } from "./work.ts";
 
-/** Bytes of a channel: two words on lines of their own, then the ring. */
-export const RING_BYTES = 32 * 1024, CHANNEL_BYTES = 256 + RING_BYTES;
 const WRITTEN = 0, READ = 32, HEADER_BYTES = 16;
 
 /** What a receive finds. */
@@ -44,8 +43,7 @@ export interface MailboxOptions extends MailboxPeers {
   readonly rank: number;
   readonly size: number;
   readonly runner: Runner;
-  /** The `CHANNEL_BYTES` of messages from one rank to another, zeros at first. */
-  readonly channel: (from: number, to: number) => Uint8Array;
+  readonly channel: ChannelOf;
 }
 
 interface Channel {
@@ -216,7 +214,7 @@ export class Mailbox implements Side {
   }
 
   /** All that is under way fails. */
-  fail(error: unknown): void {
+  fail(error: unknown, quietly = false): void {
     const works = [
       ...this.#sending.flat(),
       ...this.#receiving,
@@ -229,7 +227,10 @@ export class Mailbox implements Side {
     this.#receiving = [];
     this.#probing = [];
     this.#arriving.fill(undefined);
-    for (const work of works) work.settle("failed", error);
+    for (const work of works) {
+      if (quietly) work.whenSettled(() => {});
+      work.settle("failed", error);
+    }
   }
 
   /** Puts as much of `sending` into the ring as there is room for; whether all is in. */

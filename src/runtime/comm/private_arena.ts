@@ -1,5 +1,5 @@
 /** Memory of engines whose ranks share none: each rank has its own, and cannot read the others'. */
-import type { ArenaMark, SymmetricArena, SymmetricBuffer } from "./arena.ts";
+import { type ArenaMark, requireRoom, type SymmetricArena, type SymmetricBuffer } from "./arena.ts";
 import { CommunicatorError } from "./errors.ts";
 
 /** Plain memory; a mark is how many buffers there are. */
@@ -18,8 +18,9 @@ export class PrivateArena implements SymmetricArena {
     return this.#buffers.reduce((sum, buffer) => sum + buffer.byteLength, 0);
   }
 
-  /** Takes memory of which `peer` gives this rank's own. @throws {CommunicatorError} From `peer`, for any other rank. */
+  /** Takes memory of which `peer` gives this rank's own. @throws {CommunicatorError} If the host has no more; from `peer`, for any other rank. */
   alloc(bytes: number): SymmetricBuffer {
+    requireRoom(bytes, 1);
     const local = new Uint8Array(bytes);
     const peer = (rank: number) => {
       if (rank === this.#rank) return local;

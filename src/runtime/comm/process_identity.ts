@@ -15,6 +15,11 @@ export function ownIdentity(): ProcessIdentity {
   return { pid: Deno.pid, startTime: processStartTime(Deno.pid) ?? 0 };
 }
 
+/** The space in which pids are what this process takes them for: equal words mean one running system and one pid namespace. */
+export function pidSpace(): string {
+  return `${Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim()} ${Deno.readLinkSync("/proc/self/ns/pid")}`;
+}
+
 /** Whether `process` still runs; a zombie does not. A process of another pid namespace cannot be seen and counts as dead. */
 export function isAlive(process: ProcessIdentity): boolean {
   return processStartTime(process.pid) === process.startTime;

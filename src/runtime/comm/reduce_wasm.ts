@@ -3,7 +3,8 @@
  * it is first needed. It gives the same bits as the loops of reduce_js.ts.
  *
  * For every block of 64 bytes the accumulators (4 vectors) take the first source, then one source after the other, and are
- * stored; so the destination may be one of the sources, each source is read once and the destination written once.
+ * stored; so the destination may be one of the sources, each source is read once and the destination written once. All NaNs
+ * become the same one; as they are rare, a block is looked through for them only if the sum of its vectors is NaN.
  *
  * Measured by bench/comm_reduce.ts (2 cores, busy; f32 sum of two tensors of 256 KiB, GB of input a second): a JavaScript loop
  * reaches 3.2 while it has only seen f32, and less than 0.5 once it has seen every dtype, since one loop is compiled for all;
@@ -49,8 +50,11 @@ const DST = 0,
   ENTRY = 6,
   SOURCE = 7,
   ACC = 8,
-  T = 12,
-  U = 13;
+  VECTORS = 4,
+  T = ACC + VECTORS,
+  U = T + 1;
+
+const ALL: readonly number[] = Array.from({ length: VECTORS }, (_, k) => k);
 
 /** How one dtype is loaded, combined and stored; code works on the stack. */
 interface Kernel {
@@ -59,13 +63,17 @@ interface Kernel {
   readonly load: (offset: number) => Code;
   /** Accumulator, operand → accumulator. */
   readonly combine: Code;
-  /** Accumulator → accumulator, once all sources are in. */
+  /** Accumulator → accumulator, once all sources are in: the average's factor. */
+  readonly scale: Code;
+  /** Of what floats the accumulators are, which may be NaN then. */
+  readonly floats: "f32" | "f64" | undefined;
+  /** Accumulator → accumulator, before it is stored. */
   readonly finish: Code;
-  /** Stores all four accumulators at the address on the stack; `address` pushes it again. */
+  /** Stores all accumulators at the address on the stack; `address` pushes it again. */
   readonly store: (address: Code) => Code;
 }
 
-const V_AND = simd(78), V_OR = simd(80), V_XOR = simd(81), V_SELECT = simd(82);
+const V_AND = simd(78), V_OR = simd(80), V_XOR = simd(81), V_SELECT = simd(82), V_ANY_TRUE = simd(83);
 
 interface Lane {
   readonly add?: Code;
@@ -115,7 +123,7 @@ export class Reducers {
       reduce: (addresses, bytes) => {
         const count = addresses.length;
         for (let s = 0; s < count; s++) table[s] = addresses[s]!;
-        run(SCRATCH, TABLE, TABLE + 4 * count, (bytes + 63) & ~63, 1 / count);
+        run(SCRATCH, TABLE, TABLE + 4 * count, Math.ceil(bytes / (16 * VECTORS)) * 16 * VECTORS, 1 / count);
       },
     };
   }
@@ -145,7 +153,7 @@ export interface ScratchReducer {
 export function makeWasmReducer(memory: WebAssembly.Memory, dtype: CommDType, op: ReduceOpName): Reducer {
   const fallback = makeJsReducer(dtype, op);
   if (isPairOp(op) || dtype === "f8e4m3fn" || dtype === "f8e5m2") return fallback; // rare, and never much
-  const kernel = kernelOf(dtype, op), block = 4 * kernel.step;
+  const kernel = kernelOf(dtype, op), block = VECTORS * kernel.step;
   const run = instantiate(memory, kernel);
   const buffer = memory.buffer,
     bytes = new Uint8Array(buffer),
@@ -178,23 +186,26 @@ export function makeWasmReducer(memory: WebAssembly.Memory, dtype: CommDType, op
 type Run = (dst: number, table: number, tableEnd: number, bytes: number, factor: number) => void;
 
 function instantiate(memory: WebAssembly.Memory, kernel: Kernel): Run {
-  const vectors = [0, 1, 2, 3];
+  const each = (code: (k: number) => Code) => ALL.flatMap((k) => [...code(k)]);
+  const inPlace = (code: Code) => code.length === 0 ? [] : each((k) => [...get(ACC + k), ...code, ...set(ACC + k)]);
   const load = (k: number) => [...get(SOURCE), ...kernel.load(k * kernel.step)];
   const source = [...get(ENTRY), ...loadI32(0), ...get(OFFSET), ...I32_ADD, ...set(SOURCE)];
   const body = loopWhile([
     ...[...get(TABLE_AT), ...tee(ENTRY), ...loadI32(0), ...get(OFFSET), ...I32_ADD, ...set(SOURCE)],
-    ...vectors.flatMap((k) => [...load(k), ...set(ACC + k)]),
+    ...each((k) => [...load(k), ...set(ACC + k)]),
     ...[...get(ENTRY), ...i32(4), ...I32_ADD, ...tee(ENTRY), ...get(TABLE_END), ...I32_LT_U],
     ...when(loopWhile([
       ...source,
-      ...vectors.flatMap((k) => [...get(ACC + k), ...load(k), ...kernel.combine, ...set(ACC + k)]),
+      ...each((k) => [...get(ACC + k), ...load(k), ...kernel.combine, ...set(ACC + k)]),
       ...[...get(ENTRY), ...i32(4), ...I32_ADD, ...tee(ENTRY), ...get(TABLE_END), ...I32_LT_U],
     ])),
-    ...vectors.flatMap((k) => [...get(ACC + k), ...kernel.finish, ...set(ACC + k)]),
+    ...inPlace(kernel.scale),
+    ...kernel.floats === undefined ? [] : [...anyNaN(kernel.floats), ...when(inPlace(oneNaN(kernel.floats)))],
+    ...inPlace(kernel.finish),
     ...kernel.store([...get(DST), ...get(OFFSET), ...I32_ADD]),
-    ...[...get(OFFSET), ...i32(4 * kernel.step), ...I32_ADD, ...tee(OFFSET), ...get(BYTES), ...I32_LT_U],
+    ...[...get(OFFSET), ...i32(VECTORS * kernel.step), ...I32_ADD, ...tee(OFFSET), ...get(BYTES), ...I32_LT_U],
   ]);
-  const bytes = moduleOf([I32, I32, I32, I32, F64], [[3, I32], [6, V128]], body);
+  const bytes = moduleOf([I32, I32, I32, I32, F64], [[3, I32], [VECTORS + 2, V128]], body);
   const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory } });
   return instance.exports.run as Run;
 }
@@ -206,20 +217,24 @@ function kernelOf(dtype: Exclude<CommDType, "f8e4m3fn" | "f8e5m2">, op: ReduceOp
     const and = op === "land" || (dtype === "bool" && (op === "prod" || op === "min" || op === "band"));
     const xor = op === "lxor" || op === "bxor";
     return {
-      ...plain(and ? V_AND : xor ? V_XOR : V_OR, [...lane.one, ...V_AND]),
+      ...plain(and ? V_AND : xor ? V_XOR : V_OR),
+      finish: [...lane.one, ...V_AND],
       load: (offset) => [...simdMemory(0, offset), ...splat32(0), ...lane.ne],
     };
   }
-  return plain(combineOf(lane, op), dtype === "f32" || dtype === "f64" ? finishFloat(dtype, op) : []);
+  const whole = plain(combineOf(lane, op));
+  return dtype === "f32" || dtype === "f64" ? { ...whole, scale: scaleOf(dtype, op), floats: dtype } : whole;
 }
 
-function plain(combine: Code, finish: Code): Kernel {
+function plain(combine: Code): Kernel {
   return {
     step: 16,
     load: (offset) => simdMemory(0, offset),
     combine,
-    finish,
-    store: (address) => [0, 1, 2, 3].flatMap((k) => [...address, ...get(ACC + k), ...simdMemory(11, 16 * k)]),
+    scale: [],
+    floats: undefined,
+    finish: [],
+    store: (address) => ALL.flatMap((k) => [...address, ...get(ACC + k), ...simdMemory(11, 16 * k)]),
   };
 }
 
@@ -242,14 +257,25 @@ function combineOf(lane: Lane, op: ReduceOpName): Code {
   }
 }
 
-/** The average's factor, then one and the same NaN. */
-function finishFloat(dtype: "f32" | "f64", op: ReduceOpName): Code {
-  const scale = dtype === "f32"
+/** The average's factor. */
+function scaleOf(dtype: "f32" | "f64", op: ReduceOpName): Code {
+  if (op !== "avg") return [];
+  return dtype === "f32"
     ? [...get(FACTOR), ...F32_DEMOTE_F64, ...simd(19), ...simd(230)]
     : [...get(FACTOR), ...simd(20), ...simd(242)];
-  const nan = dtype === "f32" ? splat32(0x7fc00000) : splat64(0x7ff80000, 0);
-  const equal = dtype === "f32" ? simd(65) : simd(71);
-  return [...op === "avg" ? scale : [], ...tee(T), ...nan, ...get(T), ...get(T), ...equal, ...V_SELECT];
+}
+
+/** Whether there may be a NaN among the accumulators: their sum is one, or infinities met. */
+function anyNaN(floats: "f32" | "f64"): Code {
+  const { add, ne } = LANES[floats];
+  const rest = ALL.slice(1).flatMap((k) => [...get(ACC + k), ...add!]);
+  return [...get(ACC), ...rest, ...tee(T), ...get(T), ...ne, ...V_ANY_TRUE];
+}
+
+/** One and the same NaN for all. */
+function oneNaN(floats: "f32" | "f64"): Code {
+  const nan = floats === "f32" ? splat32(0x7fc00000) : splat64(0x7ff80000, 0);
+  return [...tee(T), ...nan, ...get(T), ...get(T), ...floats === "f32" ? simd(65) : simd(71), ...V_SELECT];
 }
 
 /** 16-bit floats: four of them widened to a vector of f32; combined and finished as such. */
@@ -263,10 +289,14 @@ function halfKernel(dtype: "f16" | "bf16", op: ReduceOpName): Kernel {
     // Four halves in the low half of a vector, zero-extended to 32 bits each.
     load: (offset) => [...simdMemory(93, offset), ...simd(169), ...widen, ...isLogical ? logical : []],
     combine: op === "land" ? V_AND : op === "lor" ? V_OR : op === "lxor" ? V_XOR : combineOf(lane, op),
-    finish: [...isLogical ? [...lane.one, ...V_AND] : finishFloat("f32", op), ...narrow],
+    scale: isLogical ? [] : scaleOf("f32", op),
+    floats: isLogical ? undefined : "f32",
+    finish: [...isLogical ? [...lane.one, ...V_AND] : [], ...narrow],
     // i16x8.narrow_i32x4_u of two accumulators gives eight halves.
     store: (address) =>
-      [0, 2].flatMap((k) => [...address, ...get(ACC + k), ...get(ACC + k + 1), ...simd(134), ...simdMemory(11, 8 * k)]),
+      ALL.filter((k) => k % 2 === 0).flatMap((
+        k,
+      ) => [...address, ...get(ACC + k), ...get(ACC + k + 1), ...simd(134), ...simdMemory(11, 8 * k)]),
   };
 }
 

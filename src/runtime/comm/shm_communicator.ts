@@ -1,7 +1,7 @@
 /** The communicator of ranks on one host: shared memory, a barrier of flags, and nothing else between them. */
 import type { Libc } from "../../ffi/libc.ts";
 import type { AddressWindow } from "./address_window.ts";
-import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS, type SymmetricBuffer } from "./arena.ts";
+import { Arena, ARENA_CHUNKS, MESSAGE_CHUNKS, STAGING_CHUNKS } from "./arena.ts";
 import { requirePlace } from "./arguments.ts";
 import type { ReduceOpName, View } from "./buffers.ts";
 import { CommunicatorError } from "./errors.ts";
@@ -11,7 +11,8 @@ import type { GroupOptions } from "./communicator.ts";
 import type { ControlBlock } from "./control_block.ts";
 import { Exchange } from "./exchange.ts";
 import { type JoinedSegment, joinSegment } from "./join.ts";
-import { CHANNEL_BYTES, type MailboxPeers } from "./mailbox.ts";
+import type { MailboxPeers } from "./mailbox.ts";
+import { type ChannelOf, channelsIn } from "./message_channels.ts";
 import { allowedCores } from "./process_identity.ts";
 import { ProgressThread } from "./progress_thread.ts";
 import type { Reducers } from "./reduce_wasm.ts";
@@ -59,7 +60,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   #segment: JoinedSegment;
   #staging: Arena;
   #messages: Arena;
-  #channels: SymmetricBuffer | undefined;
+  #channels: ChannelOf;
   #exchange: Exchange;
   #progress: ProgressThread | undefined;
   #splits = 0;
@@ -80,6 +81,7 @@ export class ShmCommunicator extends MeetingCommunicator {
     this.#segment = segment;
     this.#staging = staging;
     this.#messages = arena(MESSAGE_CHUNKS);
+    this.#channels = channelsIn(this.#messages, group.ranks.length);
     this.#exchange = exchange;
   }
 
@@ -118,8 +120,7 @@ export class ShmCommunicator extends MeetingCommunicator {
   }
 
   protected override channel(from: number, to: number): Uint8Array {
-    this.#channels ??= this.#messages.alloc(this.size * CHANNEL_BYTES);
-    return this.#channels.peer(to).subarray(from * CHANNEL_BYTES, (from + 1) * CHANNEL_BYTES);
+    return this.#channels(from, to);
   }
 
   protected override get peers(): MailboxPeers {
@@ -139,7 +140,8 @@ export class ShmCommunicator extends MeetingCommunicator {
     recv: View,
     o: { op: ReduceOpName; timeoutMs: number },
   ): Work | undefined {
-    if (this.size === 1 || send.bytes.length <= SMALL_BYTES) return undefined;
+    // The threads' group hears of a stop a moment later than this one, whose own collectives tell of it.
+    if (this.size === 1 || send.bytes.length <= SMALL_BYTES || this.#exchange.stopped) return undefined;
     const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
     this.#progress ??= new ProgressThread(
       {

@@ -1,9 +1,9 @@
 /**
  * All-reduce of a few numbers: a step's loss, a flag, a norm. Here the machinery around the reduction costs more than the
  * barrier, so there is none: no work, no generator, no views; typed arrays over shared memory that are made once, and a loop.
- * Up to 16 bytes lie beside the flags, on the lines that the barrier fetches from the other cores anyway; more go through
- * staging. For a few kilobytes the loop is WebAssembly, with views and codes kept by count. Other dtypes and operations go
- * the usual way, without works and generators.
+ * Up to 16 bytes lie beside the flags, on the lines that the barrier fetches from the other cores anyway. What is more, up to
+ * a few kilobytes, goes through staging, and the loop is WebAssembly, with views and codes kept by count. Other dtypes and
+ * operations go the usual way, without works and generators.
  */
 import type { CommDType, ReduceOp, ReduceOpName, View } from "./buffers.ts";
 import { SMALL_BYTES } from "./collectives.ts";
@@ -12,8 +12,6 @@ import type { Meeting } from "./meeting.ts";
 import type { Reducer } from "./reduce_js.ts";
 import type { ScratchReducer } from "./reduce_wasm.ts";
 
-/** Up to this many elements a loop over them is faster than a call of WebAssembly. */
-const MAX_COUNT = 32;
 const TINY_OPS = ["sum", "max", "min"] as const;
 const OP_KEYS: Readonly<Record<TinyOp, number>> = { sum: 0, max: 1, min: 2 };
 
@@ -35,8 +33,6 @@ interface Lane {
   readonly itemBytes: number;
   /** The places beside all ranks' flags, for each parity of barriers. */
   readonly aside: readonly [Numbers[], Numbers[]];
-  /** Staging of all ranks, for each parity of phases. */
-  readonly slots: readonly [Numbers[], Numbers[]];
   /** By count, then by the key of the operation. */
   readonly codes: readonly (readonly OperationCode[])[];
   /** What larger ones need, by count and operation. */
@@ -73,22 +69,18 @@ export class TinyAllReduce {
     const data = numbersOf(buffer);
     if (data === undefined) return false;
     const n = data.length;
-    if (n > MAX_COUNT && data.byteLength > SMALL_BYTES) return false;
+    if (data.byteLength > SMALL_BYTES) return false;
     const lane = this.#lanes.get(data.constructor) ?? this.#makeLane(data);
-    if (n > MAX_COUNT) return this.#runLarger(lane, data, op, timeoutMs);
-    const x = this.#x, isFew = data.byteLength <= ASIDE_BYTES;
-    const places = isFew ? lane.aside[x.nextParity] : lane.slots[x.parity], mine = places[x.rank]!;
-    const combine = COMBINE[lane.dtype][op];
+    if (data.byteLength > ASIDE_BYTES) return this.#runLarger(lane, data, op, timeoutMs);
+    const x = this.#x, places = lane.aside[x.nextParity], mine = places[x.rank]!, combine = COMBINE[lane.dtype][op];
     x.begin(lane.codes[n]![OP_KEYS[op]]!, timeoutMs);
     for (let i = 0; i < n; i++) mine[i] = data[i]!;
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     for (let i = 0; i < n; i++) {
       let result = places[0]![i]!;
       for (let r = 1; r < places.length; r++) result = combine(result, places[r]![i]!);
       data[i] = Number.isNaN(result) ? NaN : result;
     }
-    if (!isFew) x.flip();
     x.end();
     return true;
   }
@@ -100,8 +92,7 @@ export class TinyAllReduce {
     const x = this.#x, parity = x.parity;
     x.begin(larger.code, timeoutMs);
     larger.mine[parity].set(data);
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     larger.reducer.reduce(larger.addresses[parity], data.length * lane.itemBytes);
     data.set(larger.result);
     x.flip();
@@ -110,7 +101,7 @@ export class TinyAllReduce {
   }
 
   #makeLarger(lane: Lane, data: Numbers, op: TinyOp, key: number): Larger | undefined {
-    const [even, odd] = this.#sources!, { dtype, larger } = lane, count = data.length;
+    const [even, odd] = this.#sources ??= this.#makeSources(), { dtype, larger } = lane, count = data.length;
     const reducer = [...larger.values()].find((l) => l.op === op)?.reducer ??
       this.#x.reducers.intoScratch(dtype, op, even[0]!.buffer);
     if (reducer === undefined) return undefined;
@@ -144,8 +135,7 @@ export class TinyAllReduce {
     const sources = (this.#sources ??= this.#makeSources())[x.parity];
     x.begin(o.code, o.timeoutMs);
     sources[x.rank]!.set(view.bytes);
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     o.reducer(view.bytes, sources); // as many bytes of them as there are of the destination
     x.flip();
     x.end();
@@ -163,19 +153,16 @@ export class TinyAllReduce {
   #makeLane(data: Numbers): Lane {
     const array = data.constructor as NumbersConstructor;
     const dtype = data instanceof Float32Array ? "f32" : data instanceof Float64Array ? "f64" : "i32";
-    const itemBytes = data.BYTES_PER_ELEMENT, x = this.#x;
-    const view = (count: number) => (bytes: Uint8Array) =>
-      new array(bytes.buffer as ArrayBuffer, bytes.byteOffset, count);
-    const [even, odd] = this.#sources ??= this.#makeSources();
+    const itemBytes = data.BYTES_PER_ELEMENT, x = this.#x, most = ASIDE_BYTES / itemBytes;
     const codes = Array.from(
-      { length: MAX_COUNT + 1 },
+      { length: most + 1 },
       (_, count) =>
         TINY_OPS.map((reduceOp) => encodeOperation({ verb: "allReduce", dtype, reduceOp, root: -1, count })),
     );
-    const slots: Lane["slots"] = [even.map(view(MAX_COUNT)), odd.map(view(MAX_COUNT))];
-    const beside = Array.from({ length: x.size }, (_, r) => x.aside(r).map(view(ASIDE_BYTES / itemBytes)));
+    const view = (bytes: Uint8Array<ArrayBuffer>) => new array(bytes.buffer, bytes.byteOffset, most);
+    const beside = Array.from({ length: x.size }, (_, r) => x.aside(r).map(view));
     const aside: Lane["aside"] = [beside.map((both) => both[0]!), beside.map((both) => both[1]!)];
-    const lane: Lane = { dtype, itemBytes, aside, slots, codes, larger: new Map() };
+    const lane: Lane = { dtype, itemBytes, aside, codes, larger: new Map() };
     this.#lanes.set(data.constructor, lane);
     return lane;
   }

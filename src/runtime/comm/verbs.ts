@@ -9,7 +9,7 @@ import {
   type View,
   viewOf,
 } from "./buffers.ts";
-import { SMALL_BYTES } from "./collectives.ts";
+import { reduce, SMALL_BYTES } from "./collectives.ts";
 import type { OpOptions } from "./communicator.ts";
 import { encodeOperation } from "./control_block.ts";
 import { Mailbox, type MailboxPeers, type Probed, type Received } from "./mailbox.ts";
@@ -51,8 +51,7 @@ export abstract class MeetingCommunicator extends QueuedCommunicator<Meeting> {
     this.requireOpen();
     const x = this.waiting;
     x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     x.end();
   }
 
@@ -62,13 +61,14 @@ export abstract class MeetingCommunicator extends QueuedCommunicator<Meeting> {
     const timeoutMs = options?.timeoutMs ?? this.timeoutMs;
     if (this.#tiny.run(buf, op, timeoutMs)) return;
     const view = viewOf(buf, "the input"), { dtype, count } = view;
-    if (view.bytes.length > SMALL_BYTES || typeof op !== "string") {
-      return this.allReduce(buf, op, options).waitSync();
-    }
-    const reducer = this.waiting.reducers.get(dtype, op);
+    if (typeof op !== "string" || options?.signal !== undefined) return this.allReduce(buf, op, options).waitSync();
+    const x = this.waiting, reducer = x.reducers.get(dtype, op);
     if (isPairOp(op)) requirePairs(op, [count]);
     const code = encodeOperation({ verb: "allReduce", dtype, reduceOp: op, root: -1, count });
-    this.#tiny.runSmall(view, { code, reducer, timeoutMs });
+    if (view.bytes.length <= SMALL_BYTES) return this.#tiny.runSmall(view, { code, reducer, timeoutMs });
+    x.begin(code, timeoutMs);
+    for (const _ of reduce(x, { send: view, recv: view, reducer })) x.waitSync();
+    x.end();
   }
 
   /** Messages under way; for the flight recorder. */

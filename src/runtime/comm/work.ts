@@ -24,7 +24,8 @@ export interface Side {
   pump(): boolean;
   /** @throws {CommunicatorError} If waiting makes no sense any more. */
   check(): void;
-  fail(error: unknown): void;
+  /** All of it fails; `quietly`: whoever never waits for it is not to hear of it. */
+  fail(error: unknown, quietly?: boolean): void;
 }
 
 /** A work, as a runner sees it. */
@@ -214,7 +215,7 @@ export type Waiting = Pick<
 >;
 
 interface Item<X> {
-  readonly work: Pending;
+  readonly work: Pending & Pick<AnyWork, "whenSettled">;
   readonly code: OperationCode;
   readonly timeoutMs: number;
   /** When it was called, as `performance.now()`. */
@@ -358,6 +359,20 @@ export class WorkQueue<X extends Waiting = Meeting> implements Runner {
   #check(): void {
     if (!this.idle && !this.#x.passed()) this.#x.check();
     this.#side?.check();
+  }
+
+  /**
+   * Nothing goes on any more, since the memory that it needs is gone. What is under way fails, but only for who waits for it: on the
+   * way out of an error, that error is what a user should see.
+   */
+  close(error: CommunicatorError): void {
+    const items = this.#items;
+    this.#items = [];
+    for (const { work } of items) {
+      work.whenSettled(() => {});
+      work.settle("failed", error);
+    }
+    this.#side?.fail(error, true);
   }
 
   /** All that is under way fails: after an error ranks are out of step. */

@@ -3,9 +3,9 @@ import type { DType, TypedArray } from "../../core/dtype.ts";
 
 /** A tensor of the engine: its shape, and its elements in memory that we may own. */
 export interface EngineTensor {
-  readonly type: string;
+  readonly dtype: DType;
   readonly dims: readonly number[];
-  readonly data: unknown;
+  readonly data: TypedArray;
 }
 
 /** How sessions are made. */

@@ -1,80 +1,301 @@
 /**
- * ONNX Runtime's native package.
+ * ONNX Runtime's native library, through its C API.
  *
- * `InferenceSession.run()` of the package defers every run by a turn of the event loop and checks every tensor's name; a decode
- * step makes dozens of short runs, so this calls the package's own binding, which runs at once. The version is pinned.
+ * The library is the one of the package onnxruntime-node, whose version is pinned. Its own binding is not used: that makes a new
+ * JavaScript tensor of every output, with a copy of what it holds, also of those that were written into memory of ours. A decode
+ * step makes dozens of short runs, and caches of keys and values are outputs of them.
  */
-import { type DType, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
+import { fileURLToPath } from "node:url";
+import { byteLength, type DType, dtypeFromOnnx, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { EngineError, UnavailableError } from "../../core/errors.ts";
+import { CStrings, handleFrom, openOrt, type OrtFunctions } from "../../ffi/onnxruntime.ts";
+import { cString, textAt } from "../../ffi/symbols.ts";
 import type { Engine, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
+import { count, elementsOf } from "./tensors.ts";
 
-type Ort = typeof import("onnxruntime-node");
-type Tensors = Record<string, EngineTensor>;
+const PACKAGE = "onnxruntime-node";
+/** Values of the API's enums. */
+const LOG_ERRORS = 3, SEQUENTIAL = 0, ALL_OPTIMISATIONS = 99, DEVICE_ALLOCATOR = 0, DEFAULT_MEMORY = 0;
 
-/** The package's own binding, as far as we use it; its types are not published. */
-interface Binding {
-  readonly InferenceSession: new () => NativeSession;
+/** A tensor that the engine knows by a handle. */
+interface OrtTensor extends EngineTensor {
+  readonly handle: bigint;
 }
 
-interface NativeSession {
-  loadModel(buffer: ArrayBufferLike, offset: number, length: number, options: object): void;
-  run(feeds: Tensors, fetches: Record<string, EngineTensor | null>, options: object): Tensors;
-  dispose(): void;
+/** What sessions and tensors are made with. */
+interface Ort {
+  readonly f: OrtFunctions;
+  readonly threads: ThreadPool;
+  readonly memory: bigint;
+  readonly allocator: bigint;
+  /** Releases the values of tensors that nobody refers to any more. */
+  readonly released: FinalizationRegistry<bigint>;
 }
 
 /** Opens the native engine. @throws {UnavailableError} If its library does not load here. */
 export async function openNativeEngine(): Promise<Engine> {
-  // The binding takes 16-bit floats as Uint16Array only, and asks for the global to decide.
-  Reflect.deleteProperty(globalThis, "Float16Array");
-  let ort: Ort, binding: Binding;
-  try {
-    ort = await import("onnxruntime-node");
-    const native: unknown = await import("onnxruntime-node/dist/binding.js");
-    const { binding: found, initOrt } = native as { binding: Binding; initOrt: () => void };
-    initOrt();
-    binding = found;
-  } catch (cause) {
-    throw new UnavailableError("Cannot load onnxruntime-node's native library", { cause });
-  }
+  const { functions: f } = await openLibrary();
+  const memory = handleFrom((out) => f.CreateCpuMemoryInfo(DEVICE_ALLOCATOR, DEFAULT_MEMORY, out));
+  const allocator = handleFrom((out) => f.GetAllocatorWithDefaultOptions(out));
+  const released = new FinalizationRegistry<bigint>((handle) => f.ReleaseValue(handle));
+  const ort: Ort = { f, threads: new ThreadPool(f), memory, allocator, released };
   return {
-    name: "onnxruntime-node",
-    createSession: (model, options) => Promise.resolve(createSession(binding, model, options)),
-    tensor: (dtype, data, dims) => makeTensor(ort, dtype, { data, dims }),
+    name: PACKAGE,
+    createSession: (model, options) => Promise.resolve(new NativeSession(ort, model, options)),
+    tensor: (dtype, data, dims) => makeTensor(ort, dtype, data, dims),
   };
 }
 
-function createSession(binding: Binding, model: Uint8Array, options: SessionOptions): EngineSession {
-  const session = new binding.InferenceSession();
-  attempt(
-    "compile",
-    "an op that ONNX Runtime does not have must be replaced in the model",
-    () =>
-      session.loadModel(model.buffer, model.byteOffset, model.byteLength, {
-        intraOpNumThreads: options.threads,
-        interOpNumThreads: 1,
-        executionMode: "sequential",
-        graphOptimizationLevel: "all",
-        // An arena for each of many sessions holds memory that none of them needs at a time.
-        enableCpuMemArena: Deno.env.get("ARENA") === "1",
-        logSeverityLevel: 3,
-        extra: {
-          session: {
-            intra_op: { allow_spinning: options.threads > 1 ? "1" : "0" },
-            ...(options.externalFolder ? { model_external_initializers_file_folder_path: options.externalFolder } : {}),
-            ...(options.disablePrepacking ? { disable_prepacking: "1" } : {}),
-          },
-        },
-      }),
+/** The library, with its version and place. @throws {UnavailableError} If it does not load here. */
+export async function openLibrary(): Promise<
+  { readonly functions: OrtFunctions; readonly version: string; readonly path: string }
+> {
+  const path = await libraryPath();
+  return { ...openOrt(path), path };
+}
+
+/** Where the package has its library for this machine. */
+async function libraryPath(): Promise<string> {
+  const { os, arch } = Deno.build, cpu = arch === "x86_64" ? "x64" : "arm64";
+  try {
+    // The import makes Deno fetch the package where it is not there yet.
+    await import("onnxruntime-node/package.json", { with: { type: "json" } });
+    const root = new URL(".", import.meta.resolve(`${PACKAGE}/package.json`));
+    return fileURLToPath(new URL(`bin/napi-v6/${os}/${cpu}/libonnxruntime.so.1`, root));
+  } catch (cause) {
+    throw new UnavailableError(`Cannot find the package ${PACKAGE}`, { cause });
+  }
+}
+
+function makeTensor(ort: Ort, dtype: DType, data: TypedArray, dims: readonly number[]): OrtTensor {
+  const size = byteLength(dtype, count(dims));
+  if (data.byteLength < size) {
+    throw new RangeError(`Cannot make a tensor ${dtype}[${dims}] of ${data.byteLength} bytes: it takes ${size}`);
+  }
+  // V8 moves small arrays until somebody asks for their buffer. An empty one may lie nowhere.
+  const memory = size === 0 ? new Uint8Array(8) : new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, size);
+  const shape = BigInt64Array.from(dims.length === 0 ? [0n] : dims, BigInt);
+  const handle = handleFrom((out) =>
+    ort.f.CreateTensorWithDataAsOrtValue(
+      ort.memory,
+      memory,
+      BigInt(size),
+      shape,
+      BigInt(dims.length),
+      dtypeInfo(dtype).onnx,
+      out,
+    )
   );
-  return {
-    run: (feeds, fetches) =>
-      attempt(
-        "run",
-        "inputs may be out of range for the model, such as a token id beyond its vocabulary",
-        () => session.run(feeds as Tensors, fetches as Tensors, {}),
-      ),
-    release: () => Promise.resolve(session.dispose()),
+  const tensor: OrtTensor & { readonly memory: Uint8Array } = { dtype, dims, data, handle, memory };
+  ort.released.register(tensor, handle);
+  return tensor;
+}
+
+/** Names of a session's inputs or outputs that are used together, and room for their values. */
+class Slots {
+  readonly names: readonly string[];
+  readonly strings: CStrings;
+  readonly values: BigUint64Array<ArrayBuffer>;
+
+  constructor(names: readonly string[]) {
+    this.names = names;
+    this.strings = new CStrings(names);
+    // A function of C does not take an array of nothing.
+    this.values = new BigUint64Array(Math.max(1, names.length));
+  }
+
+  get length(): bigint {
+    return BigInt(this.names.length);
+  }
+}
+
+/**
+ * The environment, and the threads that all sessions share. With pools of their own, the workers of dozens of segments would spin
+ * for work at the same time, on the cores that compute: two ranks of two threads on two cores took 300 times as long.
+ *
+ * ONNX Runtime has one environment a process, which whoever comes first makes. Another isolate may have made one without threads;
+ * sessions then have threads of their own.
+ */
+class ThreadPool {
+  readonly #f: OrtFunctions;
+  #env: bigint | undefined;
+  /** Threads that are shared; 0: none. */
+  #shared = 0;
+
+  constructor(f: OrtFunctions) {
+    this.#f = f;
+  }
+
+  /** The environment of a session of so many threads; the first session decides how many all share. */
+  env(threads: number): bigint {
+    if (this.#env !== undefined) return this.#env;
+    const f = this.#f, name = cString("shardwise");
+    if (threads === 1) return this.#env = handleFrom((out) => f.CreateEnv(LOG_ERRORS, name, out));
+    const options = handleFrom((out) => f.CreateThreadingOptions(out));
+    f.SetGlobalIntraOpNumThreads(options, threads);
+    f.SetGlobalInterOpNumThreads(options, 1);
+    this.#env = handleFrom((out) => f.CreateEnvWithGlobalThreadPools(LOG_ERRORS, name, options, out));
+    f.ReleaseThreadingOptions(options);
+    this.#shared = threads;
+    return this.#env;
+  }
+
+  /** What `make` makes of a session's settings with the shared threads, or with as many of its own where it is to have others. */
+  with<T>(threads: number, make: (assign: (settings: bigint) => void) => T): T {
+    const own = (settings: bigint) => {
+      this.#f.SetIntraOpNumThreads(settings, threads);
+      this.#f.SetInterOpNumThreads(settings, 1);
+    };
+    if (threads !== this.#shared) return make(own);
+    try {
+      return make((settings) => this.#f.DisablePerSessionThreads(settings));
+    } catch (error) {
+      // The model may be wrong, or the environment without threads.
+      const made = attemptOr(() => make(own), error);
+      this.#shared = 0;
+      return made;
+    }
+  }
+}
+
+class NativeSession implements EngineSession {
+  readonly #ort: Ort;
+  readonly #inputs: Slots;
+  #outputs: Slots;
+  #handle: bigint;
+
+  constructor(ort: Ort, model: Uint8Array, options: SessionOptions) {
+    this.#ort = ort;
+    const { f, allocator } = ort, env = ort.threads.env(options.threads);
+    const bytes = model as Uint8Array<ArrayBuffer>, length = BigInt(model.byteLength);
+    this.#handle = attempt(
+      "compile",
+      "an op that ONNX Runtime does not have must be replaced in the model",
+      () =>
+        ort.threads.with(options.threads, (assign) => {
+          const settings = sessionOptions(f, options);
+          try {
+            assign(settings);
+            return handleFrom((out) => f.CreateSessionFromArray(env, bytes, length, settings, out));
+          } finally {
+            f.ReleaseSessionOptions(settings);
+          }
+        }),
+    );
+    const namesOf = (what: "Input" | "Output") => {
+      const size = handleFrom((out) => f[`SessionGet${what}Count`](this.#handle, out));
+      return Array.from({ length: Number(size) }, (_, i) => {
+        const address = handleFrom((out) => f[`SessionGet${what}Name`](this.#handle, BigInt(i), allocator, out));
+        const name = textAt(address);
+        f.AllocatorFree(allocator, address);
+        return name;
+      });
+    };
+    this.#inputs = new Slots(namesOf("Input"));
+    this.#outputs = new Slots(namesOf("Output"));
+  }
+
+  run(
+    feeds: Readonly<Record<string, EngineTensor>>,
+    fetches: Readonly<Record<string, EngineTensor | null>>,
+  ): Readonly<Record<string, EngineTensor>> {
+    const inputs = this.#inputs, outputs = this.#fetched(fetches);
+    for (let i = 0; i < inputs.names.length; i++) {
+      const tensor = feeds[inputs.names[i]!] as OrtTensor | undefined;
+      if (tensor === undefined) {
+        throw new EngineError(`ONNX Runtime cannot run a part of the model without its input "${inputs.names[i]}"`);
+      }
+      inputs.values[i] = tensor.handle;
+    }
+    let open = false;
+    for (let i = 0; i < outputs.names.length; i++) {
+      const tensor = fetches[outputs.names[i]!] as OrtTensor | null;
+      outputs.values[i] = tensor === null ? 0n : tensor.handle;
+      open ||= tensor === null;
+    }
+    attempt(
+      "run",
+      "inputs may be out of range for the model, such as a token id beyond its vocabulary",
+      () =>
+        this.#ort.f.Run(
+          this.#handle,
+          0n,
+          inputs.strings.addresses,
+          inputs.values,
+          inputs.length,
+          outputs.strings.addresses,
+          outputs.length,
+          outputs.values,
+        ),
+    );
+    if (!open) return fetches as Readonly<Record<string, EngineTensor>>;
+    return Object.fromEntries(
+      outputs.names.map((name, i) => [name, fetches[name] ?? takeTensor(this.#ort, outputs.values[i]!)]),
+    );
+  }
+
+  release(): Promise<void> {
+    if (this.#handle !== 0n) this.#ort.f.ReleaseSession(this.#handle);
+    this.#handle = 0n;
+    return Promise.resolve();
+  }
+
+  /** The outputs that are asked for: nearly always all of them, and the same as the last time. */
+  #fetched(fetches: Readonly<Record<string, EngineTensor | null>>): Slots {
+    let asked = 0;
+    for (const _ in fetches) asked++;
+    const { names } = this.#outputs;
+    if (asked === names.length && names.every((name) => fetches[name] !== undefined)) return this.#outputs;
+    return this.#outputs = new Slots(Object.keys(fetches));
+  }
+}
+
+function sessionOptions(f: OrtFunctions, options: SessionOptions): bigint {
+  const handle = handleFrom((out) => f.CreateSessionOptions(out));
+  f.SetSessionExecutionMode(handle, SEQUENTIAL);
+  f.SetSessionGraphOptimizationLevel(handle, ALL_OPTIMISATIONS);
+  f.SetSessionLogSeverityLevel(handle, LOG_ERRORS);
+  // An arena for each of many sessions holds memory that none of them needs at a time.
+  f.DisableCpuMemArena(handle);
+  const entries = {
+    "session.intra_op.allow_spinning": options.threads > 1 ? "1" : "0",
+    ...(options.externalFolder
+      ? { "session.model_external_initializers_file_folder_path": options.externalFolder }
+      : {}),
+    ...(options.disablePrepacking ? { "session.disable_prepacking": "1" } : {}),
   };
+  for (const [key, value] of Object.entries(entries)) f.AddSessionConfigEntry(handle, cString(key), cString(value));
+  return handle;
+}
+
+/** A tensor that the engine has made, copied into memory of ours; the engine's is released. */
+function takeTensor({ f, ...ort }: Ort, value: bigint): OrtTensor {
+  try {
+    const info = handleFrom((out) => f.GetTensorTypeAndShape(value, out));
+    const type = new Int32Array(1);
+    f.GetTensorElementType(info, type);
+    const shape = new BigInt64Array(Number(handleFrom((out) => f.GetDimensionsCount(info, out))));
+    if (shape.length > 0) f.GetDimensions(info, shape, BigInt(shape.length));
+    f.ReleaseTensorTypeAndShapeInfo(info);
+    const dtype = dtypeFromOnnx(type[0]!), dims = Array.from(shape, Number), size = byteLength(dtype, count(dims));
+    const bytes = new Uint8Array(size);
+    if (size > 0) {
+      const address = Deno.UnsafePointer.create(handleFrom((out) => f.GetTensorMutableData(value, out)));
+      Deno.UnsafePointerView.copyInto(address!, bytes);
+    }
+    return makeTensor({ f, ...ort }, dtype, elementsOf(dtype, dims, bytes), dims);
+  } finally {
+    f.ReleaseValue(value);
+  }
+}
+
+/** What `act` gives. @throws `error` If it throws. */
+function attemptOr<T>(act: () => T, error: unknown): T {
+  try {
+    return act();
+  } catch {
+    throw error;
+  }
 }
 
 /** Does what the engine may refuse, and says so in one line. @throws {EngineError} */
@@ -82,16 +303,7 @@ function attempt<T>(what: "compile" | "run", hint: string, act: () => T): T {
   try {
     return act();
   } catch (cause) {
-    const message = cause instanceof Error ? cause.message : String(cause);
+    const message = (cause instanceof Error ? cause.message : String(cause)).trim().replace(/\s*\n\s*/g, "; ");
     throw new EngineError(`ONNX Runtime cannot ${what} a part of the model: ${message}`, { hint });
   }
-}
-
-function makeTensor(ort: Ort, dtype: DType, content: { data: TypedArray; dims: readonly number[] }): EngineTensor {
-  const { ort: type } = dtypeInfo(dtype);
-  if (!type) {
-    throw new UnavailableError(`Cannot give ONNX Runtime a tensor of dtype ${dtype}: its binding has no such type`);
-  }
-  const tensor: unknown = new ort.Tensor(type as "float32", content.data as Float32Array, content.dims);
-  return tensor as EngineTensor;
 }

@@ -2,12 +2,11 @@
  * ONNX Runtime compiled to WebAssembly: where the native package cannot load. Slower, and outputs are copied into our
  * memory, as it does not write to pre-allocated tensors.
  */
-import { dtypeInfo, type TypedArray } from "../../core/dtype.ts";
+import { dtypeFromOrt, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { UnavailableError } from "../../core/errors.ts";
 import type { Engine, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
 
 type Ort = typeof import("onnxruntime-web");
-type Tensors = Record<string, EngineTensor>;
 
 /** Opens the WebAssembly engine; `notice` says why it is used. */
 export async function openWebEngine(notice: string): Promise<Engine> {
@@ -26,8 +25,7 @@ export async function openWebEngine(notice: string): Promise<Engine> {
     tensor: (dtype, data, dims) => {
       const { ort: type } = dtypeInfo(dtype);
       if (!type) throw new UnavailableError(`Cannot give ONNX Runtime a tensor of dtype ${dtype}`);
-      const tensor: unknown = new ort.Tensor(type as "float32", data as Float32Array, dims);
-      return tensor as EngineTensor;
+      return withDType(new ort.Tensor(type as "float32", data as Float32Array, dims));
     },
   };
 }
@@ -37,15 +35,21 @@ async function createSession(ort: Ort, model: Uint8Array, options: SessionOption
   const session = await ort.InferenceSession.create(model, { externalData: files, logSeverityLevel: 3 });
   return {
     run: async (feeds, fetches) => {
-      const results: unknown = await session.run(feeds as never);
-      const outputs = results as Tensors;
+      const results = Object.entries(await session.run(feeds as never));
+      const outputs = Object.fromEntries(results.map(([name, tensor]) => [name, withDType(tensor)]));
       for (const [name, to] of Object.entries(fetches)) {
-        if (to) copyElements(outputs[name]!.data as TypedArray, to.data as TypedArray);
+        if (to) copyElements(outputs[name]!.data, to.data);
       }
       return Object.fromEntries(Object.entries(outputs).map(([name, made]) => [name, fetches[name] ?? made]));
     },
     release: () => session.release(),
   };
+}
+
+/** A tensor of the package, which is one of ours too. */
+function withDType(tensor: { readonly type: string }): EngineTensor {
+  const both: unknown = Object.assign(tensor, { dtype: dtypeFromOrt(tensor.type) });
+  return both as EngineTensor;
 }
 
 function copyElements(from: TypedArray, to: TypedArray): void {

@@ -81,7 +81,7 @@ export class SegmentShare {
     }));
     this.#ensure(bank, this.#lay(dims));
     for (const { name } of this.#values) {
-      const data = results[name]!.data as ArrayBufferView;
+      const { data } = results[name]!;
       const at = this.#offsets.get(name)!;
       this.#buffers[bank]!.local.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
     }

@@ -10,11 +10,10 @@ export function codeLaunch(step: CodeStep, texts: KernelTexts = new KernelTexts(
   const args = new Arguments(), lines: string[] = [];
   for (const [isRead, pointers] of [[true, step.reads], [false, step.writes]] as const) {
     for (const [name, { operand, offset = 0 }] of Object.entries(pointers)) {
-      args.address(name, operand, isRead);
       const at = offset === 0 ? "" : ` + ${args.int(`${name}_from`, offset)}`;
-      lines.push(`auto* const ${name} = p.${name}${at};`);
+      lines.push(`auto* const ${name} = ${args.address(name, operand, isRead)}${at};`);
     }
   }
   lines.push(declareParams(args, step.params, () => true));
-  return args.launch(`  ${lines.join(" ")}\n${step.body}`, { blocks, threads, wide: false, texts });
+  return args.launch(`  ${lines.join(" ")}\n${step.body}`, { blocks, threads, bound: threads, wide: false, texts });
 }

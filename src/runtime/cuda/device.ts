@@ -11,6 +11,7 @@ import { addressOf as addressOfView } from "../../ffi/symbols.ts";
 import type { GemmStep, Matrix, Operand } from "../../ops/kernels/kernel.ts";
 import { MemoryBook } from "./device_memory.ts";
 import { KernelCache } from "./kernel_cache.ts";
+import { LtProducts } from "./lt_products.ts";
 import type { Launch } from "./kernel_arguments.ts";
 
 /** A GPU that this process has opened already, for a communicator. */
@@ -65,6 +66,7 @@ export class GpuDevice implements Disposable {
   readonly #cublas: Cublas;
   readonly #handle: CublasHandle;
   readonly #workspace: DeviceMemory;
+  #lt: LtProducts | undefined;
   readonly #staging: PinnedMemory;
   /** Of the staging memory, what copies that may not be done yet read. */
   #staged = 0;
@@ -194,6 +196,16 @@ export class GpuDevice implements Disposable {
     const side = (x: Matrix) => ({ op: op(x), at: at(x), row: x.stride, batch: BigInt(x.batch) });
     // cuBLAS counts by columns: what is row-major here is transposed there, so b comes first.
     const [left, right, to] = [side(b), side(a), side(c)];
+    if (step.epilogue) {
+      const { bias } = step.epilogue;
+      return this.#products().prepare({
+        step,
+        left: left.at,
+        right: right.at,
+        to: to.at,
+        bias: bias && addressOf(bias),
+      });
+    }
     const { raw, check } = this.#cublas, handle = this.#handle.value, { data, compute } = type;
     return () =>
       check(
@@ -226,6 +238,15 @@ export class GpuDevice implements Disposable {
       );
   }
 
+  /** cuBLASLt, opened by the first product that needs it. */
+  #products(): LtProducts {
+    return this.#lt ??= new LtProducts({
+      libraries: this.libraries,
+      stream: this.stream.value,
+      workspace: { address: this.#workspace.value, bytes: WORKSPACE },
+    });
+  }
+
   /** Blocks until the stream has no work; only where no collective can be pending. */
   synchronize(): void {
     this.stream.synchronize();
@@ -247,6 +268,7 @@ export class GpuDevice implements Disposable {
   [Symbol.dispose](): void {
     this.kernels[Symbol.dispose]();
     this.#handle[Symbol.dispose]();
+    this.#lt?.[Symbol.dispose]();
     this.#workspace[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#fetching[Symbol.dispose]();

@@ -52,7 +52,14 @@ export class Arguments {
   /** The kernel of `body`, whose loops count in the type `I`. */
   launch(
     body: string,
-    o: { readonly blocks: number; readonly threads: number; readonly wide: boolean; readonly texts: KernelTexts },
+    o: {
+      readonly blocks: number;
+      readonly threads: number;
+      /** Threads that it may be launched with, which decides how many registers each may have. */
+      readonly bound?: number;
+      readonly wide: boolean;
+      readonly texts: KernelTexts;
+    },
   ): Launch {
     const index = o.wide ? "unsigned long long" : "unsigned int";
     const addresses = this.#declared.addresses.join(" "), numbers = this.#declared.numbers.join(" ");
@@ -62,9 +69,7 @@ export class Arguments {
         const text = `namespace n_${hash} {\nstruct A { ${addresses} };\nstruct N { ${numbers} };\n` +
           `struct P { A p; ${given} s; };\ntypedef ${index} I;\n` +
           `static __device__ __forceinline__ void run(const A p, const N nums) {\n${body}}\n}\n` +
-          `extern "C" __global__ void __launch_bounds__(${
-            Math.max(THREADS, o.threads)
-          }) ${name}(const n_${hash}::P q) { ` +
+          `extern "C" __global__ void __launch_bounds__(${o.bound ?? THREADS}) ${name}(const n_${hash}::P q) { ` +
           `n_${hash}::run(q.p, ${how === "plain" ? "q.s" : "*q.s"}); }\n`;
         return { name, text };
       });

@@ -2,6 +2,7 @@
 import type { DType } from "../../core/dtype.ts";
 import type { Bindings } from "../../core/dim.ts";
 import { type Graph, outputOf } from "../../graph/graph.ts";
+import { fuseProducts } from "../../ops/kernels/fused_products.ts";
 import type { KernelTensor, Operand } from "../../ops/kernels/kernel.ts";
 import { lastRowsOf, topOfLastRows } from "../../ops/kernels/top.ts";
 import { sizeOf } from "./host_values.ts";
@@ -80,7 +81,8 @@ export class Lowerer {
   /** Carried inputs that grow in place. */
   readonly statesInPlace: ReadonlySet<string>;
 
-  constructor(graph: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
+  constructor(whole: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
+    const graph = fuseProducts(whole);
     this.#graph = graph;
     this.#preparer = new Preparer(graph, { rank, ranks, held });
     this.#units = unitsOf(graph);
@@ -204,7 +206,10 @@ export class Lowerer {
 }
 
 function operandsOf(work: Work): readonly Operand[] {
-  if (work.kind === "gemm") return [work.step.a.operand, work.step.b.operand, work.step.c.operand];
+  if (work.kind === "gemm") {
+    const { a, b, c, epilogue } = work.step;
+    return [a.operand, b.operand, c.operand, ...(epilogue?.bias ? [epilogue.bias] : [])];
+  }
   if (work.kind === "exchange") return [work.exchange.from, ...work.exchange.to];
   return work.launch.addresses;
 }

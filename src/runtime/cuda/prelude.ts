@@ -5,6 +5,7 @@
 import type { DType } from "../../core/dtype.ts";
 import { GraphError } from "../../core/errors.ts";
 import { FLOAT8, FLOAT8_TYPES } from "./float8.ts";
+import { TENSOR_CORES } from "./tensor_cores.ts";
 import { VECTORS } from "./vectors.ts";
 
 const C_TYPES: Partial<Record<DType, string>> = {
@@ -75,7 +76,7 @@ template <class V> static __device__ __forceinline__ void st(f16* p, V w) {
 static __device__ __forceinline__ float ld(f16 v) { return (float)__builtin_bit_cast(_Float16, v.x); }
 template <class V> static __device__ __forceinline__ void st(f16* p, V v) { p->x = __builtin_bit_cast(unsigned short, (_Float16)(float)v); }
 #endif
-${FLOAT8}${VECTORS}${
+${FLOAT8}${VECTORS}${TENSOR_CORES}${
   [...UNARY, ...MORE].map((f) =>
     `static __device__ __forceinline__ float f_${f}(float x) { return ${f}f(x); }\n` +
     `static __device__ __forceinline__ double f_${f}(double x) { return ${f}(x); }`
@@ -111,6 +112,8 @@ static __device__ __forceinline__ long long f_wrap(long long i, long long size) 
   i = i < 0 ? i + size : i;
   return i < 0 ? 0 : i >= size ? size - 1 : i;
 }
+static __device__ __forceinline__ bool f_inside(long long i, long long size) { return i >= -size && i < size; }
+static __device__ __forceinline__ bool f_own(long long i, long long size, long long wanted) { return i == wanted || i + size == wanted; }
 static __device__ __forceinline__ long long f_mirror(long long i, long long size) { // back and forth between the ends
   const long long period = 2 * (size - 1), at = period == 0 ? 0 : f_mod(i, period);
   return at < size ? at : period - at;

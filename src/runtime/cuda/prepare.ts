@@ -16,6 +16,7 @@ import type {
   MapStep,
   RowsStep,
 } from "../../ops/kernels/kernel.ts";
+import { withBounds } from "../../ops/kernels/bounded.ts";
 import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { codeLaunch } from "./code_text.ts";
@@ -75,8 +76,8 @@ export class Preparer {
 
   /** Sets the sizes of all symbols, and forgets what depends on those that changed. */
   bind(sizes: StepSizes): void {
-    const before = this.#sizes, { bindings, room } = sizes;
-    this.#sizes = sizes;
+    const before = this.#sizes, { room } = sizes, bindings = withBounds(this.#graph, sizes.bindings);
+    this.#sizes = { ...sizes, bindings };
     const changed = new Set([...bindings.keys()].filter((name) => before.bindings.get(name) !== bindings.get(name)));
     if (changed.size === 0 && room === before.room) return;
     this.#forms.clear();

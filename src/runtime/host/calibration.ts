@@ -6,7 +6,7 @@
  */
 import { dirname, join } from "node:path";
 import type { EnvRecord } from "../../core/env_record.ts";
-import { FormatError } from "../../core/errors.ts";
+import { cannotWrite, FormatError } from "../../core/errors.ts";
 import type { CostModel } from "../../plan/cost.ts";
 
 /** What was measured with one number of ranks. */
@@ -93,14 +93,18 @@ export function storeMeasurement(place: CalibrationPlace, measurement: Measureme
   }
   const measurements = [...known.filter((m) => m.ranks !== measurement.ranks), measurement]
     .toSorted((a, b) => a.ranks - b.ranks);
-  Deno.mkdirSync(dirname(path), { recursive: true });
-  // Whole or not at all: other jobs may read it now.
-  const unfinished = `${path}.${Deno.pid}`;
-  Deno.writeTextFileSync(
-    unfinished,
-    JSON.stringify({ version: VERSION, host, cores, measurements }, undefined, 1) + "\n",
-  );
-  Deno.renameSync(unfinished, path);
+  try {
+    Deno.mkdirSync(dirname(path), { recursive: true });
+    // Whole or not at all: other jobs may read it now.
+    const unfinished = `${path}.${Deno.pid}`;
+    Deno.writeTextFileSync(
+      unfinished,
+      JSON.stringify({ version: VERSION, host, cores, measurements }, undefined, 1) + "\n",
+    );
+    Deno.renameSync(unfinished, path);
+  } catch (cause) {
+    throw cannotWrite(path, cause);
+  }
   return path;
 }
 

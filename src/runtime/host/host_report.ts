@@ -1,8 +1,7 @@
 /** What this machine has, what of it loads, and what that means: the data of `shardwise doctor`. */
 import { describeError } from "../../core/errors.ts";
-import { mappedFile } from "../../ffi/mapped_library.ts";
 import { type LibraryFound, probeLibraries } from "../../ffi/probe.ts";
-import { openNativeEngine } from "../cpu/ort_native.ts";
+import { openLibrary } from "../cpu/ort_native.ts";
 import { type Advice, advise } from "./advice.ts";
 import { type HostFiles, THIS_HOST } from "./host_files.ts";
 import { type Machine, readMachine } from "./machine.ts";
@@ -40,16 +39,8 @@ export async function hostReport(files: HostFiles = THIS_HOST): Promise<HostRepo
 async function probeEngine(): Promise<LibraryFound> {
   const name = "onnxruntime-node", tried = ["npm:onnxruntime-node, with its libonnxruntime.so.1"];
   try {
-    await openNativeEngine();
-    const { env } = await import("onnxruntime-node");
-    const version = env.versions.node, path = mappedFile(["libonnxruntime.so"]);
-    return {
-      name,
-      found: true,
-      tried,
-      ...(version === undefined ? {} : { version }),
-      ...(path === undefined ? {} : { path }),
-    };
+    const { version, path } = await openLibrary();
+    return { name, found: true, tried, version, path };
   } catch (error) {
     const { cause } = error as { cause?: unknown };
     const reason = cause instanceof Error ? `: ${cause.message.split("\n")[0]}` : "";

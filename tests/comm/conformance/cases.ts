@@ -24,16 +24,6 @@ export interface ConformanceOptions {
    * Else floats may differ by roundings, and what comes of NaN and infinity is not looked at.
    */
   readonly exact?: boolean;
-  /** What the engine has beside collectives; default: what is known of `comm.backend`. */
-  readonly features?: Features;
-}
-
-/** What not all engines have. */
-export interface Features {
-  /** Messages with tags, and from any source. */
-  readonly tags: boolean;
-  /** Blocking verbs. */
-  readonly sync: boolean;
 }
 
 /** What was done. */
@@ -54,7 +44,6 @@ export async function conformanceCases(
   const { sizes = [0, 1, 3, 1023], dtypes = COMM_DTYPES, sparse = 1 } = options;
   const own = comm.backend === "shm" || comm.backend === "local";
   const run = new Run(comm, options.exact ?? own);
-  const features = options.features ?? { tags: comm.backend !== "nccl", sync: true };
   for (const n of sizes) {
     const large = n > 5000;
     for (const dtype of dtypes) {
@@ -62,13 +51,13 @@ export async function conformanceCases(
       for (const op of REDUCE_OPS) {
         const nth = dtypes.indexOf(dtype) + REDUCE_OPS.indexOf(op);
         if (op !== "sum" && (large || (n > 3 && nth % sparse !== 0))) continue;
-        await reductionCases(run, { dtype, n, op }, features);
+        await reductionCases(run, { dtype, n, op });
       }
       await moveCases(run, dtype, n);
     }
   }
-  await messageCases(run, features);
-  await objectCases(run, features);
+  await messageCases(run);
+  await objectCases(run);
   await groupCases(run);
   return await run.finish();
 }

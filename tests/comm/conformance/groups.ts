@@ -74,6 +74,9 @@ export async function groupCases(run: Run): Promise<void> {
   await run.refused("no buffer", "InputError", () => comm.allReduce(undefined as unknown as Float32Array));
   await run.refused("a list", "InputError", () => comm.allReduce([1, 2] as unknown as Float32Array));
   await run.refused("an unknown dtype", "InputError", () => comm.allocate([1], "f8e4m3" as "f32"));
+  await run.refused("a shape that is none", "InputError", () => comm.allocate([2, -1], "f32"));
+  await run.refused("more memory than any host has", "CommunicatorError", () => comm.allocate([1e9, 1e6], "f32"));
+  await run.refused("more bytes than can be counted", "CommunicatorError", () => comm.allocate([1e9, 1e9], "f32"));
   await run.refused(
     "an output that overlaps its input",
     "InputError",

@@ -1,13 +1,18 @@
 /** Messages from rank to rank, and groups of calls. */
 import { Work } from "../../../src/runtime/comm/work.ts";
-import type { Features, Run } from "./cases.ts";
-import { bufferOf, bytesOf, garbage, source } from "./tensors.ts";
+import type { Run } from "./cases.ts";
+import { bufferOf, bytesIn, bytesOf, garbage, source } from "./tensors.ts";
 
 /** Rings, pairs, order, tags, any source, and calls that belong together. */
-export async function messageCases(run: Run, features: Features): Promise<void> {
+export async function messageCases(run: Run): Promise<void> {
   const { comm } = run, { rank, size } = comm;
   const next = (rank + 1) % size, before = (rank + size - 1) % size;
-  if (!run.supports("send", "f32") || !run.supports("recv", "f32")) return;
+  if (!run.supports("send", "f32") || !run.supports("recv", "f32")) {
+    for (const message of [() => comm.send(Int32Array.of(1), next), () => comm.recv(new Int32Array(1), before)]) {
+      await run.refused("a message that the engine has not", "UnavailableError", message);
+    }
+    return await run.refused("a probe", "UnavailableError", () => comm.probe(before));
+  }
   const from = (r: number, n: number) => bytesOf(source("f32", n, r));
 
   for (const n of [0, 1, 1023, 8192, 100_000]) {
@@ -49,10 +54,26 @@ export async function messageCases(run: Run, features: Features): Promise<void> 
   await run.refused("half a tag", "InputError", () => comm.recv(both, next, { tag: 0.5 }));
   await run.refused("a time that is none", "InputError", () => comm.recv(both, next, { timeoutMs: NaN }));
 
-  if (!run.supports("probe", "f32")) {
-    await run.refused("a probe", "UnavailableError", () => comm.probe(before));
-  } else await probes(run);
-  if (!features.tags) return; // without them a receive must not wait beside a barrier
+  await probes(run);
+  // To oneself, whichever is called first; and two groups of the same ranks keep their messages apart.
+  const own = garbage("f32", 4), first = comm.recv(own, rank, { tag: 9 });
+  await comm.send(bufferOf("f32", from(rank, 4)), rank, { tag: 9 });
+  run.same("what a message to oneself tells", await first, { source: rank, tag: 9, count: 4 });
+  run.equal("a message to oneself", own, from(rank, 4));
+  const twin = (await comm.split(0))!, pair = [garbage("i32", 1), garbage("i32", 1)];
+  const two = [comm.recv(pair[0]!, before), twin.recv(pair[1]!, before)];
+  const sends = [twin.send(Int32Array.of(rank), next), comm.send(Int32Array.of(-rank), next)];
+  await Promise.all([...two, ...sends]);
+  run.equal("a message in a group", pair[0]!, bytesIn({ data: Int32Array.of(-before), dtype: "i32" }));
+  run.equal("a message in its twin", pair[1]!, bytesIn({ data: Int32Array.of(before), dtype: "i32" }));
+  await twin.close();
+  // A receive that waits holds up no collective, and no collective that waits a message.
+  const later = garbage("f32", 3), met = comm.recv(later, before, { tag: 5 }), met2 = comm.barrier();
+  await comm.allReduce(sum);
+  await met2;
+  await comm.send(bufferOf("f32", from(rank, 3)), next, { tag: 5 });
+  await met;
+  run.equal("what a receive got that was called before a collective", later, from(before, 3));
   // Of several works, the first, then all that are done.
   const ways = [garbage("f32", 9), garbage("f32", 9)].map((x, i) =>
     comm.group(() => {

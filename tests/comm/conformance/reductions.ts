@@ -1,7 +1,7 @@
 /** Every verb that reduces, in place and out of place, aligned and not. */
 import { byteLength } from "../../../src/core/dtype.ts";
 import type { CommDType, ReduceOp, ReduceOpName } from "../../../src/runtime/comm/buffers.ts";
-import type { Features, Run } from "./cases.ts";
+import type { Run } from "./cases.ts";
 import { premultiply } from "./reference.ts";
 import { bufferOf, bytesIn, bytesOf, garbage, reduced, type Source, source } from "./tensors.ts";
 
@@ -9,12 +9,11 @@ import { bufferOf, bytesIn, bytesOf, garbage, reduced, type Source, source } fro
 export async function reductionCases(
   run: Run,
   o: { readonly dtype: CommDType; readonly n: number; readonly op: ReduceOpName },
-  features: Features,
 ): Promise<void> {
   const { dtype, op } = o, { size } = run.comm;
   const n = op === "minloc" || op === "maxloc" ? o.n - o.n % 2 : o.n; // they take pairs
   const inputs = Array.from({ length: size }, (_, r) => operand(op, dtype, n, r));
-  await allReduces(run, { dtype, n, op, reduce: op, inputs, expected: reduced(op, inputs) }, features);
+  await allReduces(run, { dtype, n, op, reduce: op, inputs, expected: reduced(op, inputs) });
   await scans(run, { dtype, n, op, inputs });
   await reduceScatters(run, { dtype, n, op });
   if (op === "sum" && run.comm.supports(dtype, { preMulSum: 1 })) {
@@ -24,7 +23,6 @@ export async function reductionCases(
     await allReduces(
       run,
       { dtype, n, op: scaled, reduce: "sum", inputs, expected: reduced("sum", products) },
-      features,
     );
   }
 }
@@ -50,7 +48,7 @@ interface Case {
   readonly expected: Source;
 }
 
-async function allReduces(run: Run, c: Case, features: Features): Promise<void> {
+async function allReduces(run: Run, c: Case): Promise<void> {
   const { comm } = run, { dtype, n, op } = c, { rank, size } = comm;
   const mine = bytesOf(c.inputs[rank]!), expected = bytesOf(c.expected), root = n % size;
   const near = { tolerance: { terms: 2 * size + 2 }, inputs: run.exact ? [] : c.inputs.map((s) => bytesOf(s)) };
@@ -65,7 +63,6 @@ async function allReduces(run: Run, c: Case, features: Features): Promise<void> 
       comm.allReduce(send, op, { recv }).waitSync();
       run.equal(name("allReduce into recv"), recv, expected, near);
       run.equal(name("the input of allReduce into recv"), send, mine);
-      if (!features.sync) continue;
       const few = bufferOf(dtype, mine, aligned);
       comm.allReduceSync(asArray(few.data, dtype, n) ?? few, op);
       run.equal(name("allReduceSync"), few, expected, near);

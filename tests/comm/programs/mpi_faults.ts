@@ -34,14 +34,17 @@ const FAULTS: Readonly<Record<string, (comm: Communicator) => Promise<unknown>>>
   join: async () => {},
 };
 
-let comm: Communicator | undefined;
+let comm: Communicator | undefined, start = 0;
 try {
   comm = await init({ backend: backend as "mpi", timeoutMs: 60_000 });
+  if (fault === "kill") await comm.barrier(); // so that all have started
+  start = performance.now();
   await FAULTS[fault!]!(comm);
   console.log(JSON.stringify({ rank: comm.rank, name: "none" }));
 } catch (error) {
   const { name, message, hint, missing } = error as Error & { hint?: string; missing?: number[] };
-  console.log(JSON.stringify({ rank: comm?.rank ?? -1, name, message, hint, missing }));
+  const ms = performance.now() - start;
+  console.log(JSON.stringify({ rank: comm?.rank ?? -1, name, message, hint, missing, ms }));
 }
 // mpirun kills all ranks once one has ended like this, so each stays until the others have printed.
 await new Promise((go) => setTimeout(go, fault === "late" && comm?.rank !== 1 ? 6000 : 1500));

@@ -1,7 +1,7 @@
 // deno-lint-ignore-file no-console -- a rank reports to its test by its output
 // What a caller can do with a work: ask, wait for a while, give up waiting, take it back, cancel.
 import assert from "node:assert/strict";
-import { CollectiveAborted, CommunicatorError } from "../../../src/runtime/comm/errors.ts";
+import { CollectiveAborted, CollectiveTimeout, CommunicatorError } from "../../../src/runtime/comm/errors.ts";
 import { init } from "../../../src/runtime/comm/init.ts";
 
 const comm = await init({ timeoutMs: 20_000 });
@@ -63,6 +63,29 @@ const parts = comm.group(() => {
   comm.recv(new Float32Array(2), other); // too short
 });
 await assert.rejects(async () => await parts, /Cannot receive 3 elements/);
+await comm.barrier();
+
+// Collectives of values wait as long as they are told.
+const slow = (await comm.split(0))!;
+if (rank === 0) {
+  await assert.rejects(slow.objects.allGather(1, { timeoutMs: 100 }), (error) => {
+    assert.ok(error instanceof CollectiveTimeout);
+    assert.deepEqual(error.missing, [1]);
+    return true;
+  });
+} else await pause(800);
+await slow[Symbol.asyncDispose]();
+assert.throws(() => comm.barrier({ timeoutMs: -1 }), /Cannot wait -1 ms/);
+await assert.rejects(comm.objects.broadcast(1, 0, { timeoutMs: NaN }), /Cannot wait NaN ms/);
+
+// Who leaves a group takes what it had under way there with it; only those who wait for it hear of that.
+const left = (await comm.split(0))!;
+const unmetRecv = left.recv(note, other), unmetBarrier = rank === 0 ? left.barrier() : undefined;
+void left.recv(note, other, { tag: 1 });
+await pause(5);
+await left[Symbol.asyncDispose]();
+await assert.rejects(async () => await unmetRecv, /Group "world\.\d+\.0" was closed before this was done/);
+await assert.rejects(async () => await (unmetBarrier ?? unmetRecv), /was closed before this was done/);
 await comm.barrier();
 
 // To cancel a collective is to stop the group: the ranks would be out of step.

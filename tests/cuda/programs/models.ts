@@ -15,7 +15,7 @@ import { parallelizeModel } from "../../../src/session.ts";
 const [tolerance, dtype, ...folders] = Deno.args;
 await using comm = await init({ device: "cuda" });
 for (const folder of folders) {
-  const { cases } = readCases(folder);
+  const { cases } = readCases([folder]);
   for (const [path, own] of Map.groupBy(cases, (c) => c.model)) {
     await using model = await parallelizeModel(path, {
       comm,

@@ -11,11 +11,11 @@ import {
 } from "../buffers.ts";
 import { requirePlace } from "../arguments.ts";
 import type { GroupOptions, OpOptions } from "../communicator.ts";
-import { CommunicatorError } from "../errors.ts";
 import type { FlightRecorder } from "../flight_recorder.ts";
 import type { Probed, Received } from "../mailbox.ts";
 import { isPairOp } from "../operations.ts";
 import { PrivateArena } from "../private_arena.ts";
+import type { ProcessIdentity } from "../process_identity.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
 import { type Work, WorkQueue } from "../work.ts";
 import { meet } from "./meet.ts";
@@ -39,6 +39,8 @@ export interface MpiJob {
   readonly checked: boolean;
   /** Names of the hosts of all ranks of the job. */
   readonly hosts: readonly string[];
+  /** The processes of the ranks of the job that this one can see. */
+  readonly processes: readonly (ProcessIdentity | undefined)[];
   readonly localRank: number;
   readonly cores: number;
   readonly flight: FlightRecorder;
@@ -179,7 +181,6 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
 
   protected override release(agreed: boolean): void {
     const { runtime } = this.#job, clean = this.queue.idle && !this.#messages.busy && !this.waiting.failed;
-    if (!clean) this.#messages.fail(new CommunicatorError(`Group "${this.name}" was left before a message was done`));
     this.arena[Symbol.dispose]();
     runtime.detach(this.queue);
     this.waiting.release();

@@ -1,8 +1,9 @@
 /** One rank's end of an MPI communicator: the request that is under way, and how to wait for it without being blind. */
 import type { Handle } from "../../../ffi/mpi.ts";
 import { decodeOperation, describeRecord, type OperationCode } from "../control_block.ts";
-import { CollectiveAborted, CollectiveMismatch, CollectiveTimeout, CommunicatorError } from "../errors.ts";
+import { CollectiveAborted, CollectiveMismatch, CollectiveTimeout, CommunicatorError, PeerLost } from "../errors.ts";
 import type { FlightRecorder, FlightRing, FlightSource } from "../flight_recorder.ts";
+import { isAlive, type ProcessIdentity } from "../process_identity.ts";
 import type { Waiting } from "../work.ts";
 import type { MpiRuntime } from "./mpi_runtime.ts";
 import type { Listener, Notice, Notices } from "./notices.ts";
@@ -18,6 +19,8 @@ export interface MpiGroupOptions {
   readonly ranks: readonly number[];
   /** Whether all ranks tell each other what they call before each collective. */
   readonly checked: boolean;
+  /** The processes of the ranks of the job, where this one can see them. */
+  readonly processes: readonly (ProcessIdentity | undefined)[];
   readonly flight: FlightRecorder;
   /** What waits for its turn, for the recorder. */
   readonly pending: Pick<FlightSource, "queued" | "messages">;
@@ -25,10 +28,13 @@ export interface MpiGroupOptions {
 
 /** How long ranks may take to say where they are, in milliseconds. */
 const ANSWER_MS = 1000;
+/** How often a rank that waits looks whether those that it can see still live, in milliseconds. */
+const LOOK_MS = 100;
 /** How long waits turn the event loop at full speed before they sleep between looks, in milliseconds. */
 const EAGER_MS = 3;
 
 const SAME_CALLS = "all ranks of a group must call the same collectives in the same order with the same arguments";
+const ENDED = "its own output says why it ended";
 const LATE = "look at what the missing ranks are doing, or pass a longer timeoutMs";
 
 /** Where another rank is, as it told. */
@@ -50,6 +56,8 @@ export class MpiGroup implements Waiting, Listener {
   /** MPI's word for what is under way. */
   readonly request = new Uint8Array(new ArrayBuffer(8));
   #notices: Notices;
+  #processes: readonly (ProcessIdentity | undefined)[];
+  #lookedAt = 0;
   #flight: FlightRecorder;
   #ring: FlightRing;
   #call: string | undefined;
@@ -73,6 +81,7 @@ export class MpiGroup implements Waiting, Listener {
     this.checked = o.checked;
     this.spinMs = o.runtime.crowded ? 0 : 0.05;
     this.#notices = o.notices;
+    this.#processes = o.ranks.map((job, r) => r === o.rank ? undefined : o.processes[job]);
     this.#flight = o.flight;
     this.#ring = o.flight.open({ name: o.name, ranks: o.ranks, ...o.pending });
     o.notices.add(this);
@@ -148,13 +157,16 @@ export class MpiGroup implements Waiting, Listener {
     const now = performance.now();
     this.#notices.poll(now);
     this.#requireHealth();
+    this.#lookForDead(now);
     if (now >= this.#deadline) this.#late(now);
   }
 
   /** As {@linkcode check}, where no collective is under way. */
   listen(): void {
-    this.#notices.poll(performance.now());
+    const now = performance.now();
+    this.#notices.poll(now);
     this.#requireHealth();
+    this.#lookForDead(now);
   }
 
   abort(error: CommunicatorError): void {
@@ -213,6 +225,24 @@ export class MpiGroup implements Waiting, Listener {
     else if (performance.now() - this.#idleSince > EAGER_MS) this.runtime.nap(0.2);
   }
 
+  /** MPI never says that a rank has died. Those on its host see it, and tell the others. @throws {PeerLost} */
+  #lookForDead(now: number): void {
+    if (now - this.#lookedAt < LOOK_MS) return;
+    this.#lookedAt = now;
+    const dead = this.#processes.findIndex((process) => process !== undefined && !isAlive(process));
+    if (dead >= 0) this.#fail(this.#lost(dead, `process ${this.#processes[dead]!.pid}`));
+  }
+
+  #lost(rank: number, who: string): PeerLost {
+    return new PeerLost(
+      `${this.#nameOf(rank)} of group "${this.name}" ended (${who}); ${
+        this.#nameOf(this.rank)
+      } in ${this.what} waits for the group`,
+      rank,
+      { hint: ENDED },
+    );
+  }
+
   /** The time is over: asks all where they are, and once they had time to answer, says who is missing. */
   #late(now: number): void {
     const others = this.ranks.filter((_, r) => r !== this.rank);
@@ -248,6 +278,7 @@ export class MpiGroup implements Waiting, Listener {
   /** What another rank's giving up means here: the same to ranks that waited with it, the end to those it waited for. */
   #explain(notice: Extract<Notice, { kind: "abort" }>): CommunicatorError {
     if (notice.cause === "mismatch") return new CollectiveMismatch(notice.why, { hint: SAME_CALLS });
+    if (notice.cause === "lost") return this.#lost(notice.missing[0]!, `as rank ${this.ranks[notice.from]} saw`);
     if (notice.cause === "timeout" && !notice.missing.includes(this.rank)) {
       return new CollectiveTimeout(notice.why, notice.missing, { hint: LATE });
     }
@@ -279,9 +310,15 @@ export class MpiGroup implements Waiting, Listener {
         ? "mismatch"
         : error instanceof CollectiveTimeout
         ? "timeout"
+        : error instanceof PeerLost
+        ? "lost"
         : "own";
-      const missing = error instanceof CollectiveTimeout ? error.missing : [];
-      const others = this.ranks.filter((_, r) => r !== this.rank);
+      const missing = error instanceof CollectiveTimeout
+        ? error.missing
+        : error instanceof PeerLost
+        ? [error.rank]
+        : [];
+      const others = this.ranks.filter((_, r) => r !== this.rank && !(cause === "lost" && r === missing[0]));
       this.#notices.tell({ kind: "abort", group: this.name, from: this.rank, cause, missing, why }, others);
     }
     this.#settleFailure();

@@ -168,15 +168,14 @@ export class MpiMessages implements Side {
     for (const message of [...this.#pending]) if (now - message.started > LOOK_MS) this.#lookForOthers(message);
   }
 
-  fail(error: unknown): void {
-    const pending = this.#pending;
+  fail(error: unknown, quietly = false): void {
+    const open = [...this.#probes, ...this.#pending];
+    for (const { view } of this.#pending) this.#g.runtime.abandon(view.bytes);
     this.#pending = [];
-    const probes = this.#probes;
     this.#probes = [];
-    for (const { work } of probes) work.settle("failed", error);
-    for (const message of pending) {
-      this.#g.runtime.abandon(message.view.bytes);
-      message.work.settle("failed", error);
+    for (const { work } of open) {
+      if (quietly) work.whenSettled(() => {});
+      work.settle("failed", error);
     }
   }
 

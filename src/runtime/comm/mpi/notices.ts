@@ -18,12 +18,12 @@ export type Notice =
     readonly seq: number;
     readonly what: string;
   }
-  /** I give up: because ranks differ, because I waited for the `missing`, or for reasons of my own. */
+  /** I give up: because ranks differ, because I waited for the `missing`, because the `missing` one has ended, or for reasons of my own. */
   | {
     readonly kind: "abort";
     readonly group: string;
     readonly from: number;
-    readonly cause: "mismatch" | "timeout" | "own";
+    readonly cause: "mismatch" | "timeout" | "lost" | "own";
     readonly missing: readonly number[];
     readonly why: string;
   };

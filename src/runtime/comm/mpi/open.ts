@@ -5,6 +5,7 @@ import { MpiLibrary } from "../../../ffi/mpi.ts";
 import { findMpi, startedBy } from "../../../ffi/mpi_library.ts";
 import type { EngineOptions } from "../engines.ts";
 import { RendezvousError } from "../errors.ts";
+import { ownIdentity, pidSpace, type ProcessIdentity } from "../process_identity.ts";
 import { MpiCommunicator, type MpiJob } from "./mpi_communicator.ts";
 import { MpiRuntime } from "./mpi_runtime.ts";
 import { Notices } from "./notices.ts";
@@ -38,14 +39,17 @@ export async function joinMpi(
   const own: Member = {
     checked: variables.SHARDWISE_COMM_CHECK === "1",
     host: variables.SHARDWISE_PRETEND_HOSTS?.split(",")[rank] ?? runtime.hostName(),
+    process: ownIdentity(),
+    pidSpace: pidSpace(),
   };
-  const common = { runtime, notices, side, cores, flight, localRank: env.localRank, hosts: [] };
+  const common = { runtime, notices, side, cores, flight, localRank: env.localRank, hosts: [], processes: [] };
   const first = new MpiCommunicator({ ...common, checked: false }, { ...place, comm, name: "join" });
   const members = await first.objects.allGather(own);
   await first[Symbol.asyncDispose]();
   requireAgreement(runtime, members);
   const hosts = members.map((m) => m.host), localRank = hosts.slice(0, rank).filter((h) => h === own.host).length;
-  const job = { ...common, hosts, localRank, checked: own.checked };
+  const processes = members.map((m) => m.pidSpace === own.pidSpace ? m.process : undefined);
+  const job = { ...common, hosts, processes, localRank, checked: own.checked };
   finalizeAtExit(runtime);
   return { world: new MpiCommunicator(job, { ...place, comm, name: "world" }), job };
 }
@@ -54,6 +58,8 @@ export async function joinMpi(
 interface Member {
   readonly checked: boolean;
   readonly host: string;
+  readonly process: ProcessIdentity;
+  readonly pidSpace: string;
 }
 
 /** Mismatches are looked for by all ranks or by none: one that did would wait for the others. */

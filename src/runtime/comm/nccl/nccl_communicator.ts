@@ -1,17 +1,17 @@
 /** The communicator over NCCL: ranks with a GPU each, on one host or on several. */
+import { UnavailableError } from "../../../core/errors.ts";
 import type { StoreClient } from "../../../core/store_client.ts";
 import { NCCL_ENUM } from "../../../ffi/nccl.ts";
 import { allocateTensor, type CommDType, type ReduceOp, type SymmetricTensor, type View } from "../buffers.ts";
 import { requirePlace } from "../arguments.ts";
 import type { GroupOptions, Verb } from "../communicator.ts";
 import { CommunicatorError, RendezvousError } from "../errors.ts";
-import type { Probed, Received } from "../mailbox.ts";
+import { Mailbox, type MailboxPeers, type Probed, type Received } from "../mailbox.ts";
 import { PrivateArena } from "../private_arena.ts";
 import { QueuedCommunicator } from "../queued_communicator.ts";
-import { type Work, WorkQueue } from "../work.ts";
+import { type Runner, type Work, WorkQueue } from "../work.ts";
 import { DeviceCollectives } from "./device_collectives.ts";
 import { NcclGroup } from "./nccl_group.ts";
-import { NcclMessages, unavailable } from "./nccl_messages.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 import { NcclSteps } from "./nccl_steps.ts";
 import { type Card, type Meet, requireFit } from "./rendezvous.ts";
@@ -46,7 +46,8 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   readonly device: DeviceCollectives;
   #job: NcclJob;
   #steps: NcclSteps;
-  #messages: NcclMessages;
+  /** Messages of host arrays, which never see a GPU; undefined between hosts. */
+  #mailbox: Mailbox | undefined;
   #splits = 0;
   #subgroups = new Map<string, number>();
 
@@ -59,8 +60,8 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     this.device = new DeviceCollectives(group, o.timeoutMs);
     this.#job = job;
     this.#steps = steps;
-    this.#messages = new NcclMessages(group, queue);
-    queue.attach(this.#messages);
+    this.#mailbox = mailboxOf(group, queue);
+    if (this.#mailbox !== undefined) queue.attach(this.#mailbox);
   }
 
   /**
@@ -82,7 +83,7 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     let made: NcclCommunicator | undefined;
     const pending = {
       queued: () => made?.queue.queued ?? [],
-      messages: () => made === undefined ? [] : made.#messages.describe(),
+      messages: () => (made === undefined ? undefined : made.#mailbox)?.describe() ?? [],
     };
     const watched = { ...o, process, pending, timeoutMs: o.joinTimeoutMs };
     const oneHost = cards.every((card) => card.host === own.host);
@@ -121,7 +122,8 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   }
 
   override supports(dtype: CommDType, op?: ReduceOp, verb?: Verb): boolean {
-    return verb !== "probe" && super.supports(dtype, op, verb);
+    const isMessage = verb === "send" || verb === "recv" || verb === "probe";
+    return !(isMessage && this.#mailbox === undefined) && super.supports(dtype, op, verb);
   }
 
   protected override get host(): string {
@@ -129,7 +131,7 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   }
 
   protected override sendView(view: View, dest: number, o: { tag: number; timeoutMs: number }): Work {
-    return this.#messages.send(view, dest, o);
+    return this.#mail.send(view, dest, o);
   }
 
   protected override recvView(
@@ -137,24 +139,29 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     source: number | "any",
     o: { tag: number | "any"; timeoutMs: number },
   ): Work<Received> {
-    return this.#messages.recv(view, source, o);
+    return this.#mail.recv(view, source, o);
   }
 
-  protected override probeMessage(): Work<Probed> {
-    throw unavailable("ask for messages before they are received");
+  protected override probeMessage(source: number | "any", o: { tag: number | "any"; timeoutMs: number }): Work<Probed> {
+    return this.#mail.probe(source, o);
   }
 
   protected override takeBack(work: unknown, reason: unknown): boolean {
-    return this.#messages.takeBack(work, reason);
+    return this.#mailbox?.takeBack(work, reason) === true;
   }
 
   protected override release(agreed: boolean): void {
-    const clean = agreed && this.queue.idle && !this.#messages.busy;
-    this.waiting.leave(clean);
-    this.#messages.fail(new CommunicatorError(`Group "${this.name}" was left before a message was done`));
-    this.#messages[Symbol.dispose]();
+    this.waiting.leave(agreed && this.queue.idle);
     this.#steps[Symbol.dispose]();
     this.arena[Symbol.dispose]();
+  }
+
+  get #mail(): Mailbox {
+    if (this.#mailbox !== undefined) return this.#mailbox;
+    throw new UnavailableError(
+      "Cannot send or receive host arrays between hosts over NCCL, which has neither tags nor lengths, and where a receive that waits holds up every collective",
+      { hint: "use the backend shm+mpi or mpi; `device.send` and `device.recv` move tensors of the GPU" },
+    );
   }
 
   #child(members: readonly number[], name: string, options: GroupOptions): Promise<NcclCommunicator> {
@@ -167,6 +174,14 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
       joinTimeoutMs: timeoutMs,
     });
   }
+}
+
+/** The messages of ranks that share a host's memory: by way of it, with tags and all, beside whatever NCCL does meanwhile. */
+function mailboxOf(group: NcclGroup, runner: Runner): Mailbox | undefined {
+  const { rank, size, watch } = group;
+  if (watch.messages === undefined) return undefined;
+  const check: MailboxPeers["check"] = (...args) => group.guard(() => watch.checkPeers(...args));
+  return new Mailbox({ ...watch.messages, rank, size, runner, check });
 }
 
 /** Makes the `ncclComm_t`, looking after the members meanwhile. */

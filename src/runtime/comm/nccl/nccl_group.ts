@@ -161,15 +161,17 @@ export class NcclGroup implements Waiting, Disposable {
   }
 
   async sleep(ready: () => boolean): Promise<void> {
-    if (ready()) this.#idleSince = performance.now();
-    else if (performance.now() - this.#idleSince < EAGER_MS) await turn();
-    else await new Promise((go) => setTimeout(go, 1));
+    if (this.#waitsForMembers) await this.watch.sleep(ready);
+    else if (ready()) this.#idleSince = performance.now();
+    else if (performance.now() - this.#idleSince < EAGER_MS) {
+      this.process.libc.yieldNow(); // where cores are few, NCCL's own threads need this one
+      await turn();
+    } else await new Promise((go) => setTimeout(go, 1));
   }
 
   nap(ready: () => boolean): void {
-    if (ready()) return;
-    if (this.#meeting) this.watch.nap(ready);
-    else this.#rest();
+    if (this.#waitsForMembers) this.watch.nap(ready);
+    else if (!ready()) this.#rest();
   }
 
   check(): void {
@@ -190,11 +192,6 @@ export class NcclGroup implements Waiting, Disposable {
   abort(error: CommunicatorError): void {
     if (this.#failure !== undefined) return;
     this.#giveUp(error);
-  }
-
-  /** Notes that something is under way now, so that it is looked for eagerly. */
-  touch(): void {
-    this.#idleSince = performance.now();
   }
 
   /** Calls what may fail for the GPU's or NCCL's reasons; such a failure ends the group. */
@@ -222,6 +219,11 @@ export class NcclGroup implements Waiting, Disposable {
     this.#event[Symbol.dispose]();
     this.stream[Symbol.dispose]();
     this.watch[Symbol.dispose]();
+  }
+
+  /** Whether nothing is waited for but what members do: their coming, or their messages. */
+  get #waitsForMembers(): boolean {
+    return this.watch.meets && (this.#meeting || this.#until === undefined);
   }
 
   *#wait(until: () => boolean): Steps {

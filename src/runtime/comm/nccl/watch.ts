@@ -3,12 +3,13 @@
  * other in shared memory; between hosts the launcher's store tells of ranks that ended.
  */
 import type { StoreClient } from "../../../core/store_client.ts";
-import { Arena, STAGING_CHUNKS } from "../arena.ts";
+import { Arena, MESSAGE_CHUNKS, STAGING_CHUNKS } from "../arena.ts";
 import { decodeOperation, describeRecord, type OperationCode } from "../control_block.ts";
 import { CollectiveTimeout, CommunicatorError, PeerLost } from "../errors.ts";
 import { Exchange } from "../exchange.ts";
 import type { FlightRing, FlightSource } from "../flight_recorder.ts";
 import { type JoinedSegment, joinSegment } from "../join.ts";
+import { type ChannelOf, channelsIn } from "../message_channels.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 
 /** A watch over the members of one group. */
@@ -25,7 +26,11 @@ export interface Watch extends Disposable {
   /** Whether waiting for them to come makes sense. @throws {CommunicatorError} If not. */
   checkComing(): void;
   /** Whether waiting for `ranks` of the group since `started` makes sense. @throws {CommunicatorError} If not. */
-  checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void;
+  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string): void;
+  /** Where messages of host arrays travel; undefined where members share no memory. */
+  readonly messages: { readonly channel: ChannelOf; readonly wake: () => void } | undefined;
+  /** The same, leaving the event loop free. */
+  sleep(ready: () => boolean): Promise<void>;
   /** Waits a little for somebody to come, blocking. */
   nap(ready: () => boolean): void;
   /** Looks a short while for all to come. */
@@ -59,21 +64,26 @@ export async function watchHost(o: WatchOptions): Promise<Watch> {
 
 class HostWatch implements Watch {
   readonly meets = true;
+  readonly messages: NonNullable<Watch["messages"]>;
   #segment: JoinedSegment;
   #exchange: Exchange;
   #rank: number;
   #staging: Arena;
+  #messages: Arena;
 
   constructor(o: WatchOptions, segment: JoinedSegment) {
     const { libc, window, reducers, flight, env, cores } = o.process, { control } = segment;
     const host = { libc, window, control, rank: o.rank };
-    // Nothing travels through it: it is what an exchange stands on.
-    this.#staging = new Arena({ ...host, label: o.name, chunks: STAGING_CHUNKS, check: () => exchange.check() });
+    const arena = (chunks: { readonly first: number; readonly count: number }) =>
+      new Arena({ ...host, label: o.name, chunks, check: () => exchange.check() });
+    this.#staging = arena(STAGING_CHUNKS); // nothing travels through it: it is what an exchange stands on
+    this.#messages = arena(MESSAGE_CHUNKS);
     const spin = env.localWorldSize <= cores;
     const exchange = new Exchange({ ...host, ...o, reducers, flight, staging: this.#staging, spin });
     this.#exchange = exchange;
     this.#segment = segment;
     this.#rank = o.rank;
+    this.messages = { channel: channelsIn(this.#messages, o.ranks.length), wake: () => exchange.barrier.wake() };
   }
 
   get what(): string {
@@ -95,8 +105,11 @@ class HostWatch implements Watch {
   checkComing(): void {
     this.#exchange.check();
   }
-  checkPeers(ranks: readonly number[], started: number, timeoutMs: number): void {
-    if (ranks.length > 0) this.#exchange.checkPeers(ranks, started, timeoutMs);
+  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string): void {
+    if (ranks.length > 0) this.#exchange.checkPeers(ranks, started, timeoutMs, what);
+  }
+  sleep(ready: () => boolean): Promise<void> {
+    return this.#exchange.sleep(ready);
   }
   nap(ready: () => boolean): void {
     this.#exchange.nap(ready);
@@ -113,6 +126,7 @@ class HostWatch implements Watch {
     this.#exchange.barrier.ring();
     this.#exchange[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
+    this.#messages[Symbol.dispose]();
     this.#segment[Symbol.dispose]();
   }
 }
@@ -120,6 +134,7 @@ class HostWatch implements Watch {
 /** The watch of a group over several hosts: what the launcher tells of ranks that ended, and a limit of time. */
 export class StoreWatch implements Watch {
   readonly meets = false;
+  readonly messages = undefined;
   #o: WatchOptions;
   #seq = 0;
   #op: OperationCode | undefined;
@@ -174,6 +189,9 @@ export class StoreWatch implements Watch {
       { hint: "look at what each rank is doing, or pass a longer timeoutMs" },
     );
     throw this.#failure;
+  }
+  sleep(): Promise<void> {
+    return Promise.resolve(); // nobody's coming is waited for
   }
   nap(): void {}
   spin(): boolean {

@@ -1,0 +1,227 @@
+/**
+ * Finding attention in an exporter's graph: weights, scores, the terms of the mask, and the cache.
+ *
+ * ```text
+ * y        MatMul(weights, values), or Attention(%q, keys, values, %mask) of opset 23
+ * weights  Softmax(masked), or Where(IsNaN(Softmax(masked)), 0, Softmax(masked))
+ * masked   scores | Add(masked, %mask) | Where(%condition, masked, number) | Where(%condition, number, masked)
+ * scores   cap(scale · MatMul(%q · a, Transpose(%keys) · b))
+ * keys     Concat(%past, %step) over dim 2, each head repeated by Unsqueeze, Expand and Reshape where heads share keys
+ * ```
+ */
+import { dimMul } from "../../core/dim.ts";
+import { floatOf, intOf } from "../../graph/attributes.ts";
+import { type Call, isCall, opKey } from "../../graph/graph.ts";
+import type { MaskTerm } from "./causal_mask.ts";
+import type { Matcher } from "./matcher.ts";
+
+/** Attention as it was found. */
+export interface Attention {
+  readonly scores: Scores;
+  /** How scores are masked, in order. */
+  readonly terms: readonly MaskTerm[];
+  /** Whether rows are 0 where -∞ hides every key. */
+  readonly guarded: boolean;
+  /** `[batch, heads, keys, dim]`. */
+  readonly values: string;
+  /** Values that nothing else may read. */
+  readonly inner: readonly string[];
+}
+
+/** The attention that ends in `node`, or why it is none that is known; undefined where it is not even like one. */
+export function attentionAt(node: Call, m: Matcher): Attention | string | undefined {
+  if (opKey(node) === "Attention") return attentionOp(node, m);
+  return opKey(node) === "MatMul" ? writtenOut(node, m) : undefined;
+}
+
+/** ai.onnx's Attention, as torch.export writes it since opset 23: the cache is joined before it, and a mask says all. */
+function attentionOp(node: Call, m: Matcher): Attention | string {
+  const [query = "", keys = "", values = "", mask = "", ...more] = node.inputs, { attributes } = node;
+  const size = m.shape(query)?.[3];
+  if (more.some((name) => name !== "") || node.outputs.slice(1).some((name) => name !== "")) {
+    return "the op itself has the cache";
+  }
+  if (m.shape(query)?.length !== 4 || typeof size !== "number") return "heads are not in a dim of their own";
+  if (intOf(attributes, "is_causal") || floatOf(attributes, "softcap") || mask === "") {
+    return "the op masks by itself, or has a soft cap";
+  }
+  const term: MaskTerm = m.value(mask).type.dtype === "bool"
+    ? { kind: "where", condition: mask, shows: true, hidden: -Infinity }
+    : { kind: "add", name: mask };
+  const scale = floatOf(attributes, "scale") ?? 1 / Math.sqrt(size);
+  return { scores: { query, keys, scale, softcap: 0, inner: [] }, terms: [term], guarded: true, values, inner: [] };
+}
+
+function writtenOut(node: Call, m: Matcher): Attention | string | undefined {
+  const weights = attentionWeights(node.inputs[0]!, m);
+  if (!weights) return undefined;
+  const { softmax, guarded } = weights;
+  const ndim = m.shape(softmax.outputs[0]!)?.length;
+  const axis = intOf(softmax.attributes, "axis") ?? (m.opset < 13 ? 1 : -1);
+  if (ndim !== 4 || (axis !== -1 && axis !== 3)) return "scores are not [batch, heads, sequence, keys]";
+  const masked = maskedScores(softmax.inputs[0]!, m);
+  if (!masked || masked.terms.length === 0) {
+    return "scores are not a scaled product of queries and keys, with a mask added";
+  }
+  const inner = [
+    ...weights.inner,
+    ...masked.inner,
+    ...masked.scores.inner,
+    softmax.inputs[0]!,
+    softmax.outputs[0]!,
+  ];
+  return { ...masked, guarded, values: node.inputs[1]!, inner };
+}
+
+/** The softmax that the weights are, and whether rows of NaN are set to 0. */
+interface Weights {
+  readonly softmax: Call;
+  readonly guarded: boolean;
+  /** Values between the softmax and the weights. */
+  readonly inner: readonly string[];
+}
+
+/** The weights that `name` is, if they are a softmax. */
+function attentionWeights(name: string, m: Matcher): Weights | undefined {
+  const where = m.call(name, "Where");
+  const isNaN = where && m.call(where.inputs[0]!, "IsNaN");
+  if (where && isNaN) {
+    const softmax = m.call(where.inputs[2]!, "Softmax");
+    const isGuard = softmax && isNaN.inputs[0] === where.inputs[2] && m.scalar(where.inputs[1]!) === 0;
+    return isGuard ? { softmax, guarded: true, inner: [isNaN.outputs[0]!, name] } : undefined;
+  }
+  const softmax = m.call(name, "Softmax");
+  return softmax && { softmax, guarded: false, inner: [name] };
+}
+
+/** The product of queries and keys. */
+export interface Scores {
+  readonly query: string;
+  /** `[batch, heads, keys, dim]`. */
+  readonly keys: string;
+  readonly scale: number;
+  readonly softcap: number;
+  readonly inner: readonly string[];
+}
+
+/** Scores with what masks them. */
+interface MaskedScores {
+  readonly scores: Scores;
+  /** In the order in which they are applied. */
+  readonly terms: readonly MaskTerm[];
+  readonly inner: readonly string[];
+}
+
+/** The scores behind `name`, and the steps by which they are masked. */
+function maskedScores(name: string, m: Matcher): MaskedScores | undefined {
+  const scores = scoresOf(name, m);
+  if (scores) return { scores, terms: [], inner: [] };
+  const call = m.call(name, "Add", "Where");
+  if (!call) return undefined;
+  const [a = "", b = "", c = ""] = call.inputs;
+  const behind = (from: string, term: MaskTerm | undefined): MaskedScores | undefined => {
+    const found = term && maskedScores(from, m);
+    return found && { scores: found.scores, terms: [...found.terms, term], inner: [...found.inner, from] };
+  };
+  if (call.op === "Add") return behind(a, { kind: "add", name: b }) ?? behind(b, { kind: "add", name: a });
+  const term = (number: string, shows: boolean): MaskTerm | undefined => {
+    const hidden = m.scalar(number);
+    return hidden === undefined ? undefined : { kind: "where", condition: a, shows, hidden };
+  };
+  return behind(b, term(c, true)) ?? behind(c, term(b, false));
+}
+
+/** The product of queries and keys, scaled and capped. */
+function scoresOf(name: string, m: Matcher): Scores | undefined {
+  let at = name, scale = 1, softcap = 0;
+  const inner: string[] = [];
+  const outer = m.withScalar(at, "Mul"), tanh = outer && m.call(outer.operand, "Tanh");
+  if (outer && tanh) {
+    const divided = m.withScalar(tanh.inputs[0]!, "Div");
+    if (!divided || divided.scalar !== outer.scalar || outer.scalar <= 0) return undefined;
+    softcap = outer.scalar;
+    inner.push(at, outer.operand, tanh.inputs[0]!);
+    at = divided.operand;
+  }
+  const scaled = m.withScalar(at, "Mul", "Div");
+  if (scaled) {
+    scale = scaled.call.op === "Mul" ? scaled.scalar : 1 / scaled.scalar;
+    inner.push(at);
+    at = scaled.operand;
+  }
+  const product = m.call(at, "MatMul");
+  if (!product) return undefined;
+  inner.push(at);
+  const [q, k] = product.inputs.map((operand) => unscaled(operand!, m));
+  scale *= q!.scale * k!.scale;
+  const turned = turnedKeys(k!.name, m);
+  if (!turned) return undefined;
+  const keys = unscaled(turned.name, m);
+  // Whether the query is read elsewhere does not matter: it is read as it is.
+  inner.push(...k!.inner, ...turned.inner, ...keys.inner);
+  return { query: q!.name, keys: keys.name, scale: scale * keys.scale, softcap, inner };
+}
+
+/** What `[…, dim, keys]` is the transpose of; torch.export's form folds batch and heads before. */
+function turnedKeys(
+  name: string,
+  m: Matcher,
+): { readonly name: string; readonly inner: readonly string[] } | undefined {
+  const plain = m.transposed(name, [0, 1, 3, 2]);
+  if (plain !== undefined) return { name: plain, inner: [name] };
+  const unfolded = m.call(name, "Reshape"), turned = unfolded?.inputs[0] ?? "";
+  const folded = unfolded && m.transposed(turned, [0, 2, 1]), fold = folded && m.call(folded, "Reshape");
+  if (!fold) return undefined;
+  const keys = fold.inputs[0]!, from = m.shape(keys), between = m.shape(folded), to = m.shape(name);
+  const keeps = from?.length === 4 && between?.length === 3 && to?.length === 4 && m.sameDim(between[1], from[2]) &&
+    m.sameDim(between[2], from[3]) && [0, 1, 3, 2].every((d, i) => m.sameDim(to[i], from[d]));
+  return keeps ? { name: keys, inner: [name, turned, folded] } : undefined;
+}
+
+function unscaled(name: string, m: Matcher): { name: string; scale: number; inner: string[] } {
+  const found = m.withScalar(name, "Mul", "Div");
+  if (!found) return { name, scale: 1, inner: [] };
+  return { name: found.operand, scale: found.call.op === "Mul" ? found.scalar : 1 / found.scalar, inner: [name] };
+}
+
+/** A cache that grows. */
+export interface Cache {
+  readonly past: string;
+  /** What is added, `[batch, kv heads, sequence, dim]`. */
+  readonly step: string;
+  /** The result of the model that the longer cache is. */
+  readonly result: string;
+  /** The nodes that make the longer cache, of which the last one may be an Identity. */
+  readonly nodes: readonly Call[];
+  readonly inner: readonly string[];
+}
+
+/** The cache behind `name`, whose heads may be repeated; or why it is none. */
+export function cacheOf(name: string, m: Matcher): Cache | string {
+  const inner: string[] = [];
+  let at = name;
+  const reshape = m.call(at, "Reshape"), expand = reshape && m.call(reshape.inputs[0]!, "Expand");
+  const opened = expand && m.call(expand.inputs[0]!, "Unsqueeze");
+  if (reshape && expand && opened) {
+    const from = m.shape(opened.inputs[0]!), wide = m.shape(expand.outputs[0]!), to = m.shape(at);
+    const repeats = from?.length === 4 && wide?.length === 5 && to?.length === 4 &&
+      m.shape(opened.outputs[0]!)?.[2] === 1 && m.sameDim(wide[1], from[1]) && m.sameDim(wide[3], from[2]) &&
+      typeof wide[2] === "number" && m.sameDim(to[1], dimMul(wide[1]!, wide[2])) && m.sameDim(to[2], from[2]);
+    if (!repeats) return "keys or values are reshaped in a way that does not repeat heads";
+    inner.push(at, expand.outputs[0]!, opened.outputs[0]!);
+    at = opened.inputs[0]!;
+  }
+  const concat = m.call(at, "Concat");
+  if (!concat || concat.inputs.length !== 2 || m.concatDim(concat) !== 2 || m.shape(at)?.length !== 4) {
+    return "there is no cache: keys and values are not the Concat of an input and this step's";
+  }
+  const [past = "", step = ""] = concat.inputs;
+  if (!m.isPlaceholder(past)) return "what comes before this step's keys or values is no input of the model";
+  if (m.isResult(at)) return { past, step, result: at, nodes: [concat], inner };
+  const named = m.readers(at).filter(isCall).find((r) => opKey(r) === "Identity" && m.isResult(r.outputs[0]!));
+  const result = named?.outputs[0];
+  if (!named || result === undefined || m.readers(result).some((r) => r.kind !== "output")) {
+    return "the cache that grows is no result of the model";
+  }
+  return { past, step, result, nodes: [concat, named], inner: [...inner, at] };
+}
