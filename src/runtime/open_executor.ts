@@ -57,10 +57,9 @@ export async function openExecutors(
   let problem: string | undefined;
   if (wanted === "auto" && comm.backend !== "nccl") {
     // Ranks that met for GPUs are joined by NCCL; one rank has nobody to meet.
-    problem = comm.size > 1 ? "not every rank has a GPU" : (await import("./cuda/probe.ts")).gpuProblem({
-      localWorldSize: 1,
-      worldSize: 1,
-    });
+    problem = comm.size > 1
+      ? await (await import("./cuda/agree.ts")).problemOfAnyRank(comm) ?? `the ranks are joined by ${comm.backend}`
+      : (await import("./cuda/probe.ts")).gpuProblem({ localWorldSize: 1, worldSize: 1 });
   }
   if (wanted !== "cpu" && problem === undefined) {
     const dtype = options.dtype ?? (Deno.env.get("SHARDWISE_DTYPE") || undefined);

@@ -4,11 +4,12 @@ import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import { Cublas, CUBLAS_ENUM, type CublasHandle } from "../../ffi/cublas.ts";
 import { CudaDriver } from "../../ffi/cuda_driver.ts";
-import { CudaContext, CudaStream, DeviceMemory, PinnedMemory } from "../../ffi/cuda_handles.ts";
+import { CudaContext, CudaStream, type DeviceMemory, PinnedMemory } from "../../ffi/cuda_handles.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import { Nvrtc } from "../../ffi/nvrtc.ts";
 import { addressOf as addressOfView } from "../../ffi/symbols.ts";
 import type { GemmStep, Matrix, Operand } from "../../ops/kernels/kernel.ts";
+import { MemoryBook } from "./device_memory.ts";
 import { KernelCache } from "./kernel_cache.ts";
 import { LtProducts } from "./lt_products.ts";
 import type { Launch } from "./kernel_arguments.ts";
@@ -61,6 +62,7 @@ export class GpuDevice implements Disposable {
   readonly context: CudaContext;
   readonly stream: CudaStream;
   readonly kernels: KernelCache;
+  readonly memory: MemoryBook;
   readonly #cublas: Cublas;
   readonly #handle: CublasHandle;
   readonly #workspace: DeviceMemory;
@@ -98,7 +100,8 @@ export class GpuDevice implements Disposable {
     this.#cublas = new Cublas(libraries);
     this.#handle = this.#cublas.create();
     this.#handle.setStream(this.stream.value);
-    this.#workspace = new DeviceMemory(this.driver, WORKSPACE);
+    this.memory = new MemoryBook(this.driver, this.context);
+    this.#workspace = this.memory.allocate(WORKSPACE, "work space");
     this.#handle.setWorkspace(this.#workspace.value, BigInt(WORKSPACE));
     this.#staging = new PinnedMemory(this.driver, STAGING);
     this.#fetching = new PinnedMemory(this.driver, FETCHING);
@@ -108,11 +111,6 @@ export class GpuDevice implements Disposable {
       architecture: this.context.facts.architecture,
       folder: "kernelFolder" in options ? options.kernelFolder : userCache(),
     });
-  }
-
-  /** Memory for `bytes`. @throws {CudaError} If the GPU has no more, saying how much it has. */
-  allocate(bytes: number): DeviceMemory {
-    return new DeviceMemory(this.driver, bytes);
   }
 
   /**

@@ -216,14 +216,25 @@ export class DeviceState extends ModelState {
     if (cell[what] !== undefined && cell[what].byteLength >= bytes) return;
     cell[what]?.[Symbol.dispose]();
     cell[what] = undefined;
-    cell[what] = this.#device.allocate(room);
+    cell[what] = this.#allocate(room);
     this.#layout = undefined;
+  }
+
+  #allocate(bytes: number): DeviceMemory {
+    const growing = this.cells.filter((c) => c.inPlace && c.shape[c.dim!]! <= this.#room);
+    const perToken = growing.reduce((sum, c) => sum + byteLength(c.dtype, elements(c.shape.with(c.dim!, 1))), 0);
+    const fits = (free: number) => {
+      const room = free + growing.reduce((sum, c) => sum + (c.memory?.byteLength ?? 0), 0);
+      return `${this.#room} tokens were to have room, ${Math.floor(room / perToken)} would fit`;
+    };
+    const total = perToken * this.#room;
+    return this.#device.memory.allocate(bytes, "caches", perToken > 0 ? { total, fits } : {});
   }
 
   /** Moves a cell to memory with more room. What it does not hold yet is zeros: no product of it is a NaN. */
   #grow(cell: StateCell, next: readonly number[], before: number): void {
     const bytes = byteLength(cell.dtype, elements(next.with(cell.dim!, this.#room)));
-    const memory = this.#device.allocate(bytes), old = cell.memory;
+    const memory = this.#allocate(bytes), old = cell.memory;
     this.#device.clear(memory.value, bytes);
     if (old) {
       const toPitch = this.#pitch(cell), fromPitch = this.#pitch(cell, before);

@@ -11,7 +11,7 @@ import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import { bindSymbols } from "../cpu/shapes.ts";
-import type { Executor, StepTiming } from "../executor.ts";
+import type { Executor, StepOptions, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
 import type { GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
@@ -108,13 +108,18 @@ export class GpuExecutor implements Executor {
     return await this.#step(inputs, undefined);
   }
 
-  async step(inputs: Readonly<Record<string, HostTensor>>, state: DeviceState): Promise<Map<string, HostTensor>> {
-    return await this.#step(inputs, state);
+  async step(
+    inputs: Readonly<Record<string, HostTensor>>,
+    state: DeviceState,
+    { top }: StepOptions = {},
+  ): Promise<Map<string, HostTensor>> {
+    return await this.#step(inputs, state, top);
   }
 
   async #step(
     inputs: Readonly<Record<string, HostTensor>>,
     state: DeviceState | undefined,
+    top?: StepOptions["top"],
   ): Promise<Map<string, HostTensor>> {
     const started = performance.now(), { device, collectives } = this.#options;
     const carried = new Set(state ? this.#carried.map((c) => c.input) : []);
@@ -127,7 +132,7 @@ export class GpuExecutor implements Executor {
     const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
     const own = this.#lowerer.statesInPlace, inPlace = state?.growInPlace(own) ? own : NONE;
     state?.reserve(nextShapes, inPlace);
-    const { program, runner } = this.#programs.at(bindings, { state, inPlace });
+    const { program, runner } = this.#programs.at(bindings, { state, inPlace, top });
     for (const [name, { offset }] of program.inputs) {
       const tensor = inputs[name]!;
       program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
@@ -143,7 +148,7 @@ export class GpuExecutor implements Executor {
     await device.settled();
     const waiting = performance.now() - enqueued;
     const results = new Map(fetched.map(({ name, address, bytes, tensor: { dtype: held, shape } }) => {
-      const type = { held, dtype: this.#outputTypes.get(name)!.dtype!, shape };
+      const type = { held, dtype: this.#outputTypes.get(name)?.dtype ?? held, shape };
       return [name, bytes ? tensorOf(bytes(), type) : this.#read(address, type)] as const;
     }));
     device.forgetFetched();
