@@ -77,9 +77,9 @@ async function timed(device: GpuDevice, count: number, enqueue: () => void): Pro
 async function products(device: GpuDevice, n: number): Promise<void> {
   for (const [dtype, m] of [["bf16", 1], ["bf16", n], ["f32", n]] as const) {
     const bytes = dtype === "f32" ? 4 : 2;
-    using a = device.allocate(m * n * bytes);
-    using b = device.allocate(n * n * bytes);
-    using c = device.allocate(m * n * bytes);
+    using a = device.memory.allocate(m * n * bytes, "values of a step");
+    using b = device.memory.allocate(n * n * bytes, "values of a step");
+    using c = device.memory.allocate(m * n * bytes, "values of a step");
     const matrix = (index: number): Matrix => {
       const operand: Operand = { of: "scratch", index, dtype };
       return { operand, offset: 0, stride: n, batch: 0, transposed: false };
@@ -105,7 +105,7 @@ async function products(device: GpuDevice, n: number): Promise<void> {
 }
 
 async function launches(device: GpuDevice): Promise<void> {
-  using y = device.allocate(4);
+  using y = device.memory.allocate(4, "values of a step");
   const write = { operand: { of: "output", index: 0, dtype: "f32" } as const, offset: 0, strides: [1] };
   const launch = mapLaunch({ kind: "map", shape: [1], reads: [], write, expression: "1.f" })!;
   device.kernels.load([launch.plain]);
@@ -115,7 +115,7 @@ async function launches(device: GpuDevice): Promise<void> {
 
 async function allReduces(device: GpuDevice, ranks: NcclCommunicator): Promise<void> {
   for (const bytes of [8 * 1024, 1024 * 1024]) {
-    using buffer = device.allocate(bytes);
+    using buffer = device.memory.allocate(bytes, "values of a step");
     device.driver.call.cuMemsetD8Async(buffer.value, 0, BigInt(bytes), device.stream.value);
     const whole = { ptr: buffer.value, dtype: "f32", count: bytes / 4, stream: device.stream.value } as const;
     ranks.device.allReduce(whole);

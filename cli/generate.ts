@@ -85,7 +85,24 @@ async function generateText(args: ParsedArgs): Promise<number> {
   if (echo !== undefined) await Deno.stdout.write(new TextEncoder().encode(echo));
   const { code, reports: [report] } = await startJob(job, nproc);
   if (report !== undefined) printNote(speedLine(report as GenerateReport, promptTokens, limitNote));
+  const advice = job.print.kind === "text" && args.text("temperature") === undefined && job.beams === undefined
+    ? samplingAdvice(folder)
+    : undefined;
+  if (code === 0 && advice !== undefined) printNote(advice);
   return code;
+}
+
+/** What a model's authors would have passed, where they sample: without it, chat models repeat themselves. */
+export function samplingAdvice(folder: ModelFolder): string | undefined {
+  const { sampling } = folder;
+  if (sampling === undefined) return undefined;
+  const { temperature, topK, topP } = sampling;
+  const options = [
+    `--temperature ${temperature}`,
+    ...(topK === undefined ? [] : [`--top-k ${topK}`]),
+    ...(topP === undefined ? [] : [`--top-p ${topP}`]),
+  ];
+  return `the likeliest tokens were taken; the model's generation_config.json samples: ${options.join(" ")}`;
 }
 
 /** `24 tokens, 51.3 tokens/s; first token after 112 ms (37 tokens of prompt); loaded in 1.9 s`, and why there are no more. */

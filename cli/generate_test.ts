@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { parseCommand } from "./command.ts";
-import { generate, generateJob, speedLine } from "./generate.ts";
+import { generate, generateJob, samplingAdvice, speedLine } from "./generate.ts";
 
 const DEMO = ModelFolder.open(fileURLToPath(new URL("../examples/demo", import.meta.url)));
 
@@ -115,6 +115,21 @@ Deno.test("speedLine() counts tokens after those of the first step, and says why
     speedLine({ ...report, firstTokens: 0, firstMs: undefined, restMs: 4400 }, 2, undefined),
     /^11 tokens, 2\.5 tokens\/s; all after 4\.4 s \(2 tokens of prompt\); loaded in 1\.9 s$/,
   );
+});
+
+Deno.test("samplingAdvice() says how the model's authors sample, if they do", () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-generate-" });
+  Deno.writeTextFileSync(join(folder, "model.onnx"), "");
+  const adviceFor = (config: Record<string, unknown>) => {
+    Deno.writeTextFileSync(join(folder, "generation_config.json"), JSON.stringify(config));
+    return samplingAdvice(ModelFolder.open(folder));
+  };
+  assert.equal(adviceFor({ temperature: 0.6 }), undefined);
+  assert.match(
+    adviceFor({ do_sample: true, temperature: 0.6, top_p: 0.9 })!,
+    / samples: --temperature 0\.6 --top-p 0\.9$/,
+  );
+  Deno.removeSync(folder, { recursive: true });
 });
 
 Deno.test("generateJob() refuses a model that its folder calls one that does not continue text", () => {

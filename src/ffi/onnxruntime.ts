@@ -54,7 +54,14 @@ const TABLE = {
   ReleaseValue: release(96),
   ReleaseTensorTypeAndShapeInfo: release(99),
   ReleaseSessionOptions: release(100),
+  CreateEnvWithGlobalThreadPools: fallible(119, "i32", "buffer", "u64", "buffer"), // OrtLoggingLevel level, const char *logid, const OrtThreadingOptions *options, OrtEnv **out
+  DisablePerSessionThreads: fallible(120, "u64"), // OrtSessionOptions *options
+  CreateThreadingOptions: fallible(121, "buffer"), // OrtThreadingOptions **out
+  ReleaseThreadingOptions: release(122),
   AddSessionConfigEntry: fallible(130, "u64", "buffer", "buffer"), // OrtSessionOptions *options, const char *key, const char *value
+  SetGlobalIntraOpNumThreads: fallible(147, "u64", "i32"), // OrtThreadingOptions *options, int threads
+  SetGlobalInterOpNumThreads: fallible(148, "u64", "i32"), // OrtThreadingOptions *options, int threads
+  SetGlobalSpinControl: fallible(149, "u64", "i32"), // OrtThreadingOptions *options, int allow_spinning
 } as const satisfies Record<string, { index: number; parameters: readonly Deno.NativeType[]; result: "u64" | "void" }>;
 
 type Table = typeof TABLE;

@@ -77,7 +77,8 @@ export async function beamSearch<S>(
   );
   let finished: readonly Beam[] = [];
   let mayImprove = true;
-  let logits = await decoding.begin();
+  // Whole rows, as nothing is said of the largest only.
+  let logits = await decoding.begin() as ArrayLike<number>[];
   for (let length = 1;; length++) {
     const scored = logits.map((row, i) => {
       const scores = logSoftmax(row);
@@ -104,7 +105,7 @@ export async function beamSearch<S>(
       (finished.length === beams && options.earlyStopping === true);
     if (done) break;
     decoding.reorder(next.map((c) => c.from));
-    logits = await decoding.next(next.map((c) => c.ids.at(-1)!));
+    logits = await decoding.next(next.map((c) => c.ids.at(-1)!)) as ArrayLike<number>[];
   }
   return finished.length > 0 ? [...finished] : [...running];
 }

@@ -1,14 +1,19 @@
 /** What generation needs of a model; a parallel model fits. */
 import type { HostTensor } from "../core/host_tensor.ts";
 import type { Shape } from "../graph/types.ts";
+import type { StepOptions } from "../runtime/executor.ts";
 import type { FeedInput } from "./feeds.ts";
 
 /** One step of a model: takes inputs that are not carried, and moves a state on. */
 export interface DecoderStep<S> {
   /** All inputs of a step but the carried ones. */
   readonly stepInputs: readonly FeedInput[];
-  /** Runs on them, and moves `state` on. */
-  readonly step: (inputs: Record<string, HostTensor>, state: S) => Promise<Record<string, HostTensor>>;
+  /** Runs on them, and moves `state` on. May give only the largest logits where only they are wanted. */
+  readonly step: (
+    inputs: Record<string, HostTensor>,
+    state: S,
+    options?: StepOptions,
+  ) => Promise<Record<string, HostTensor>>;
 }
 
 /** A model that gives logits for the next token. `S` is the state that it carries from step to step. */

@@ -9,11 +9,14 @@ import { InputError } from "../core/errors.ts";
 import { type HostTensor, toNumbers } from "../core/host_tensor.ts";
 import type { CausalModel } from "./causal_model.ts";
 import { CausalFeeds } from "./feeds.ts";
+import type { Candidates, Logits } from "./sampler.ts";
 
 /** How sequences are decoded. */
 export interface DecodingOptions {
   /** How many tokens will be added to the prompts at most. */
   readonly maxNewTokens: number;
+  /** Only so many of the largest logits of a row are wanted, where the model can tell them apart. Default all. */
+  readonly top?: number | undefined;
   /** The id in padded columns, which the mask hides. Default 0. */
   readonly padId?: number | undefined;
   /** Tensors that are the same at every step, by name of the input, with a row for each prompt: what an encoder gave. */
@@ -24,6 +27,7 @@ export interface DecodingOptions {
 export class Decoding<S> {
   readonly #model: CausalModel<S>;
   readonly #logits: string;
+  readonly #top: number | undefined;
   readonly #state: S | undefined;
   readonly #first: CausalFeeds | undefined;
   readonly #feeds: CausalFeeds;
@@ -35,12 +39,13 @@ export class Decoding<S> {
   constructor(
     model: CausalModel<S>,
     prompts: readonly (readonly number[])[],
-    { maxNewTokens, padId = 0, given = {} }: DecodingOptions,
+    { maxNewTokens, padId = 0, given = {}, top }: DecodingOptions,
   ) {
     if (prompts.length === 0 || prompts.some((p) => p.length === 0)) {
       throw new InputError("Cannot generate from an empty prompt", { hint: "give at least one token" });
     }
     this.#model = model;
+    this.#top = top;
     this.#logits = logitsName(model.outputs.map(({ name }) => name));
     const vocabulary = model.outputs.find(({ name }) => name === this.#logits)?.type?.shape?.at(-1);
     for (const prompt of prompts) checkVocabulary(prompt, vocabulary);
@@ -57,12 +62,12 @@ export class Decoding<S> {
   }
 
   /** The logits after all prompts, by row; views that the next step overwrites. */
-  async begin(): Promise<ArrayLike<number>[]> {
+  async begin(): Promise<Logits[]> {
     return await this.#run(this.#sequences);
   }
 
   /** The logits after one more token of every row. */
-  async next(ids: readonly number[]): Promise<ArrayLike<number>[]> {
+  async next(ids: readonly number[]): Promise<Logits[]> {
     this.#sequences.forEach((s, i) => s.push(ids[i]!));
     return await this.#run(this.#state === undefined ? this.#sequences : ids.map((id) => [id]));
   }
@@ -74,14 +79,16 @@ export class Decoding<S> {
     if (this.#state !== undefined) this.#model.reorder(this.#state, rows, { oneSource: true });
   }
 
-  async #run(now: readonly (readonly number[])[]): Promise<ArrayLike<number>[]> {
+  async #run(now: readonly (readonly number[])[]): Promise<Logits[]> {
     const state = this.#state, isFirst = this.#past === 0 && this.#first !== undefined;
     const inputs = (isFirst ? this.#first! : this.#feeds).at(this.#past, now);
+    const top = this.#top === undefined ? undefined : { output: this.#logits, count: this.#top };
     const outputs = state === undefined
       ? await this.#model.run(inputs)
-      : await (isFirst ? this.#model.first! : this.#model).step(inputs, state);
+      : await (isFirst ? this.#model.first! : this.#model).step(inputs, state, { top });
     if (state !== undefined) this.#past += now[0]!.length;
-    return lastRows(outputs[this.#logits]!);
+    const values = outputs[`${this.#logits}.values`], ids = outputs[`${this.#logits}.ids`];
+    return values && ids ? candidates(values, ids) : lastRows(outputs[this.#logits]!);
   }
 
   /** Padding without a mask would be read as tokens. */
@@ -92,6 +99,15 @@ export class Decoding<S> {
       hint: "give prompts of one length, or one at a time",
     });
   }
+}
+
+/** The rows of `[rows, count]` tensors of values and ids. */
+function candidates(values: HostTensor, ids: HostTensor): Candidates[] {
+  const [rows, count] = values.shape as [number, number];
+  return Array.from({ length: rows }, (_, i) => ({
+    values: toNumbers({ ...values, shape: [count], data: values.data.subarray(i * count, (i + 1) * count) }),
+    ids: toNumbers({ ...ids, shape: [count], data: ids.data.subarray(i * count, (i + 1) * count) }),
+  }));
 }
 
 /** The logits of the last position of every row: `[rows, sequence, vocabulary]` → rows of `[vocabulary]`; views for float32. */

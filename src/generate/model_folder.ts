@@ -151,6 +151,19 @@ export class ModelFolder {
     return [];
   }
 
+  /** How generation_config.json would sample, where it would: what its authors found to read best. */
+  get sampling(): { readonly temperature: number; readonly topK?: number; readonly topP?: number } | undefined {
+    const config = this.#json("generation_config.json");
+    if (config?.do_sample !== true) return undefined;
+    const number = (key: string) => (typeof config[key] === "number" ? config[key] : undefined);
+    const topK = number("top_k"), topP = number("top_p");
+    return {
+      temperature: number("temperature") ?? 1,
+      ...(topK === undefined ? {} : { topK }),
+      ...(topP === undefined ? {} : { topP }),
+    };
+  }
+
   /** The classes of the model in config.json: `LlamaForCausalLM`; none if the folder does not say. */
   get architectures(): readonly string[] {
     return [this.#json("config.json")?.architectures].flat().filter((name) => typeof name === "string");

@@ -24,6 +24,20 @@ export interface SamplingOptions {
   readonly seed?: number | undefined;
 }
 
+/** The largest logits of a row, in order, and their ids: of equal ones that with the smaller id first. */
+export interface Candidates {
+  /** Ids of tokens. */
+  readonly ids: ArrayLike<number>;
+  /** Their logits. */
+  readonly values: ArrayLike<number>;
+}
+
+/** What a token is picked from: one logit a token of the vocabulary, or the largest of them. */
+export type Logits = ArrayLike<number> | Candidates;
+
+/** So many candidates are worth a search for them where the logits are. */
+const MOST_CANDIDATES = 128;
+
 /** A way to pick tokens, with buffers that are kept from token to token. */
 export class Sampler {
   readonly #temperature: number;
@@ -57,14 +71,25 @@ export class Sampler {
     this.#random = new RandomStream(seed);
   }
 
+  /** How many of the largest logits decide; undefined where all of a row may. */
+  get candidates(): number | undefined {
+    if (this.#repetitionPenalty !== 1) return undefined;
+    if (this.#temperature === 0) return 1;
+    return this.#topK > 0 && this.#topK <= MOST_CANDIDATES ? this.#topK : undefined;
+  }
+
   /**
    * The id of the next token.
    *
-   * @param row One logit a token of the vocabulary.
+   * @param logits One logit a token of the vocabulary, or as many of the largest as `candidates` says, from which it is the same.
    * @param seen The tokens of the text so far, for the repetition penalty.
    * @throws {InputError} If a logit that counts is NaN: the model's weights or inputs are broken.
    */
-  pick(row: ArrayLike<number>, seen: Iterable<number> = []): number {
+  pick(logits: Logits, seen: Iterable<number> = []): number {
+    return "ids" in logits ? logits.ids[this.#pickOf(logits.values, seen)]! : this.#pickOf(logits, seen);
+  }
+
+  #pickOf(row: ArrayLike<number>, seen: Iterable<number>): number {
     const logits = this.#repetitionPenalty === 1 ? row : penalised(row, seen, this.#repetitionPenalty);
     const best = argmax(logits);
     if (this.#temperature === 0 || this.#topK === 1) return best;

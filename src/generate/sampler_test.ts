@@ -121,3 +121,17 @@ Deno.test("Sampler penalises what the text holds already, also when it is greedy
     assert.throws(() => new Sampler(wrong), InputError);
   }
 });
+
+Deno.test("Sampler picks from the largest logits what it picks from all", () => {
+  const random = new RandomStream(5), row = Float32Array.from({ length: 200 }, () => Math.floor(20 * random.next()));
+  const order = [...row.keys()].sort((a, b) => row[b]! - row[a]! || a - b);
+  for (
+    const options of [{}, { temperature: 0.8, topK: 9, seed: 2 }, { temperature: 2, topK: 30, topP: 0.7, minP: 0.1 }]
+  ) {
+    const whole = new Sampler(options), part = new Sampler(options), ids = order.slice(0, part.candidates);
+    const values = ids.map((id) => row[id]!);
+    for (let i = 0; i < 50; i++) assert.equal(part.pick({ ids, values }), whole.pick(row));
+  }
+  assert.equal(new Sampler({ temperature: 1 }).candidates, undefined);
+  assert.equal(new Sampler({ repetitionPenalty: 1.2 }).candidates, undefined);
+});

@@ -143,7 +143,7 @@ function infeasible(problem: Problem, cap: Cap, least: Plan): PlanError {
   const { ranks } = problem.pricing, { name } = problem.graph;
   const on = (n: number) => `${n} rank${n === 1 ? "" : "s"}`;
   const needed = least.cost.memory;
-  const parts = `weights ${printBytes(needed.weights)}, states ${printBytes(needed.states)}, ` +
+  const parts = `weights ${printBytes(needed.weights)}, KV cache ${printBytes(needed.states)}, ` +
     `activations ${printBytes(needed.activations)}`;
   const enough = fittingRanks(ranks, cap);
   return new PlanError(

@@ -81,6 +81,12 @@ export function nominalSizes(graph: Graph, given: Nominal = {}, pastTokens = NOM
     const present = valueOf(graph, outputOf(graph).inputs[output]!).type.shape ?? [];
     past.forEach((p, i) => {
       const now = present[i];
+      // What exporters leave open at the input (the size of a head) and the op knows is no length.
+      if (typeof now === "number") {
+        const open = asSymbol(p);
+        if (open !== undefined) set(open, now);
+        return;
+      }
       const grown = now === undefined ? 0 : dimSub(now, p);
       if (grown === 0 || now === undefined) return;
       for (const s of symbolsOf(p)) set(s, pastTokens);

@@ -6,6 +6,7 @@ import type { Communicator } from "./comm/communicator.ts";
 import { CommunicatorError } from "./comm/errors.ts";
 import type { Engine } from "./cpu/engine.ts";
 import { CpuExecutor } from "./cpu/executor.ts";
+import type { SharedSessions } from "./cpu/shared_sessions.ts";
 import { WeightFiles } from "./cpu/weight_files.ts";
 import { makeWeightFolder } from "./cpu/weight_folder.ts";
 
@@ -19,6 +20,8 @@ export interface RuntimeOptions {
   readonly disablePrepacking?: boolean | undefined;
   /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
+  /** By graph; see `CompileOptions`. */
+  readonly sessions?: readonly (SharedSessions | undefined)[] | undefined;
 }
 
 /**
@@ -56,7 +59,7 @@ export async function compileAll(
       graphs,
     });
     const executors: CpuExecutor[] = [];
-    for (const graph of graphs) {
+    for (const [i, graph] of graphs.entries()) {
       executors.push(
         await CpuExecutor.compile(segment(graph, comm.rank, comm.size), {
           engine,
@@ -65,6 +68,7 @@ export async function compileAll(
           threads: options.threads ?? Math.max(1, Math.floor(comm.cores / comm.size)),
           disablePrepacking: options.disablePrepacking,
           onProgress: options.onProgress,
+          sessions: options.sessions?.[i],
           weightsWritten: () => comm.barrierSync(),
         }),
       );

@@ -16,6 +16,16 @@ export interface StepTiming {
   readonly notRecorded?: string | undefined;
 }
 
+/** What is wanted of a step. */
+export interface StepOptions {
+  /**
+   * Of the last rows of `output`, `[rows, …, n]`, only the `count` largest elements: a GPU then gives `<output>.values` (f32) and
+   * `<output>.ids` (i32) of `[rows, count]` in its place, the largest first, of equal ones that with the smaller index, a NaN before all.
+   * A CPU, where it saves nothing, gives the output as always.
+   */
+  readonly top?: { readonly output: string; readonly count: number } | undefined;
+}
+
 /** A compiled part of a model. All ranks call the same methods in the same order. */
 export interface Executor extends AsyncDisposable {
   /** What the rank does in a step. */
@@ -33,5 +43,9 @@ export interface Executor extends AsyncDisposable {
    */
   start(batch: number, capacity?: number): ModelState;
   /** One step that moves `state` on, which `start` made; gives the other results, valid until the next call. */
-  step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<ReadonlyMap<string, HostTensor>>;
+  step(
+    inputs: Readonly<Record<string, HostTensor>>,
+    state: ModelState,
+    options?: StepOptions,
+  ): Promise<ReadonlyMap<string, HostTensor>>;
 }

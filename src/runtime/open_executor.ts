@@ -3,6 +3,8 @@ import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { Communicator } from "./comm/communicator.ts";
 import { compile, compileAll } from "./compile.ts";
+import { SharedSessions } from "./cpu/shared_sessions.ts";
+import { SizeLimits } from "./size_limits.ts";
 import { CpuModelExecutor } from "./cpu/model_executor.ts";
 import { type EngineChoice, openEngine } from "./cpu/open_engine.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "./device_choice.ts";
@@ -57,10 +59,9 @@ export async function openExecutors(
   let problem: string | undefined;
   if (wanted === "auto" && comm.backend !== "nccl") {
     // Ranks that met for GPUs are joined by NCCL; one rank has nobody to meet.
-    problem = comm.size > 1 ? "not every rank has a GPU" : (await import("./cuda/probe.ts")).gpuProblem({
-      localWorldSize: 1,
-      worldSize: 1,
-    });
+    problem = comm.size > 1
+      ? await (await import("./cuda/agree.ts")).problemOfAnyRank(comm) ?? `the ranks are joined by ${comm.backend}`
+      : (await import("./cuda/probe.ts")).gpuProblem({ localWorldSize: 1, worldSize: 1 });
   }
   if (wanted !== "cpu" && problem === undefined) {
     const dtype = options.dtype ?? (Deno.env.get("SHARDWISE_DTYPE") || undefined);
@@ -85,13 +86,18 @@ function deviceOf({ comm, device }: ExecutionOptions): DeviceChoice {
 async function openCpu(graphs: readonly ExecutableGraphs[], options: ExecutionOptions): Promise<OpenedExecutors> {
   const { comm, threads, disablePrepacking, onProgress } = options;
   const engine = await openEngine(options.engine), common = { engine, comm, threads, disablePrepacking };
-  const fused = await compileAll(graphs.map((g) => g.local), { ...common, onProgress });
+  // Few models need a second program; where one may come, it finds the sessions that both have alike.
+  const sessions = graphs.map(({ sharded, plain }) =>
+    plain && SizeLimits.of(sharded) ? new SharedSessions() : undefined
+  );
+  const fused = await compileAll(graphs.map((g) => g.local), { ...common, onProgress, sessions });
   const executors = graphs.map(({ sharded, local, plain }, i) =>
     new CpuModelExecutor({
       sharded,
       local,
       fused: fused[i]!,
-      compilePlain: plain && (async () => await plain((graph) => compile(graph, common))),
+      compilePlain: plain &&
+        (async () => await plain((graph) => compile(graph, { ...common, sessions: [sessions[i]] }))),
     })
   );
   return { executors, notice: engine.notice };

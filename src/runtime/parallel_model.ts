@@ -10,7 +10,7 @@ import type { Program } from "../program/program.ts";
 import type { ClockGroup } from "../trace/clock.ts";
 import type { RunTrace } from "../trace/run_trace.ts";
 import { checkInputs, checkKnown } from "./check_inputs.ts";
-import type { Executor, StepTiming } from "./executor.ts";
+import type { Executor, StepOptions, StepTiming } from "./executor.ts";
 import type { ModelState } from "./model_state.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
 import { traceRun } from "./trace_run.ts";
@@ -199,18 +199,22 @@ export class ParallelModel implements AsyncDisposable {
   /**
    * One step with the carried tensors in `state`, where they stay sharded. Gives the other outputs, whole, as views that
    * are valid until the next step. Of a model whose branches an input chooses it is the later step unless that input is
-   * given and says otherwise.
+   * given and says otherwise. `options.top`: see {@linkcode StepOptions}.
    *
    * @throws {InputError} If an input is not what the model takes.
    */
-  async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
+  async step(
+    inputs: Readonly<Record<string, HostTensor>>,
+    state: ModelState,
+    options: StepOptions = {},
+  ): Promise<Record<string, HostTensor>> {
     const choice = this.#other?.choice;
     const chosen = choice === undefined || Object.hasOwn(inputs, choice.input)
       ? this.#choose(inputs)
       : { model: this, inputs };
-    if (chosen.model !== this) return await chosen.model.step(chosen.inputs, state);
+    if (chosen.model !== this) return await chosen.model.step(chosen.inputs, state, options);
     checkInputs(chosen.inputs, this.#stepInputs);
-    return Object.fromEntries(await this.#executor.step(chosen.inputs, state));
+    return Object.fromEntries(await this.#executor.step(chosen.inputs, state, options));
   }
 
   /**

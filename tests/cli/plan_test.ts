@@ -59,6 +59,24 @@ Deno.test("shardwise plan --compare prices plans by rules beside the solver's", 
   assert.deepEqual(comparison.map((p: { collectives: number }) => p.collectives === 0), [false, false, true, false]);
 });
 
+Deno.test("shardwise plan --compare says why a faster plan is not the search's, and an override leaves no price of not splitting", async () => {
+  const { code, stdout, stderr } = await shardwise(
+    ...["plan", testModel("llama"), "--tp", "2", "--compare", "replicated", "--override", "layers.*.mlp.up_proj=row"],
+  );
+  assert.equal(code, 0, stderr);
+  assert.match(
+    stdout,
+    /^replicated takes \d+ µs less, and [\d.]+ times the memory of a rank: the search prices both$/m,
+  );
+  const { layers } = JSON.parse(
+    (await shardwise("plan", testModel("llama"), "--tp", "2", "--override", "layers.*.mlp.up_proj=row", "--json"))
+      .stdout,
+  ) as { layers: { name: string; priceOfNotSplitting?: number }[] };
+  const up = layers.filter((l) => l.name.includes("up_proj"));
+  assert.equal(up.length, 2);
+  for (const layer of up) assert.ok(!Object.hasOwn(layer, "priceOfNotSplitting"));
+});
+
 Deno.test("shardwise plan --override decides what layers become, and refuses what cannot be", async () => {
   const plan = (...args: string[]) => shardwise("plan", testModel("llama"), "--tp", "2", ...args);
   const { stdout } = await plan("--override", "layers.*.mlp.gate_proj=replicated", "--json");

@@ -49,3 +49,26 @@ cudaTest("a rank that is killed between steps is named by those that wait for it
   assert.equal(second!.code, 137);
   assert.match(first!.stdout, /PeerLost: .*rank 1/, first!.stderr);
 }, { gpus: 2 });
+
+standinTest("caches and values that do not fit say what has the memory and what would fit", async (env) => {
+  const program = new URL("./programs/decode.ts", import.meta.url), llama = join(REPOSITORY, "tests/data/models/llama");
+  const told = async (capacity: string, mib: number) => {
+    const own = { ...env, SHARDWISE_STANDIN_MEMORY: `${mib * 2 ** 20}` };
+    const job = startRanks(1, program, { args: [llama, "4", "2", capacity, "-"], env: own });
+    return (await job.results)[0]!.stderr;
+  };
+  assert.match(
+    await told("30000", 36),
+    /UnavailableError: Cannot hold this rank's caches of [\d.]+ MiB on GPU 0 .*; work space 32.0 MiB, weights .*; 32768 tokens were to have room, \d{4,5} would fit/,
+  );
+});
+
+standinTest("one rank without a GPU puts all of them on CPUs, and all say which one and why", async (env) => {
+  const program = new URL("./programs/auto.ts", import.meta.url), path = join(MODEL, "model.onnx");
+  for (const { stdout } of await runRanks(2, program, { args: [path, "1"], env })) {
+    assert.match(stdout, /^shm: no GPU \(rank 1 of 2 cannot: .*CUDA_ERROR_NO_DEVICE.*\): using the CPU/);
+  }
+  for (const { stdout } of await runRanks(2, program, { args: [path, "-"], env })) {
+    assert.equal(stdout, "nccl: no notice\n");
+  }
+});

@@ -49,7 +49,7 @@ if (Deno.env.get("SHARDWISE_TEST_ALL") === "1") {
   for (const [group, least] of Object.entries(groups)) {
     const folder = sharedOrSkip(`models/${group}`);
     if (folder === undefined) continue;
-    for (const size of [1, 2, 3, 4, 8]) {
+    for (const size of [1, 2, 3, 4, 5, 8]) {
       Deno.test(`${size} processes give PyTorch's outputs and its greedy tokens for all ${group}`, async () => {
         await assertVerified(folder, [size], least);
       });

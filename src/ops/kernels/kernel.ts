@@ -107,7 +107,15 @@ export interface Matrix {
   readonly transposed: boolean;
 }
 
-/** `c[m,n] = alpha · a[m,k] · b[k,n] + beta · c`, `batches` times. */
+/** What becomes of a product as it is written. */
+export interface Epilogue {
+  /** `[n]`, added to each row. */
+  readonly bias?: Operand | undefined;
+  /** `gelu` by tanh. */
+  readonly activation?: "relu" | "gelu" | undefined;
+}
+
+/** `c[m,n] = alpha · a[m,k] · b[k,n] + beta · c`, `batches` times; one that has an epilogue has one batch, and no `beta`. */
 export interface GemmStep {
   readonly kind: "gemm";
   readonly m: number;
@@ -119,6 +127,7 @@ export interface GemmStep {
   readonly c: Matrix;
   readonly alpha: number;
   readonly beta: number;
+  readonly epilogue?: Epilogue;
 }
 
 /** Sizes of an attention. */

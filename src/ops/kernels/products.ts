@@ -2,6 +2,7 @@
 import { floatOf, intOf, intsOf as intsAttribute, stringOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { broadcast, count, input, inputOf, output, outputOf, stridesOf, unknownForm, whole } from "./access.ts";
+import { withEpilogue } from "./epilogue.ts";
 import type { Access, GemmStep, KernelContext, KernelStep, Lowered, Lowering, Matrix, Operand } from "./kernel.ts";
 
 /** A tensor as a batch of matrices: dims of the batch, rows and columns. */
@@ -84,8 +85,8 @@ function requireFloat(context: KernelContext): void {
   if (!dtypeInfo(dtype).float) throw unknownForm(context, `products of ${dtype}`);
 }
 
-/** A vector is a matrix of one row (at the left) or one column. */
-function matmul(context: KernelContext, flags: { a?: boolean; b?: boolean; alpha?: number } = {}): Lowered {
+/** `MatMul` of inputs 0 and 1: a vector is a matrix of one row (at the left) or one column. */
+export function matmul(context: KernelContext, flags: { a?: boolean; b?: boolean; alpha?: number } = {}): Lowered {
   requireFloat(context);
   const left = inputOf(context, 0).shape, right = inputOf(context, 1).shape, to = outputOf(context).shape;
   const a = left.length === 1 ? [1, ...left] : left, b = right.length === 1 ? [...right, 1] : right;
@@ -123,6 +124,8 @@ function gemm(context: KernelContext): Lowered {
       expression: "x0",
     }]
     : [];
+  const sizes = c?.shape ?? [], columns = to.at(-1)!;
+  const isBias = c && beta === 1 && sizes.at(-1) === columns && count(sizes) === columns;
   const product = matmulSteps([
     batchOf(input(context, 0), inputOf(context, 0).shape),
     batchOf(input(context, 1), inputOf(context, 1).shape),
@@ -133,7 +136,8 @@ function gemm(context: KernelContext): Lowered {
     alpha: floatOf(attributes, "alpha") ?? 1,
     beta: c ? beta : 0,
   });
-  return { steps: [...bias, ...product] };
+  const fused = isBias ? withEpilogue(product, { bias: input(context, 2) }) : undefined;
+  return { steps: fused ? [fused] : [...bias, ...product] };
 }
 
 /** `Σ (a - a0) · (b - b0)` in integers; zero points of a per row or for all, of b per column or for all. */

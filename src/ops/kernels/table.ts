@@ -2,6 +2,7 @@
 import { ATTENTION } from "./attention.ts";
 import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
+import { FUSED_PRODUCTS } from "./fused_products.ts";
 import { GATHERS } from "./gathers.ts";
 import type { Lowering } from "./kernel.ts";
 import { LOSSES } from "./losses.ts";
@@ -25,6 +26,7 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ATTENTION,
   ...QUANTISED,
   ...EINSUM,
+  ...FUSED_PRODUCTS,
   ...EMBED_NORM,
   ...LOSSES,
   ...MOE,

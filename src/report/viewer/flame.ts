@@ -12,6 +12,8 @@ export const KIND_CLASSES: Readonly<Record<Flame["kind"], string>> = {
   other: "role-replicated",
 };
 
+/** Boxes of a smaller share have no room for a name. */
+const THIN = 0.03;
 /** Boxes of a smaller share are not drawn. */
 const LEAST_SHARE = 0.0004;
 
@@ -60,8 +62,8 @@ function rowOf(
   for (const [flame, x, width] of boxes) {
     const text = `${flame.name}: ${timeText(flame.ms / 1e3)}, ${(100 * flame.ms / root.ms).toFixed(1)} %`;
     const button = el("button", {
-      class: KIND_CLASSES[flame.kind],
-      text: width < 0.03 ? "" : `${shortName(flame.name)} ${timeText(flame.ms / 1e3)}`,
+      class: width < THIN ? `${KIND_CLASSES[flame.kind]} thin` : KIND_CLASSES[flame.kind],
+      text: width < THIN ? "" : `${shortName(flame.name)} ${timeText(flame.ms / 1e3)}`,
       title: text,
       attributes: { type: "button", "aria-label": text, ...(width < 0.002 ? { tabindex: "-1" } : {}) },
       style: { left: `${x * 100}%`, width: `${width * 100}%` },

@@ -68,7 +68,8 @@ function flameHead(): HTMLElement {
   const select = el("select", { attributes: { "aria-label": "Rank" } });
   view.flames.forEach((_, r) => select.append(el("option", { text: `rank ${r}`, attributes: { value: String(r) } })));
   select.addEventListener("change", () => show(Number(select.value)));
-  return el("h2", { text: "Where the time of a step went " }, select);
+  const hint = el("small", { text: " a box, clicked or entered, fills the width; those above it lead back" });
+  return el("h2", { text: "Where the time of a step went " }, select, hint);
 }
 
 function show(rank: number): void {

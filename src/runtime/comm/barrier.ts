@@ -4,7 +4,7 @@
  * To arrive, a rank raises its flag to the number of the barrier; it has passed when it has seen all flags that high. A
  * rank first looks again and again (0.2 µs between two running ranks), for a while that adapts to how long waits have
  * been, but not where the rank that it waits for was seen last on this very core. After that it sleeps on one futex that all
- * share, the bell, which the rank that arrives last rings if anybody sleeps.
+ * share, the bell, which ranks that have passed ring if anybody sleeps.
  *
  * Where ranks outnumber cores, the one that is waited for may need this core: a rank gives it away a few times before it sleeps,
  * which between ranks that all wait is ten times as quick as sleeping and waking (4 ranks on 2 cores: 3 µs instead of 30).
@@ -12,9 +12,15 @@
  * only sleeps for a while. Where there are cores enough nobody yields, since two ranks would stay on one core beside a free one.
  *
  * No wake-up is lost. A sleeper reads the bell, counts itself as a sleeper, looks at the flags once more, and sleeps only
- * while the bell has not changed. Atomics are sequentially consistent: of all flags raised, one is raised last, and its
- * rank, looking afterwards, sees all of them. If the sleeper's last look missed that flag, then the sleeper had counted
- * itself before, so that rank sees it and rings; the bell has changed, and the sleeper does not sleep or is woken.
+ * while the bell has not changed. A rank that passes without having slept looks whether anybody sleeps, and rings. Counting and
+ * that look are atomic operations, so each rank's flag is there for all before it counts itself, or before it looks.
+ * Not all can sleep: who counts itself last sees the flags of all who have. So one rank at least passes awake, and of every
+ * sleeper that missed its flag, it sees the count; it rings when all flags are up. A sleeper that it does not see has read the
+ * bell after that, and then finds all flags up.
+ *
+ * On x86 an atomic store waits until the line has come back from who reads it, which takes as long as the barrier itself. A rank
+ * that stays and looks can do with a plain store: the processor keeps stores in order, as V8 does, and one of the atomic
+ * operations above comes before it goes on to anything else.
  *
  * Beside its flag a rank leaves a fingerprint of the operation that it means, in one of two places by turns (nobody is
  * more than one barrier ahead), so that ranks that mean different things find out at no cost. A few numbers may lie there
@@ -36,6 +42,10 @@ const LOOKS_PER_READING = 64;
 const ROUNDS_BEFORE_CORES = 4;
 /** How often to give the core away before sleeping, how long that may take, and for how many waits not to do it if it took longer. */
 const MAX_YIELDS = 20, YIELDS_MS = 0.5, WAITS_WITHOUT_YIELDS = 300;
+/** Whether stores become visible in their order without being asked to. */
+const ORDERED_STORES = Deno.build.arch === "x86_64";
+/** Word of a rank's second line, which nobody else touches, for an atomic operation that only orders others. */
+const FENCE = 63;
 /** Word of a rank's flag line in which it leaves the core that it last ran on, plus 1. */
 const CORE = 4;
 
@@ -54,6 +64,8 @@ export class FlagBarrier implements Disposable {
   #spinUs: number;
   /** Waits that are left until it may yield again. */
   #unyielding = 0;
+  /** Whether it has arrived and neither slept nor passed since. */
+  #awake = false;
   /** How often this rank is counted as a sleeper. */
   #asleep = 0;
   #closed = false;
@@ -84,28 +96,47 @@ export class FlagBarrier implements Disposable {
     return ((this.#generation + 1) & 1) as 0 | 1;
   }
 
-  /** Raises this rank's flag, leaving `fingerprint` beside it, and wakes the sleepers if it was the last. */
+  /** Raises this rank's flag, leaving `fingerprint` beside it. */
   arrive(fingerprint: number): void {
+    this.#prepare(fingerprint);
+    Atomics.store(this.#words, this.#flags[this.#rank]!, this.#generation);
+  }
+
+  /** The same for a rank that looks until it has passed, or sleeps. */
+  arriveToStay(fingerprint: number): void {
+    this.#prepare(fingerprint);
+    const words = this.#words, flag = this.#flags[this.#rank]!;
+    if (ORDERED_STORES) words[flag] = this.#generation;
+    else Atomics.store(words, flag, this.#generation);
+  }
+
+  #prepare(fingerprint: number): void {
     const words = this.#words, flag = this.#flags[this.#rank]!;
     const generation = this.#generation = (this.#generation + 1) | 0;
     this.#fingerprint = fingerprint;
     words[flag + 2 + (generation & 1)] = fingerprint;
-    Atomics.store(words, flag, generation);
     this.#next = 0;
-    // Only a first look that sees all flags can be the last arrival's.
-    if (this.passed() && Atomics.load(words, this.#control.sleepersIndex) > 0) {
-      words[flag + CORE] = this.#libc.currentCore() + 1; // who sleeps for this rank's sake shall not do so for an old reason
-      this.ring();
-    }
+    this.#awake = true;
   }
 
-  /** Whether all have arrived. */
+  /** Whether all have arrived; wakes those who sleep when this rank finds that out awake. */
   passed(): boolean {
     const words = this.#words, peers = this.#peers, generation = this.#generation;
     let i = this.#next;
     while (i < peers.length && ((Atomics.load(words, peers[i]!) - generation) | 0) >= 0) i++;
     this.#next = i;
-    return i === peers.length;
+    if (i < peers.length) return false;
+    if (this.#awake) this.#wakeSleepers();
+    return true;
+  }
+
+  #wakeSleepers(): void {
+    const words = this.#words, flag = this.#flags[this.#rank]!;
+    this.#awake = false;
+    Atomics.add(words, flag + FENCE, 0);
+    if (Atomics.load(words, this.#control.sleepersIndex) <= this.#asleep) return;
+    words[flag + CORE] = this.#libc.currentCore() + 1; // who sleeps for this rank's sake shall not do so for an old reason
+    this.ring();
   }
 
   /** Whether all meant the same, once all have arrived. */
@@ -223,6 +254,7 @@ export class FlagBarrier implements Disposable {
     } finally {
       if (!sleepy) this.#getUp(); // also when `ready` throws
     }
+    if (sleepy) this.#awake = false;
     return sleepy ? bell : undefined;
   }
 

@@ -97,13 +97,13 @@ export interface GroupOptions {
 /** Collectives and messages of values that structured clone can copy. */
 export interface ObjectCollectives {
   /** The `value` of `root`. */
-  broadcast<T>(value: T | undefined, root: number): Promise<T>;
+  broadcast<T>(value: T | undefined, root: number, options?: OpOptions): Promise<T>;
   /** The values of all ranks, in their order. */
-  allGather<T>(value: T): Promise<T[]>;
+  allGather<T>(value: T, options?: OpOptions): Promise<T[]>;
   /** The values of all ranks at `root`; null elsewhere. */
-  gather<T>(value: T, root: number): Promise<T[] | null>;
+  gather<T>(value: T, root: number, options?: OpOptions): Promise<T[] | null>;
   /** `values[rank]` of `root`. */
-  scatter<T>(values: readonly T[] | null, root: number): Promise<T>;
+  scatter<T>(values: readonly T[] | null, root: number, options?: OpOptions): Promise<T>;
   /** Sends `value` to `dest`. */
   send(value: unknown, dest: number, options?: MessageOptions): Promise<void>;
   /**

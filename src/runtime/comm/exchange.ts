@@ -134,7 +134,7 @@ export class Exchange implements Meeting, Disposable {
 
   /** Arrives, and blocks until all have. */
   meetSync(): void {
-    this.barrier.arrive(this.#fingerprint);
+    this.barrier.arriveToStay(this.#fingerprint);
     this.waitSync();
   }
 
@@ -256,6 +256,11 @@ export class Exchange implements Meeting, Disposable {
   [Symbol.dispose](): void {
     this.barrier[Symbol.dispose]();
     this.#o.flight.close(this.#flight);
+  }
+
+  /** Whether a rank has stopped the group, so that nothing more can be done in it. */
+  get stopped(): boolean {
+    return this.#failure !== undefined || this.#control.aborted !== undefined;
   }
 
   /** Stops the group for all its ranks, because this one gives up. */

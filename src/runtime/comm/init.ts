@@ -6,6 +6,9 @@ import { flightFile, FlightRecorder } from "./flight_recorder.ts";
 import { type DeviceChoice, requireDevice } from "../device_choice.ts";
 import { type BackendChoice, openEngine, requireBackend } from "./engines.ts";
 
+/** How long ranks wait for each other to tell whether they have a GPU. */
+const MEETING_MS = 60_000;
+
 /** Options of {@linkcode init}. */
 export interface InitOptions {
   /**
@@ -65,8 +68,22 @@ async function backendFor(device: DeviceChoice, record: EnvRecord): Promise<Back
   const env = jobOf(record, "nccl");
   if (env.worldSize === 1) return "auto";
   if (device === "cuda") return "nccl";
-  const { gpuProblem } = await import("../cuda/probe.ts");
-  return gpuProblem(env) === undefined ? "nccl" : "auto";
+  return await allHaveGpus(env) ? "nccl" : "auto";
+}
+
+/** Whether NCCL can join the ranks. Those of one host ask each other, as one that cannot would be waited for in vain. */
+async function allHaveGpus(env: LaunchEnv): Promise<boolean> {
+  const { gpuProblem } = await import("../cuda/probe.ts"), own = gpuProblem(env);
+  // Hosts would have to ask each other by MPI, which a process can begin only once.
+  if (env.localWorldSize !== env.worldSize) return own === undefined;
+  const { problemOfAnyRank } = await import("../cuda/agree.ts");
+  await using meeting = await openEngine("shm", {
+    env: { ...env, runId: `${env.runId}-gpus` },
+    flight: new FlightRecorder(env),
+    timeoutMs: MEETING_MS,
+    joinTimeoutMs: MEETING_MS,
+  });
+  return await problemOfAnyRank(meeting, own) === undefined;
 }
 
 /**

@@ -101,6 +101,7 @@ class LocalMeeting implements Meeting {
     return true;
   }
   waitSync(): void {}
+  meetSync(): void {}
   spin(): boolean {
     return true;
   }

@@ -4,7 +4,7 @@ import { InputError } from "../../core/errors.ts";
 import { requireRank } from "./arguments.ts";
 import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from "./collective_steps.ts";
 import type { Steps } from "./collectives.ts";
-import type { Communicator, ObjectCollectives, ReceiveOptions } from "./communicator.ts";
+import type { Communicator, ObjectCollectives, OpOptions, ReceiveOptions } from "./communicator.ts";
 
 /** `value` as bytes, as structured clone sees it. */
 export function pack(value: unknown): Uint8Array {
@@ -20,32 +20,40 @@ export function unpack<T>(bytes: Uint8Array): T {
 export function objectCollectives(
   comm: Communicator,
   steps: CollectiveSteps,
-  run: <T>(verb: string, root: number, start: () => Steps<T>) => PromiseLike<T>,
+  run: <T>(
+    call: { readonly verb: string; readonly root: number },
+    options: OpOptions,
+    start: () => Steps<T>,
+  ) => PromiseLike<T>,
 ): ObjectCollectives {
   const { rank, size } = comm;
   return {
-    broadcast: async <T>(value: T | undefined, root: number): Promise<T> => {
+    broadcast: async <T>(value: T | undefined, root: number, options: OpOptions = {}): Promise<T> => {
       requireRank(comm, root);
       const payload = rank === root ? pack(value) : new Uint8Array();
-      return unpack<T>(await run("broadcast", root, () => broadcastBytes(steps, comm, payload, root)));
+      return unpack<T>(
+        await run({ verb: "broadcast", root }, options, () => broadcastBytes(steps, comm, payload, root)),
+      );
     },
-    allGather: async <T>(value: T): Promise<T[]> => {
+    allGather: async <T>(value: T, options: OpOptions = {}): Promise<T[]> => {
       const payload = pack(value);
-      return (await run("allGather", -1, () => gatherBytes(steps, comm, payload))).map(unpack<T>);
+      return (await run({ verb: "allGather", root: -1 }, options, () => gatherBytes(steps, comm, payload))).map(
+        unpack<T>,
+      );
     },
-    gather: async <T>(value: T, root: number): Promise<T[] | null> => {
+    gather: async <T>(value: T, root: number, options: OpOptions = {}): Promise<T[] | null> => {
       requireRank(comm, root);
       const payload = pack(value);
-      const all = await run("gather", root, () => gatherBytes(steps, comm, payload, root));
+      const all = await run({ verb: "gather", root }, options, () => gatherBytes(steps, comm, payload, root));
       return rank === root ? all.map(unpack<T>) : null;
     },
-    scatter: async <T>(values: readonly T[] | null, root: number): Promise<T> => {
+    scatter: async <T>(values: readonly T[] | null, root: number, options: OpOptions = {}): Promise<T> => {
       requireRank(comm, root);
       if (rank === root && values?.length !== size) {
         throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${size} ranks`);
       }
       const payloads = rank === root ? values!.map(pack) : undefined;
-      return unpack<T>(await run("scatter", root, () => scatterBytes(steps, comm, payloads, root)));
+      return unpack<T>(await run({ verb: "scatter", root }, options, () => scatterBytes(steps, comm, payloads, root)));
     },
     ...objectMessages(comm),
   };

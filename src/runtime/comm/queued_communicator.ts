@@ -94,7 +94,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     this.waiting = o.waiting;
     this.queue = o.queue;
     this.steps = o.steps;
-    this.objects = objectCollectives(this, this.steps, (verb, root, start) => this.#issue({ verb, root }, {}, start));
+    this.objects = objectCollectives(this, this.steps, (call, options, start) => this.#issue(call, options, start));
   }
 
   abstract allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor;

@@ -140,7 +140,8 @@ export class ShmCommunicator extends MeetingCommunicator {
     recv: View,
     o: { op: ReduceOpName; timeoutMs: number },
   ): Work | undefined {
-    if (this.size === 1 || send.bytes.length <= SMALL_BYTES) return undefined;
+    // The threads' group hears of a stop a moment later than this one, whose own collectives tell of it.
+    if (this.size === 1 || send.bytes.length <= SMALL_BYTES || this.#exchange.stopped) return undefined;
     const { runId, localRank, localWorldSize, cores, directory, flight } = this.#host;
     this.#progress ??= new ProgressThread(
       {

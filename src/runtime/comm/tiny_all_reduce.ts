@@ -75,8 +75,7 @@ export class TinyAllReduce {
     const x = this.#x, places = lane.aside[x.nextParity], mine = places[x.rank]!, combine = COMBINE[lane.dtype][op];
     x.begin(lane.codes[n]![OP_KEYS[op]]!, timeoutMs);
     for (let i = 0; i < n; i++) mine[i] = data[i]!;
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     for (let i = 0; i < n; i++) {
       let result = places[0]![i]!;
       for (let r = 1; r < places.length; r++) result = combine(result, places[r]![i]!);
@@ -93,8 +92,7 @@ export class TinyAllReduce {
     const x = this.#x, parity = x.parity;
     x.begin(larger.code, timeoutMs);
     larger.mine[parity].set(data);
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     larger.reducer.reduce(larger.addresses[parity], data.length * lane.itemBytes);
     data.set(larger.result);
     x.flip();
@@ -137,8 +135,7 @@ export class TinyAllReduce {
     const sources = (this.#sources ??= this.#makeSources())[x.parity];
     x.begin(o.code, o.timeoutMs);
     sources[x.rank]!.set(view.bytes);
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     o.reducer(view.bytes, sources); // as many bytes of them as there are of the destination
     x.flip();
     x.end();

@@ -51,8 +51,7 @@ export abstract class MeetingCommunicator extends QueuedCommunicator<Meeting> {
     this.requireOpen();
     const x = this.waiting;
     x.begin(BARRIER, options?.timeoutMs ?? this.timeoutMs);
-    x.arrive();
-    x.waitSync();
+    x.meetSync();
     x.end();
   }
 

@@ -25,6 +25,7 @@ import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
 import { count, elementsOf, GrowingBuffer } from "./tensors.ts";
 import { type CarriedWiring, symbolsIn, wireCarried, wireSegment, type Wiring } from "./wiring.ts";
+import { segmentKey, type SharedSessions } from "./shared_sessions.ts";
 import type { WeightFiles } from "./weight_files.ts";
 
 /** What the executor needs of a communicator. */
@@ -44,6 +45,8 @@ export interface CompileOptions {
   readonly weightsWritten: () => Promise<void> | void;
   /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
+  /** Sessions of another program of the same sharded graph: those of equal segments are used again, others are added. */
+  readonly sessions?: SharedSessions | undefined;
 }
 
 /** A carried output as a step is about to write it. */
@@ -66,6 +69,8 @@ export interface CarriedMemory {
 
 interface CompiledSegment {
   readonly session: EngineSession;
+  /** Whether the session is that of another program, which releases it. */
+  readonly isBorrowed: boolean;
   readonly wiring: Wiring;
   /** By bank. Objects that live on; entries are replaced when shapes change. */
   readonly feeds: readonly [Record<string, EngineTensor>, Record<string, EngineTensor>];
@@ -129,18 +134,21 @@ export class CpuExecutor implements AsyncDisposable {
     const { onProgress } = options, total = segments.length;
     const models = segments.map((segment, i) => {
       onProgress?.("placing weights", i, total);
-      const { graph, sizes } = replaceSizes(segment);
-      const weights = options.weights.place(graph);
-      return { segment: sizes, folder: weights.folder, bytes: exportOnnx(graph, { external: weights.external }) };
+      const { graph, sizes } = replaceSizes(segment), key = options.sessions && segmentKey(graph);
+      const session = options.sessions?.get(key);
+      if (session) return { segment: sizes, key, session };
+      const weights = options.weights.place(graph), bytes = exportOnnx(graph, { external: weights.external });
+      return { segment: sizes, key, folder: weights.folder, bytes };
     });
     await options.weightsWritten();
     const compiled: CompiledSegment[] = [];
-    for (const { segment, folder, bytes } of models) {
-      const session = await options.engine.createSession(bytes, {
+    for (const { segment, key, session: known, folder, bytes } of models) {
+      const session = known ?? await options.engine.createSession(bytes!, {
         threads: options.threads,
         externalFolder: folder,
         disablePrepacking: options.disablePrepacking,
       });
+      if (!known) options.sessions?.set(key, session);
       const shared = segment.outputs.map((name) => program.stored.get(name)!).filter((v) => v.shared);
       const share = shared.length === 0 ? undefined : new SegmentShare(shared, {
         rank: program.rank,
@@ -150,7 +158,7 @@ export class CpuExecutor implements AsyncDisposable {
       });
       const wiring = wireSegment(segment, program);
       onProgress?.("loading segments", compiled.length + 1, total);
-      compiled.push({ session, wiring, feeds: [{}, {}], fetches: [{}, {}], share });
+      compiled.push({ session, isBorrowed: known !== undefined, wiring, feeds: [{}, {}], fetches: [{}, {}], share });
     }
     return new CpuExecutor(program, compiled, {
       ...options,
@@ -330,7 +338,7 @@ export class CpuExecutor implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const { session } of this.#segments) await session.release();
+    for (const { session, isBorrowed } of this.#segments) if (!isBorrowed) await session.release();
   }
 }
 

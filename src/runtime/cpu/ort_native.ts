@@ -25,7 +25,7 @@ interface OrtTensor extends EngineTensor {
 /** What sessions and tensors are made with. */
 interface Ort {
   readonly f: OrtFunctions;
-  readonly env: bigint;
+  readonly threads: ThreadPool;
   readonly memory: bigint;
   readonly allocator: bigint;
   /** Releases the values of tensors that nobody refers to any more. */
@@ -35,11 +35,10 @@ interface Ort {
 /** Opens the native engine. @throws {UnavailableError} If its library does not load here. */
 export async function openNativeEngine(): Promise<Engine> {
   const { functions: f } = await openLibrary();
-  const env = handleFrom((out) => f.CreateEnv(LOG_ERRORS, cString("shardwise"), out));
   const memory = handleFrom((out) => f.CreateCpuMemoryInfo(DEVICE_ALLOCATOR, DEFAULT_MEMORY, out));
   const allocator = handleFrom((out) => f.GetAllocatorWithDefaultOptions(out));
   const released = new FinalizationRegistry<bigint>((handle) => f.ReleaseValue(handle));
-  const ort: Ort = { f, env, memory, allocator, released };
+  const ort: Ort = { f, threads: new ThreadPool(f), memory, allocator, released };
   return {
     name: PACKAGE,
     createSession: (model, options) => Promise.resolve(new NativeSession(ort, model, options)),
@@ -110,6 +109,55 @@ class Slots {
   }
 }
 
+/**
+ * The environment, and the threads that all sessions share. With pools of their own, the workers of dozens of segments would spin
+ * for work at the same time, on the cores that compute: two ranks of two threads on two cores took 300 times as long.
+ *
+ * ONNX Runtime has one environment a process, which whoever comes first makes. Another isolate may have made one without threads;
+ * sessions then have threads of their own.
+ */
+class ThreadPool {
+  readonly #f: OrtFunctions;
+  #env: bigint | undefined;
+  /** Threads that are shared; 0: none. */
+  #shared = 0;
+
+  constructor(f: OrtFunctions) {
+    this.#f = f;
+  }
+
+  /** The environment of a session of so many threads; the first session decides how many all share. */
+  env(threads: number): bigint {
+    if (this.#env !== undefined) return this.#env;
+    const f = this.#f, name = cString("shardwise");
+    if (threads === 1) return this.#env = handleFrom((out) => f.CreateEnv(LOG_ERRORS, name, out));
+    const options = handleFrom((out) => f.CreateThreadingOptions(out));
+    f.SetGlobalIntraOpNumThreads(options, threads);
+    f.SetGlobalInterOpNumThreads(options, 1);
+    this.#env = handleFrom((out) => f.CreateEnvWithGlobalThreadPools(LOG_ERRORS, name, options, out));
+    f.ReleaseThreadingOptions(options);
+    this.#shared = threads;
+    return this.#env;
+  }
+
+  /** What `make` makes of a session's settings with the shared threads, or with as many of its own where it is to have others. */
+  with<T>(threads: number, make: (assign: (settings: bigint) => void) => T): T {
+    const own = (settings: bigint) => {
+      this.#f.SetIntraOpNumThreads(settings, threads);
+      this.#f.SetInterOpNumThreads(settings, 1);
+    };
+    if (threads !== this.#shared) return make(own);
+    try {
+      return make((settings) => this.#f.DisablePerSessionThreads(settings));
+    } catch (error) {
+      // The model may be wrong, or the environment without threads.
+      const made = attemptOr(() => make(own), error);
+      this.#shared = 0;
+      return made;
+    }
+  }
+}
+
 class NativeSession implements EngineSession {
   readonly #ort: Ort;
   readonly #inputs: Slots;
@@ -118,16 +166,22 @@ class NativeSession implements EngineSession {
 
   constructor(ort: Ort, model: Uint8Array, options: SessionOptions) {
     this.#ort = ort;
-    const { f, env, allocator } = ort;
-    this.#handle = attempt("compile", "an op that ONNX Runtime does not have must be replaced in the model", () => {
-      const settings = sessionOptions(ort, options);
-      try {
-        const bytes = model as Uint8Array<ArrayBuffer>;
-        return handleFrom((out) => f.CreateSessionFromArray(env, bytes, BigInt(model.byteLength), settings, out));
-      } finally {
-        f.ReleaseSessionOptions(settings);
-      }
-    });
+    const { f, allocator } = ort, env = ort.threads.env(options.threads);
+    const bytes = model as Uint8Array<ArrayBuffer>, length = BigInt(model.byteLength);
+    this.#handle = attempt(
+      "compile",
+      "an op that ONNX Runtime does not have must be replaced in the model",
+      () =>
+        ort.threads.with(options.threads, (assign) => {
+          const settings = sessionOptions(f, options);
+          try {
+            assign(settings);
+            return handleFrom((out) => f.CreateSessionFromArray(env, bytes, length, settings, out));
+          } finally {
+            f.ReleaseSessionOptions(settings);
+          }
+        }),
+    );
     const namesOf = (what: "Input" | "Output") => {
       const size = handleFrom((out) => f[`SessionGet${what}Count`](this.#handle, out));
       return Array.from({ length: Number(size) }, (_, i) => {
@@ -196,10 +250,8 @@ class NativeSession implements EngineSession {
   }
 }
 
-function sessionOptions({ f }: Ort, options: SessionOptions): bigint {
+function sessionOptions(f: OrtFunctions, options: SessionOptions): bigint {
   const handle = handleFrom((out) => f.CreateSessionOptions(out));
-  f.SetIntraOpNumThreads(handle, options.threads);
-  f.SetInterOpNumThreads(handle, 1);
   f.SetSessionExecutionMode(handle, SEQUENTIAL);
   f.SetSessionGraphOptimizationLevel(handle, ALL_OPTIMISATIONS);
   f.SetSessionLogSeverityLevel(handle, LOG_ERRORS);
@@ -237,12 +289,21 @@ function takeTensor({ f, ...ort }: Ort, value: bigint): OrtTensor {
   }
 }
 
+/** What `act` gives. @throws `error` If it throws. */
+function attemptOr<T>(act: () => T, error: unknown): T {
+  try {
+    return act();
+  } catch {
+    throw error;
+  }
+}
+
 /** Does what the engine may refuse, and says so in one line. @throws {EngineError} */
 function attempt<T>(what: "compile" | "run", hint: string, act: () => T): T {
   try {
     return act();
   } catch (cause) {
-    const message = cause instanceof Error ? cause.message : String(cause);
+    const message = (cause instanceof Error ? cause.message : String(cause)).trim().replace(/\s*\n\s*/g, "; ");
     throw new EngineError(`ONNX Runtime cannot ${what} a part of the model: ${message}`, { hint });
   }
 }

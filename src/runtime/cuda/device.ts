@@ -4,12 +4,14 @@ import type { DType } from "../../core/dtype.ts";
 import { InputError } from "../../core/errors.ts";
 import { Cublas, CUBLAS_ENUM, type CublasHandle } from "../../ffi/cublas.ts";
 import { CudaDriver } from "../../ffi/cuda_driver.ts";
-import { CudaContext, CudaStream, DeviceMemory, PinnedMemory } from "../../ffi/cuda_handles.ts";
+import { CudaContext, CudaStream, type DeviceMemory, PinnedMemory } from "../../ffi/cuda_handles.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import { Nvrtc } from "../../ffi/nvrtc.ts";
 import { addressOf as addressOfView } from "../../ffi/symbols.ts";
 import type { GemmStep, Matrix, Operand } from "../../ops/kernels/kernel.ts";
+import { MemoryBook } from "./device_memory.ts";
 import { KernelCache } from "./kernel_cache.ts";
+import { LtProducts } from "./lt_products.ts";
 import type { Launch } from "./kernel_arguments.ts";
 
 /** A GPU that this process has opened already, for a communicator. */
@@ -60,9 +62,11 @@ export class GpuDevice implements Disposable {
   readonly context: CudaContext;
   readonly stream: CudaStream;
   readonly kernels: KernelCache;
+  readonly memory: MemoryBook;
   readonly #cublas: Cublas;
   readonly #handle: CublasHandle;
   readonly #workspace: DeviceMemory;
+  #lt: LtProducts | undefined;
   readonly #staging: PinnedMemory;
   /** Of the staging memory, what copies that may not be done yet read. */
   #staged = 0;
@@ -96,7 +100,8 @@ export class GpuDevice implements Disposable {
     this.#cublas = new Cublas(libraries);
     this.#handle = this.#cublas.create();
     this.#handle.setStream(this.stream.value);
-    this.#workspace = new DeviceMemory(this.driver, WORKSPACE);
+    this.memory = new MemoryBook(this.driver, this.context);
+    this.#workspace = this.memory.allocate(WORKSPACE, "work space");
     this.#handle.setWorkspace(this.#workspace.value, BigInt(WORKSPACE));
     this.#staging = new PinnedMemory(this.driver, STAGING);
     this.#fetching = new PinnedMemory(this.driver, FETCHING);
@@ -106,11 +111,6 @@ export class GpuDevice implements Disposable {
       architecture: this.context.facts.architecture,
       folder: "kernelFolder" in options ? options.kernelFolder : userCache(),
     });
-  }
-
-  /** Memory for `bytes`. @throws {CudaError} If the GPU has no more, saying how much it has. */
-  allocate(bytes: number): DeviceMemory {
-    return new DeviceMemory(this.driver, bytes);
   }
 
   /**
@@ -196,6 +196,16 @@ export class GpuDevice implements Disposable {
     const side = (x: Matrix) => ({ op: op(x), at: at(x), row: x.stride, batch: BigInt(x.batch) });
     // cuBLAS counts by columns: what is row-major here is transposed there, so b comes first.
     const [left, right, to] = [side(b), side(a), side(c)];
+    if (step.epilogue) {
+      const { bias } = step.epilogue;
+      return this.#products().prepare({
+        step,
+        left: left.at,
+        right: right.at,
+        to: to.at,
+        bias: bias && addressOf(bias),
+      });
+    }
     const { raw, check } = this.#cublas, handle = this.#handle.value, { data, compute } = type;
     return () =>
       check(
@@ -228,6 +238,15 @@ export class GpuDevice implements Disposable {
       );
   }
 
+  /** cuBLASLt, opened by the first product that needs it. */
+  #products(): LtProducts {
+    return this.#lt ??= new LtProducts({
+      libraries: this.libraries,
+      stream: this.stream.value,
+      workspace: { address: this.#workspace.value, bytes: WORKSPACE },
+    });
+  }
+
   /** Blocks until the stream has no work; only where no collective can be pending. */
   synchronize(): void {
     this.stream.synchronize();
@@ -249,6 +268,7 @@ export class GpuDevice implements Disposable {
   [Symbol.dispose](): void {
     this.kernels[Symbol.dispose]();
     this.#handle[Symbol.dispose]();
+    this.#lt?.[Symbol.dispose]();
     this.#workspace[Symbol.dispose]();
     this.#staging[Symbol.dispose]();
     this.#fetching[Symbol.dispose]();

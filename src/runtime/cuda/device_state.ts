@@ -7,8 +7,10 @@ import type { GpuDevice } from "./device.ts";
 import { elements, tensorOf } from "./host_values.ts";
 import { growingDim } from "./units.ts";
 
-/** Room of a state is a power of two from the first on, and a multiple of the second above it: texts of like lengths have like programs. */
-const LEAST_ROOM = 256, ROOM_STEP = 4096;
+/** Room of a state is a power of two, and a multiple of this above it: texts of like lengths have like programs. */
+const ROOM_STEP = 4096;
+/** The least room of a state that was told how long it becomes, and of one that was not. */
+const TOLD_ROOM = 16, UNTOLD_ROOM = 256;
 /** Room that is made at once at most, for a text that may become longer but need not. */
 const FIRST_ROOM = 32_768;
 
@@ -61,7 +63,9 @@ export class DeviceState extends ModelState {
     super();
     this.batch = batch;
     this.#device = options.device;
-    this.#room = options.capacity === undefined ? 0 : roomFor(Math.min(options.capacity, FIRST_ROOM));
+    this.#room = options.capacity === undefined
+      ? 0
+      : roomFor(Math.min(Math.max(options.capacity, TOLD_ROOM), FIRST_ROOM));
     this.#cells = new Map(carried.map((tensor) => {
       const { input, from, to } = tensor, { dtype, shape } = emptyShape(tensor, batch);
       const cell: StateCell = {
@@ -93,7 +97,8 @@ export class DeviceState extends ModelState {
 
   /** Whether all of `names` grow in place. */
   growInPlace(names: ReadonlySet<string>): boolean {
-    return [...names].every((name) => this.#cells.get(name)?.inPlace);
+    for (const name of names) if (!this.#cells.get(name)?.inPlace) return false;
+    return true;
   }
 
   /** Names the memory that it lies in: equal texts, equal addresses. */
@@ -109,6 +114,11 @@ export class DeviceState extends ModelState {
       this.#device.download(at, bytes.subarray(r * row, (r + 1) * row));
     }
     return tensorOf(bytes, { held: dtype, dtype: cell.modelDType, shape });
+  }
+
+  /** Whether it holds the carried input `name`. */
+  has(name: string): boolean {
+    return this.#cells.has(name);
   }
 
   /** The shape of `name`. */
@@ -158,7 +168,7 @@ export class DeviceState extends ModelState {
     }
     const before = this.#room;
     if (this.#length > before) {
-      this.#room = roomFor(Math.max(this.#length + 1, 2 * before));
+      this.#room = roomFor(Math.max(this.#length + 1, before === 0 ? UNTOLD_ROOM : 2 * before));
     }
     for (const [name, shape] of shapes) {
       const cell = this.#cells.get(name)!;
@@ -216,14 +226,25 @@ export class DeviceState extends ModelState {
     if (cell[what] !== undefined && cell[what].byteLength >= bytes) return;
     cell[what]?.[Symbol.dispose]();
     cell[what] = undefined;
-    cell[what] = this.#device.allocate(room);
+    cell[what] = this.#allocate(room);
     this.#layout = undefined;
+  }
+
+  #allocate(bytes: number): DeviceMemory {
+    const growing = this.cells.filter((c) => c.inPlace && c.shape[c.dim!]! <= this.#room);
+    const perToken = growing.reduce((sum, c) => sum + byteLength(c.dtype, elements(c.shape.with(c.dim!, 1))), 0);
+    const fits = (free: number) => {
+      const room = free + growing.reduce((sum, c) => sum + (c.memory?.byteLength ?? 0), 0);
+      return `${this.#room} tokens were to have room, ${Math.floor(room / perToken)} would fit`;
+    };
+    const total = perToken * this.#room;
+    return this.#device.memory.allocate(bytes, "caches", perToken > 0 ? { total, fits } : {});
   }
 
   /** Moves a cell to memory with more room. What it does not hold yet is zeros: no product of it is a NaN. */
   #grow(cell: StateCell, next: readonly number[], before: number): void {
     const bytes = byteLength(cell.dtype, elements(next.with(cell.dim!, this.#room)));
-    const memory = this.#device.allocate(bytes), old = cell.memory;
+    const memory = this.#allocate(bytes), old = cell.memory;
     this.#device.clear(memory.value, bytes);
     if (old) {
       const toPitch = this.#pitch(cell), fromPitch = this.#pitch(cell, before);
@@ -266,7 +287,7 @@ export class DeviceState extends ModelState {
 /** Room for `length` tokens at least. */
 function roomFor(length: number): number {
   if (length > ROOM_STEP) return ROOM_STEP * Math.ceil(length / ROOM_STEP);
-  return Math.max(LEAST_ROOM, 2 ** Math.ceil(Math.log2(length)));
+  return 2 ** Math.ceil(Math.log2(length));
 }
 
 /** Gives the memory of `cells` back. */

@@ -1,17 +1,17 @@
 /** Running a local graph on one GPU a rank: kernels and products in one stream, collectives between ranks in the same stream. */
 import type { DType } from "../../core/dtype.ts";
-import { type Bindings, evalDim } from "../../core/dim.ts";
+import type { Bindings } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import { inlineData } from "../../graph/builder.ts";
 import { type Attribute, type Graph, isCall, outputOf, valueOf } from "../../graph/graph.ts";
-import type { TensorType } from "../../graph/types.ts";
+import { printType, type TensorType } from "../../graph/types.ts";
 import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
 import type { Recorder } from "../../trace/recorder.ts";
-import { bindSymbols } from "../cpu/shapes.ts";
-import type { Executor, StepTiming } from "../executor.ts";
+import { bindSymbols, evalShape } from "../cpu/shapes.ts";
+import type { Executor, StepOptions, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
 import type { GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
@@ -48,8 +48,10 @@ export class GpuExecutor implements Executor {
   readonly #inputs: ReadonlyMap<string, TensorType>;
   readonly #outputTypes: ReadonlyMap<string, TensorType>;
   readonly #carried: readonly CarriedTensor[];
-  /** The type of what each of those inputs becomes. */
-  readonly #next: ReadonlyMap<string, TensorType>;
+  /** Inputs that a step is given, and of carried ones that are alike, one. */
+  readonly #binding: ReadonlyMap<string, TensorType>;
+  /** What carried inputs become: those that are alike together. A model has few kinds of them, and many of each. */
+  readonly #next: readonly { readonly type: TensorType; readonly inputs: readonly string[] }[];
   readonly #pool: WeightPool;
   readonly #lowerer: Lowerer;
   readonly #programs: StepPrograms;
@@ -76,7 +78,14 @@ export class GpuExecutor implements Executor {
     this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.#held });
     this.#carried = carriedTensors(graph);
     const moving = graph.carried.flatMap((c) => (c.output === undefined ? [] : [{ ...c, value: inputs[c.output]! }]));
-    this.#next = new Map(moving.map((c) => [c.input, valueOf(graph, c.value).type]));
+    const next = moving.map((c) => ({ input: c.input, type: valueOf(graph, c.value).type }));
+    this.#next = [...Map.groupBy(next, (c) => printType(c.type)).values()].map((alike) => ({
+      type: alike[0]!.type,
+      inputs: alike.map((c) => c.input),
+    }));
+    const alike = Map.groupBy(this.#carried, (c) => `${printType(c.from)} ${c.to && printType(c.to)}`);
+    const spare = new Set([...alike.values()].flatMap((list) => list.slice(1).map((c) => c.input)));
+    this.#binding = new Map([...this.#inputs].filter(([name]) => !spare.has(name)));
     const target = { device: options.device, held: this.#held, onProgress: options.onProgress };
     this.#pool = options.weights ?? new WeightPool(target);
     const weights = this.#pool.upload(graph), { device, collectives } = options;
@@ -108,18 +117,23 @@ export class GpuExecutor implements Executor {
     return await this.#step(inputs, undefined);
   }
 
-  async step(inputs: Readonly<Record<string, HostTensor>>, state: DeviceState): Promise<Map<string, HostTensor>> {
-    return await this.#step(inputs, state);
+  async step(
+    inputs: Readonly<Record<string, HostTensor>>,
+    state: DeviceState,
+    { top }: StepOptions = {},
+  ): Promise<Map<string, HostTensor>> {
+    return await this.#step(inputs, state, top);
   }
 
   async #step(
     inputs: Readonly<Record<string, HostTensor>>,
     state: DeviceState | undefined,
+    top?: StepOptions["top"],
   ): Promise<Map<string, HostTensor>> {
     const started = performance.now(), { device, collectives } = this.#options;
-    const carried = new Set(state ? this.#carried.map((c) => c.input) : []);
-    const bindings = bindSymbols(this.#inputs, (name) => {
-      if (carried.has(name)) return state!.shapeOf(name);
+    // States of one kind have one shape, as steps extend them together.
+    const bindings = bindSymbols(state ? this.#binding : this.#inputs, (name) => {
+      if (state?.has(name)) return state.shapeOf(name);
       const tensor = inputs[name];
       if (!tensor) throw new InputError(`Cannot run without input "${name}"`);
       return tensor.shape;
@@ -127,7 +141,7 @@ export class GpuExecutor implements Executor {
     const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
     const own = this.#lowerer.statesInPlace, inPlace = state?.growInPlace(own) ? own : NONE;
     state?.reserve(nextShapes, inPlace);
-    const { program, runner } = this.#programs.at(bindings, { state, inPlace });
+    const { program, runner } = this.#programs.at(bindings, { state, inPlace, top });
     for (const [name, { offset }] of program.inputs) {
       const tensor = inputs[name]!;
       program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
@@ -143,7 +157,7 @@ export class GpuExecutor implements Executor {
     await device.settled();
     const waiting = performance.now() - enqueued;
     const results = new Map(fetched.map(({ name, address, bytes, tensor: { dtype: held, shape } }) => {
-      const type = { held, dtype: this.#outputTypes.get(name)!.dtype!, shape };
+      const type = { held, dtype: this.#outputTypes.get(name)?.dtype ?? held, shape };
       return [name, bytes ? tensorOf(bytes(), type) : this.#read(address, type)] as const;
     }));
     device.forgetFetched();
@@ -165,15 +179,17 @@ export class GpuExecutor implements Executor {
 
   /** Shapes of the states after a step. */
   #nextShapes(bindings: Bindings): Map<string, readonly number[]> {
-    return new Map([...this.#next].map(([input, type]) => {
-      const shape = type.shape?.map((d) => evalDim(d, bindings));
-      if (!shape || shape.includes(undefined)) {
-        throw new InputError(`Cannot keep "${input}" on the GPU: only data tells its size`, {
+    const out = new Map<string, readonly number[]>();
+    for (const { type, inputs } of this.#next) {
+      const shape = evalShape(type.shape, bindings);
+      if (!shape) {
+        throw new InputError(`Cannot keep "${inputs[0]}" on the GPU: only data tells its size`, {
           hint: "run this model on the CPU",
         });
       }
-      return [input, shape as number[]] as const;
-    }));
+      for (const input of inputs) out.set(input, shape);
+    }
+    return out;
   }
 
   #release(cells: Iterable<StateCell>): void {

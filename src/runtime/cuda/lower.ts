@@ -2,11 +2,13 @@
 import type { DType } from "../../core/dtype.ts";
 import type { Bindings } from "../../core/dim.ts";
 import { type Graph, outputOf } from "../../graph/graph.ts";
-import type { Operand } from "../../ops/kernels/kernel.ts";
+import { fuseProducts } from "../../ops/kernels/fused_products.ts";
+import type { KernelTensor, Operand } from "../../ops/kernels/kernel.ts";
+import { lastRowsOf, topOfLastRows } from "../../ops/kernels/top.ts";
 import { sizeOf } from "./host_values.ts";
 import { Memory } from "./memory.ts";
 import { Preparer, type StepSizes, type Work } from "./prepare.ts";
-import { type SizedUnit, StepProgram } from "./step_program.ts";
+import { type ResultPlace, type SizedUnit, StepProgram } from "./step_program.ts";
 import { statesInPlace, type Unit, unitsOf } from "./units.ts";
 import { UploadLayout } from "./upload_layout.ts";
 
@@ -44,10 +46,18 @@ export interface LoweringTarget {
   readonly held?: (dtype: DType) => DType;
 }
 
+/** The largest elements of an output's last rows: results `<output>.values` and `<output>.ids`, in order. */
+export interface TopOf {
+  readonly output: string;
+  readonly count: number;
+}
+
 /** For which steps a program is made. */
 export interface ProgramSizes extends StepSizes {
   /** Whether states stay on the device; they are inputs and results like others where they do not. They grow in place if there is `room`. */
   readonly withStates?: boolean;
+  /** Of the last rows of an output only the largest elements are wanted, in its place. */
+  readonly top?: TopOf | undefined;
   /** The program is to serve later steps too, of sizes up to these: symbols that differ from `bindings`. */
   readonly limit?: Bindings | undefined;
 }
@@ -71,7 +81,8 @@ export class Lowerer {
   /** Carried inputs that grow in place. */
   readonly statesInPlace: ReadonlySet<string>;
 
-  constructor(graph: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
+  constructor(whole: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
+    const graph = fuseProducts(whole);
     this.#graph = graph;
     this.#preparer = new Preparer(graph, { rank, ranks, held });
     this.#units = unitsOf(graph);
@@ -86,7 +97,7 @@ export class Lowerer {
   }
 
   /** The program of a step. @throws {GraphError} If an op does not run on a GPU. */
-  lower({ bindings, room, withStates = false, limit }: ProgramSizes): StepProgram {
+  lower({ bindings, room, withStates = false, limit, top }: ProgramSizes): StepProgram {
     const preparer = this.#preparer, graph = this.#graph;
     const growing = new Set([...limit ?? []].flatMap(([name, size]) => (bindings.get(name) === size ? [] : [name])));
     preparer.bind({ bindings: limit ?? bindings, room: withStates ? room : undefined });
@@ -127,9 +138,11 @@ export class Lowerer {
       if (bytes > 0) commands.push({ kind: "copy", from, to, bytes, of: value });
     }
     const { names, inputs } = outputOf(graph), kept = new Set(withStates ? graph.carried.map((c) => c.output) : []);
-    const outputs = inputs.flatMap((value, i) =>
-      kept.has(i) ? [] : [{ name: names[i]!, value, place: memory.placeOf(value) }]
-    );
+    const outputs = inputs.flatMap((value, i): ResultPlace[] => {
+      if (kept.has(i)) return [];
+      const name = names[i]!, isTop = top?.output === name && !preparer.dependsOn(value, growing);
+      return isTop ? this.#top(value, { top, memory, commands }) : [{ name, value, place: memory.placeOf(value) }];
+    });
     return new StepProgram({
       preparer,
       bindings,
@@ -143,6 +156,23 @@ export class Lowerer {
       reserved: memory.reserved,
       arenaBytes: memory.arenaBytes,
     });
+  }
+
+  /** Adds the search for the largest elements of the last rows of `value`. */
+  #top(
+    value: string,
+    to: { readonly top: TopOf; readonly memory: Memory; readonly commands: Command[] },
+  ): ResultPlace[] {
+    const { top: { output }, memory, commands } = to, tensor = this.#preparer.tensorOf(value);
+    const { rows, columns } = lastRowsOf(tensor.shape), count = Math.min(to.top.count, columns), shape = [rows, count];
+    const { works, scratch } = this.#preparer.stepsOf(topOfLastRows(tensor, count));
+    const tensors: KernelTensor[] = [{ dtype: "f32", shape }, { dtype: "i32", shape }];
+    const from = memory.placeOf(value), results = memory.results(tensors), own = memory.scratch(scratch);
+    const places = ({ of, index }: Operand) =>
+      of === "input" ? from : of === "output" ? results[index]! : own.places[index]!;
+    for (const work of works) commands.push({ ...work, places, of: value });
+    own.free();
+    return ["values", "ids"].map((what, i) => ({ name: `${output}.${what}`, tensor: tensors[i]!, place: results[i]! }));
   }
 
   #place(
@@ -176,7 +206,10 @@ export class Lowerer {
 }
 
 function operandsOf(work: Work): readonly Operand[] {
-  if (work.kind === "gemm") return [work.step.a.operand, work.step.b.operand, work.step.c.operand];
+  if (work.kind === "gemm") {
+    const { a, b, c, epilogue } = work.step;
+    return [a.operand, b.operand, c.operand, ...(epilogue?.bias ? [epilogue.bias] : [])];
+  }
   if (work.kind === "exchange") return [work.exchange.from, ...work.exchange.to];
   return work.launch.addresses;
 }

@@ -79,6 +79,11 @@ export class Memory {
     this.reserved.set(name, bytes);
   }
 
+  /** Memory for tensors that are no values of the graph, until the step ends. */
+  results(list: readonly KernelTensor[]): readonly Place[] {
+    return list.map((tensor) => ({ in: "arena", offset: this.#spans.take(sizeOf(tensor)) }));
+  }
+
   /** Nobody reads `name` any more. */
   release(name: string): void {
     const owned = this.#owned.get(name);

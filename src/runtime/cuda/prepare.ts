@@ -143,6 +143,11 @@ export class Preparer {
     return prepared;
   }
 
+  /** What steps that are no op of the graph launch. */
+  stepsOf(lowered: Lowered): Prepared {
+    return this.#lowered(lowered);
+  }
+
   /** Whether anything reads a value. */
   isRead(name: string): boolean {
     return name !== "" && this.#read.has(name);

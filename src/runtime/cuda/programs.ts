@@ -7,7 +7,7 @@ import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
 import type { NamedText } from "./kernel_texts.ts";
 import type { DeviceState } from "./device_state.ts";
 import type { GpuDevice } from "./device.ts";
-import type { Lowerer, Place } from "./lower.ts";
+import type { Lowerer, Place, TopOf } from "./lower.ts";
 import type { StepProgram } from "./step_program.ts";
 import { type RankExchange, StepRunner } from "./step_runner.ts";
 
@@ -26,10 +26,14 @@ export interface ProgramsOptions {
 export interface StepStates {
   readonly state: DeviceState | undefined;
   readonly inPlace: ReadonlySet<string>;
+  /** Of an output only the largest elements are wanted. */
+  readonly top: TopOf | undefined;
 }
 
 interface Entry {
   readonly program: StepProgram;
+  /** Which results it gives. */
+  readonly wanted: string;
   readonly runners: Map<string, StepRunner>;
   hasRun: boolean;
   /** Whether all ranks record it; undefined until that is asked. */
@@ -75,21 +79,22 @@ export class StepPrograms implements Disposable {
     if (program.covers(next, program.room)) this.#resize(next);
   }
 
-  #entry(bindings: Bindings, { state, inPlace }: StepStates): Entry {
+  #entry(bindings: Bindings, { state, inPlace, top }: StepStates): Entry {
     const { lowerer } = this.#o, withStates = state !== undefined;
     const room = state && inPlace.size > 0 ? state.room : undefined;
-    const key = `${withStates} ${room} ${[...bindings].map(([name, size]) => `${name}=${size}`).join()}`;
+    const wanted = top ? `${top.count} of ${top.output}` : "";
+    const key = `${withStates} ${room} ${wanted} ${[...bindings].map(([name, size]) => `${name}=${size}`).join()}`;
     const known = this.#exact.get(key);
     if (known) {
       this.#exact.delete(key);
       this.#exact.set(key, known);
       return known;
     }
-    if (state && this.#growing?.program.covers(bindings, room)) {
+    if (state && this.#growing?.wanted === wanted && this.#growing.program.covers(bindings, room)) {
       if (same(this.#growing.program.bindings, bindings) || this.#resize(bindings)) return this.#growing;
     }
     const limit = state && this.#limit(bindings, state);
-    const entry = this.#made(lowerer.lower({ bindings, room, withStates, limit }));
+    const entry = this.#made(lowerer.lower({ bindings, room, withStates, limit, top }), wanted);
     if (limit) {
       release(this.#growing);
       return this.#growing = entry;
@@ -112,12 +117,12 @@ export class StepPrograms implements Disposable {
     return new Map([...bindings].map(([name, size]) => [name, size === last.get(name) ? size : size + left]));
   }
 
-  #made(program: StepProgram): Entry {
+  #made(program: StepProgram, wanted: string): Entry {
     const texts = program.commands.flatMap((c): NamedText[] =>
       c.kind === "kernel" ? [c.numbersAt === undefined ? c.launch.plain : c.launch.sized] : []
     );
     this.#o.device.kernels.load(texts);
-    return { program, runners: new Map(), hasRun: false, records: undefined };
+    return { program, wanted, runners: new Map(), hasRun: false, records: undefined };
   }
 
   /** False, and the program is gone, if it does not serve these sizes. */
@@ -183,7 +188,7 @@ export class StepPrograms implements Disposable {
     memory?.[Symbol.dispose]();
     if (what === "arena") this.#arena = undefined;
     else this.#upload = undefined;
-    const made = this.#o.device.allocate(bytes);
+    const made = this.#o.device.memory.allocate(bytes, "values of a step");
     if (what === "arena") this.#arena = made;
     else this.#upload = made;
     return made.value;

@@ -28,6 +28,11 @@ export interface StepOutput {
   readonly tensor: KernelTensor;
 }
 
+/** Where a result lies: a value of the graph, or a tensor that is none. */
+export type ResultPlace =
+  & { readonly name: string; readonly place: Place }
+  & ({ readonly value: string } | { readonly tensor: KernelTensor });
+
 /** What a program is made of. */
 export interface StepProgramParts {
   readonly preparer: Preparer;
@@ -37,7 +42,7 @@ export interface StepProgramParts {
   readonly room: number | undefined;
   readonly commands: Command[];
   readonly sized: readonly SizedUnit[];
-  readonly outputs: readonly { readonly name: string; readonly value: string; readonly place: Place }[];
+  readonly outputs: readonly ResultPlace[];
   readonly upload: UploadLayout;
   readonly reserved: ReadonlyMap<string, number>;
   readonly arenaBytes: number;
@@ -183,6 +188,10 @@ export class StepProgram {
 
   #resultTensors(): readonly StepOutput[] {
     const { outputs, preparer } = this.#parts;
-    return outputs.map(({ name, value, place }) => ({ name, place, tensor: preparer.tensorOf(value) }));
+    return outputs.map((o) => ({
+      name: o.name,
+      place: o.place,
+      tensor: "tensor" in o ? o.tensor : preparer.tensorOf(o.value),
+    }));
   }
 }

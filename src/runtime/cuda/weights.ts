@@ -1,8 +1,6 @@
 /** A rank's weights on its GPU: each once, however many values name it, in the dtype that the GPU holds. */
 import { type DType } from "../../core/dtype.ts";
 import type { OnProgress } from "../../core/progress.ts";
-import { UnavailableError } from "../../core/errors.ts";
-import { CudaError } from "../../ffi/cuda_error.ts";
 import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
 import type { Graph, TensorData } from "../../graph/graph.ts";
 import type { GpuDevice } from "./device.ts";
@@ -31,18 +29,13 @@ export class WeightPool implements Disposable {
     const constants = graph.nodes.flatMap((n) => n.kind === "get_attr" ? [{ name: n.outputs[0], data: n.data }] : []);
     const fresh = new Set(constants.map((c) => c.data).filter((data) => !this.#known.has(data)));
     const sizeAs = (data: TensorData) => sizeOf({ dtype: held(data.dtype), shape: data.shape });
+    const total = [...fresh].reduce((sum, data) => sum + sizeAs(data), 0);
     let done = 0;
-    try {
-      for (const data of fresh) {
-        const memory = device.allocate(sizeAs(data));
-        this.#known.set(data, memory);
-        uploadTensor(device, memory, data, held(data.dtype));
-        onProgress?.("uploading weights", ++done, fresh.size);
-      }
-    } catch (error) {
-      const full = error instanceof CudaError && error.codeName === "CUDA_ERROR_OUT_OF_MEMORY";
-      if (!full) throw error;
-      throw tooLarge(device, [...fresh].reduce((sum, data) => sum + sizeAs(data), 0), error);
+    for (const data of fresh) {
+      const memory = device.memory.allocate(sizeAs(data), "weights", { total });
+      this.#known.set(data, memory);
+      uploadTensor(device, memory, data, held(data.dtype));
+      onProgress?.("uploading weights", ++done, fresh.size);
     }
     device.synchronize(); // the file may be closed after this
     return new Map(constants.map(({ name, data }) => [name, this.#known.get(data)!]));
@@ -61,16 +54,4 @@ function uploadTensor(device: GpuDevice, memory: DeviceMemory, data: TensorData,
     device.upload(memory.value + BigInt(at), bytes);
     at += bytes.length;
   }
-}
-
-function tooLarge(device: GpuDevice, total: number, cause: CudaError): UnavailableError {
-  const { free, total: all } = device.context.memory(), { name } = device.context.facts;
-  const gib = (bytes: number) =>
-    bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-  return new UnavailableError(
-    `Cannot hold this rank's weights of ${gib(total)} on GPU ${device.context.ordinal} (${name}): ${gib(free)} of ${
-      gib(all)
-    } are free`,
-    { hint: "use more ranks, --dtype bf16 or fp16, or 4-bit weights; nvidia-smi shows who else holds memory", cause },
-  );
 }

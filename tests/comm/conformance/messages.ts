@@ -1,7 +1,7 @@
 /** Messages from rank to rank, and groups of calls. */
 import { Work } from "../../../src/runtime/comm/work.ts";
 import type { Run } from "./cases.ts";
-import { bufferOf, bytesOf, garbage, source } from "./tensors.ts";
+import { bufferOf, bytesIn, bytesOf, garbage, source } from "./tensors.ts";
 
 /** Rings, pairs, order, tags, any source, and calls that belong together. */
 export async function messageCases(run: Run): Promise<void> {
@@ -55,6 +55,18 @@ export async function messageCases(run: Run): Promise<void> {
   await run.refused("a time that is none", "InputError", () => comm.recv(both, next, { timeoutMs: NaN }));
 
   await probes(run);
+  // To oneself, whichever is called first; and two groups of the same ranks keep their messages apart.
+  const own = garbage("f32", 4), first = comm.recv(own, rank, { tag: 9 });
+  await comm.send(bufferOf("f32", from(rank, 4)), rank, { tag: 9 });
+  run.same("what a message to oneself tells", await first, { source: rank, tag: 9, count: 4 });
+  run.equal("a message to oneself", own, from(rank, 4));
+  const twin = (await comm.split(0))!, pair = [garbage("i32", 1), garbage("i32", 1)];
+  const two = [comm.recv(pair[0]!, before), twin.recv(pair[1]!, before)];
+  const sends = [twin.send(Int32Array.of(rank), next), comm.send(Int32Array.of(-rank), next)];
+  await Promise.all([...two, ...sends]);
+  run.equal("a message in a group", pair[0]!, bytesIn({ data: Int32Array.of(-before), dtype: "i32" }));
+  run.equal("a message in its twin", pair[1]!, bytesIn({ data: Int32Array.of(before), dtype: "i32" }));
+  await twin.close();
   // A receive that waits holds up no collective, and no collective that waits a message.
   const later = garbage("f32", 3), met = comm.recv(later, before, { tag: 5 }), met2 = comm.barrier();
   await comm.allReduce(sum);

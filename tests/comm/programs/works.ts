@@ -1,7 +1,7 @@
 // deno-lint-ignore-file no-console -- a rank reports to its test by its output
 // What a caller can do with a work: ask, wait for a while, give up waiting, take it back, cancel.
 import assert from "node:assert/strict";
-import { CollectiveAborted, CommunicatorError } from "../../../src/runtime/comm/errors.ts";
+import { CollectiveAborted, CollectiveTimeout, CommunicatorError } from "../../../src/runtime/comm/errors.ts";
 import { init } from "../../../src/runtime/comm/init.ts";
 
 const comm = await init({ timeoutMs: 20_000 });
@@ -64,6 +64,19 @@ const parts = comm.group(() => {
 });
 await assert.rejects(async () => await parts, /Cannot receive 3 elements/);
 await comm.barrier();
+
+// Collectives of values wait as long as they are told.
+const slow = (await comm.split(0))!;
+if (rank === 0) {
+  await assert.rejects(slow.objects.allGather(1, { timeoutMs: 100 }), (error) => {
+    assert.ok(error instanceof CollectiveTimeout);
+    assert.deepEqual(error.missing, [1]);
+    return true;
+  });
+} else await pause(800);
+await slow[Symbol.asyncDispose]();
+assert.throws(() => comm.barrier({ timeoutMs: -1 }), /Cannot wait -1 ms/);
+await assert.rejects(comm.objects.broadcast(1, 0, { timeoutMs: NaN }), /Cannot wait NaN ms/);
 
 // Who leaves a group takes what it had under way there with it; only those who wait for it hear of that.
 const left = (await comm.split(0))!;
