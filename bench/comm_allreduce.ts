@@ -37,6 +37,7 @@ async function measure(sizes: readonly number[]): Promise<void> {
   // V8 compiles what runs often, on threads of its own: on as many cores as ranks that would be measured first.
   const warm = [new Float32Array(2), ...(comm.backend === "shm" ? [comm.allocate([2], "f32")] : [])];
   for (const buffer of warm) for (let i = 0; i < 100_000; i++) comm.allReduceSync(buffer);
+  for (const buffer of warm) time(comm, 8, () => comm.allReduceSync(buffer));
   if (comm.backend === "shm") result[`${name}, symmetric`] = [];
   for (const bytes of sizes) {
     const plain = new Float32Array(bytes / 4);
@@ -52,7 +53,7 @@ async function measure(sizes: readonly number[]): Promise<void> {
 
 function time(comm: Communicator, bytes: number, run: () => void): number {
   const n = repetitions(bytes);
-  for (let i = 0; i < n; i++) run();
+  for (let i = 0; i < 3 * n; i++) run(); // until V8 has compiled it for good
   const batches = [];
   for (let batch = 0; batch < BATCHES; batch++) {
     comm.barrierSync();

@@ -14,7 +14,7 @@ import { ParallelExecutionCtx } from "../src/passes/context.ts";
 import { ParallelAxisSolverPass } from "../src/passes/parallel_axis_solver_pass.ts";
 import { ParallelLayerAnnotatePass } from "../src/passes/parallel_layer_annotate_pass.ts";
 import { ParallelLayerReplacePass } from "../src/passes/parallel_layer_replace_pass.ts";
-import { cleanPipeline } from "../src/passes/pipelines.ts";
+import { cleanModel } from "../src/passes/clean_model.ts";
 import { explainModel } from "../src/session.ts";
 import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
 import { scaledGraph } from "./models/model_cache.ts";
@@ -143,7 +143,7 @@ function measure({ model, ranks, what }: Job): Found {
     const graph = importOnnx(file);
     lap("read");
     const ctx = new ParallelExecutionCtx({ ranks, rank: 0 });
-    const clean = cleanPipeline().run(graph, ctx);
+    const clean = cleanModel(graph, ctx);
     lap("clean");
     const solved = new ParallelAxisSolverPass().apply(clean, ctx);
     lap("plan");

@@ -19,6 +19,15 @@ export interface FolderCases {
 /** How deep folders of folders are searched. */
 const DEPTH = 3;
 
+/** Whether `folder` is one with cases, or one of such folders. */
+export function hasCases(folder: string): boolean {
+  try {
+    return caseFolders(folder, DEPTH).length > 0;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * The cases of `folders`, or of the folders in them that have some. A case is called after its folder, as much of the path
  * as tells it from others, after its model where that is not `model.onnx`, and then as the folder calls it.
@@ -30,7 +39,7 @@ export function readCases(folders: readonly string[]): FolderCases {
     const inside = caseFolders(folder, DEPTH);
     if (inside.length > 0) return inside;
     throw new FormatError(`Cannot verify ${folder}: neither it nor a folder in it has a cases.json`, {
-      hint: "shardwise verify --help explains the format",
+      hint: "shardwise verify --help explains the format; --against unsharded needs none",
     });
   });
   const once = [...new Map(found.map((folder) => [Deno.realPathSync(folder), folder])).entries()];
@@ -56,7 +65,10 @@ function caseFolders(folder: string, depth: number): string[] {
   try {
     entries = [...Deno.readDirSync(folder)];
   } catch (cause) {
-    throw new FormatError(`Cannot verify ${folder}: it is no folder that can be read`, { cause });
+    throw new FormatError(`Cannot verify ${folder}: it is no folder that can be read`, {
+      hint: "name a folder with a cases.json; --against unsharded needs none, and takes a model's file too",
+      cause,
+    });
   }
   if (entries.some(({ name, isFile }) => isFile && name === "cases.json")) return [folder];
   if (depth === 0) return [];

@@ -3,9 +3,10 @@ import { join } from "node:path";
 import { fileSize } from "../src/formats/mapped_file.ts";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "../src/generate/sampler.ts";
+import { meshSize, printMesh } from "../src/plan/mesh.ts";
 import type { Tokenizer } from "../src/generate/tokenizer.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { DEVICE_OPTIONS, type GenerateJob, type GenerateReport, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
+import { DEVICE_OPTIONS, type GenerateJob, type GenerateReport, jobDevice, NPROC, ranksOf, startJob } from "./job.ts";
 import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printNote } from "./print.ts";
 
@@ -27,6 +28,10 @@ export const generate: Command = {
     "likeliest token is taken at each step. The same seed gives the same text at any N (as long as rounding does not decide).",
   options: {
     nproc: NPROC,
+    mesh: {
+      value: "dp=D,tp=T",
+      help: "D groups of T ranks, instead of --nproc: groups share the prompts, of which there are at least D",
+    },
     chat: { value: "TEXT", help: "a question, put into the model's chat template; - reads it from stdin" },
     system: { value: "TEXT", help: "the system message before --chat; default: what the template says" },
     prompt: {
@@ -65,6 +70,7 @@ export const generate: Command = {
   examples: [
     'shardwise generate smollm2/ --nproc 2 --chat "What is the capital of France?"',
     'shardwise generate model.onnx --prompt "Once upon" --tokenizer tokenizer.json --temperature 0.8 --top-p 0.9 --seed 1',
+    "shardwise generate smollm2/ --mesh dp=2,tp=2 --prompt 'Once upon' --prompt 'In the beginning'",
     "shardwise generate model.onnx --nproc 3 --prompt-ids 24,79,85 --max-new-tokens 24",
     'shardwise generate t5-small/ --nproc 2 --prompt "translate English to German: Good morning." --num-beams 4',
   ],
@@ -73,8 +79,8 @@ export const generate: Command = {
 
 async function generateText(args: ParsedArgs): Promise<number> {
   const folder = ModelFolder.open(args.only("MODEL"));
-  const nproc = rankCount(args, folder.model);
-  checkPlanFile(args, planConfig(args), { ranks: nproc, model: folder.model });
+  const { nproc, mesh } = ranksOf(args, folder.model);
+  checkPlanFile(args, planConfig(args), { ranks: mesh?.tp ?? nproc, model: folder.model });
   const { job, echo, promptTokens, limitNote } = generateJob(args, folder);
   if (echo !== undefined) await Deno.stdout.write(new TextEncoder().encode(echo));
   const { code, reports: [report] } = await startJob(job, nproc);
@@ -134,10 +140,19 @@ export interface GenerateCall {
 /** The job that the arguments ask for; all that can be wrong with them is told here, before a rank starts. */
 export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall {
   requireTextModel(args, folder);
-  const sampling = samplingOptions(args);
+  const { mesh } = ranksOf(args, folder.model), sampling = samplingOptions(args);
   const beams = beamOptions(args, sampling);
   const decoderPrompt = decoderIds(args, folder);
   const { prompts, echo, tokenizer } = readPrompts(args, folder);
+  const count = typeof prompts === "string" ? 1 : prompts.length;
+  if (mesh && count < mesh.dp) {
+    throw args.error(
+      `--mesh ${printMesh(mesh)} shares prompts among ${mesh.dp} groups of ranks, and there ${
+        count === 1 ? "is one" : `are ${count}`
+      }`,
+      `give at least ${mesh.dp} prompts, or let all ranks share the layers: --nproc ${meshSize(mesh)}`,
+    );
+  }
   const print = printing(args, folder, tokenizer);
   const asked = args.number("max-new-tokens", { least: 1, whole: true }) ?? DEFAULT_NEW_TOKENS;
   const context = folder.contextLength;
@@ -161,6 +176,7 @@ export function generateJob(args: ParsedArgs, folder: ModelFolder): GenerateCall
       sampling,
       beams,
       plan: planConfig(args),
+      ...(mesh && mesh.dp > 1 ? { mesh } : {}),
       endIds: endIds(args, folder),
       print,
     },

@@ -9,7 +9,7 @@ import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "../src/runtime/device_choice.ts";
 import type { Difference } from "./compare.ts";
-import type { DeviceMesh } from "../src/plan/mesh.ts";
+import { type DeviceMesh, meshSize, parseMesh } from "../src/plan/mesh.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import type { PlanConfig } from "./plan_options.ts";
 
@@ -40,6 +40,8 @@ export interface VerifyJob {
   readonly against: Against;
   readonly cases: readonly VerifyCase[];
   readonly plan: PlanConfig;
+  /** Groups of ranks: they share the rows of cases with tensors, and each generates the texts of the others. */
+  readonly mesh?: DeviceMesh | undefined;
 }
 
 /** One check. Paths are resolved. */
@@ -95,6 +97,8 @@ export interface GenerateJob {
   /** Searches with beams instead of picking token by token. */
   readonly beams?: Pick<BeamSearchOptions, "beams" | "lengthPenalty" | "earlyStopping"> | undefined;
   readonly plan: PlanConfig;
+  /** Groups of ranks that share the prompts. */
+  readonly mesh?: DeviceMesh | undefined;
   readonly endIds: readonly number[];
   /** How to print: as ids, or as text of this tokenizer, which ends at `stop`. */
   readonly print: { readonly kind: "ids" } | {
@@ -183,6 +187,28 @@ export function rankCount(args: ParsedArgs, model?: string): number {
     throw args.error(`${model} was split for ${made} ranks, not ${asked}`, `pass --nproc ${made}, or leave it out`);
   }
   return asked ?? made ?? 1;
+}
+
+/** The option by which groups of ranks share a batch. */
+export const MESH: OptionSpec = {
+  value: "dp=D,tp=T",
+  help: "D groups of T ranks: groups share the batch, the ranks of a group the layers; instead of --nproc",
+};
+
+/** How many ranks `--mesh` or `--nproc` asks for, and how they are arranged. @throws {UsageError | PlanError} */
+export function ranksOf(args: ParsedArgs, model?: string): { readonly nproc: number; readonly mesh?: DeviceMesh } {
+  const text = args.text("mesh");
+  if (text === undefined) return { nproc: rankCount(args, model) };
+  const mesh = parseMesh(text), size = meshSize(mesh);
+  const asked = args.text("nproc"), made = model === undefined ? undefined : shardedFor(model);
+  if (asked !== undefined && Number(asked) !== size) {
+    throw args.error(`--mesh ${text} is of ${size} ranks, not ${asked}`);
+  }
+  if (size > MOST_RANKS) throw args.error(`--mesh ${text} is of ${size} ranks: at most ${MOST_RANKS} are started`);
+  if (made !== undefined && made !== mesh.tp) {
+    throw args.error(`${model} was split for ${made} ranks, not ${mesh.tp}`, `pass tp=${made}`);
+  }
+  return { nproc: size, mesh };
 }
 
 /** How a job ended. */

@@ -14,6 +14,7 @@ import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { comparisonScreen, explanationScreen } from "./plan_explain.ts";
+import { namedSizes } from "./named_sizes.ts";
 import { checkOutput } from "./output_file.ts";
 import { HTML, writePlanPage } from "./plan_html.ts";
 import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
@@ -79,7 +80,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       `name ${join(model, FOLDER_FILES.model)}`,
     );
   }
-  const nominal = sizes(args), baselines = rules(args);
+  const nominal = namedSizes(args), baselines = rules(args);
   checkOutput(args.text("html"), "html", args);
   const asked = planConfig(args);
   checkPlanFile(args, asked, { ranks: mesh?.tp ?? ranks, model });
@@ -178,14 +179,4 @@ export function rewriteLines(notes: readonly RewriteNote[]): string[] {
       return `  ${text} (${all[0]!.node}${more})`;
     }),
   ];
-}
-
-function sizes(args: ParsedArgs): Record<string, number> {
-  return Object.fromEntries(
-    args.texts("set").map((text) => {
-      const [, name, size] = /^([^=]+)=(\d+)$/.exec(text) ?? [];
-      if (name === undefined) throw args.error(`--set ${JSON.stringify(text)} is not NAME=SIZE`);
-      return [name, Number(size)] as const;
-    }),
-  );
 }

@@ -3,8 +3,7 @@ import { extname } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
-import { DEVICE_OPTIONS, jobDevice, NPROC, rankCount, startJob } from "./job.ts";
-import { meshSize, parseMesh } from "../src/plan/mesh.ts";
+import { DEVICE_OPTIONS, jobDevice, MESH, NPROC, ranksOf, startJob } from "./job.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import { checkOutput, requireFolder } from "./output_file.ts";
 import { checkPlanFile, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
@@ -22,7 +21,7 @@ export const run: Command = {
     nproc: NPROC,
     inputs: { short: "i", value: "PATH", help: "in.safetensors, or a folder of .npy files; required" },
     outputs: { short: "o", value: "PATH", help: "out.safetensors, or a folder for .npy files; required" },
-    mesh: { value: "dp=D,tp=T", help: "D groups of T ranks that share the batch; D·T is the number of ranks" },
+    mesh: MESH,
     ...DEVICE_OPTIONS,
     ...PLAN_OPTIONS,
   },
@@ -34,10 +33,8 @@ export const run: Command = {
 };
 
 async function runModel(args: ParsedArgs): Promise<number> {
-  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
   const { model } = ModelFolder.open(args.only("MODEL.onnx"));
-  const nproc = mesh && args.text("nproc") === undefined ? meshSize(mesh) : rankCount(args, model);
-  if (mesh && meshSize(mesh) !== nproc) throw args.error(`--mesh ${text} is of ${meshSize(mesh)} ranks, not ${nproc}`);
+  const { nproc, mesh } = ranksOf(args, model);
   const plan = planConfig(args);
   checkPlanFile(args, plan, { ranks: nproc, model });
   if (mesh && (plan.file !== undefined || shardedFor(model) !== undefined)) {

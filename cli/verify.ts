@@ -1,13 +1,18 @@
 /** `shardwise verify`: runs stored cases at several world sizes and compares with what they should give. */
 import Table from "cli-table3";
 import type { Command, ParsedArgs } from "./command.ts";
-import { type FolderCases, readCases } from "./cases.ts";
+import { type FolderCases, hasCases, readCases } from "./cases.ts";
+import { DrawnCases } from "./drawn_cases.ts";
+import { namedSizes } from "./named_sizes.ts";
 import type { OutputDifference } from "./compare.ts";
+import { ModelFolder } from "../src/generate/model_folder.ts";
 import { didYouMean } from "../src/core/suggest.ts";
+import { meshSize, parseMesh } from "../src/plan/mesh.ts";
 import {
   type Against,
   DEVICE_OPTIONS,
   jobDevice,
+  MESH,
   startJob,
   type VerifyCase,
   type VerifyJob,
@@ -25,7 +30,7 @@ const AGAINST: readonly Against[] = ["reference", "unsharded"];
 export const verify: Command = {
   name: "verify",
   summary: "check models against stored outputs at several world sizes",
-  usage: "FOLDER… [--nproc 1,2,3,4] [--against unsharded] [--cases PATTERN] [--json]",
+  usage: "FOLDER|MODEL… [--nproc 1,2,3,4] [--against unsharded] [--cases PATTERN] [--json]",
   description:
     "Each FOLDER (or folders in it) holds cases.json, a list of {name, model, inputs, expected, atol, rtol}: file names in the\n" +
     "folder, and what is allowed. Where there is a generate.json, {prompt, greedy}, greedy search must give those ids. A case\n" +
@@ -33,12 +38,24 @@ export const verify: Command = {
     "equal. Relative differences in the table are taken where |expected| > atol. Exits 1 when a case fails.\n\n" +
     "A reference of another runtime or processor may differ by more than is allowed (8-bit products above all). Of a case that\n" +
     "fails, the table says whether the model differs from its reference unsplit too; --against unsharded holds models against\n" +
-    "that alone, so that only what splitting changes fails.",
+    "that alone, so that only what splitting changes fails. It takes models without cases too (an .onnx file, or a folder): on\n" +
+    "inputs drawn after their names and types.",
   options: {
     nproc: { short: "n", value: "1,2,…", help: "world sizes; default 1,2,3,4" },
+    mesh: {
+      ...MESH,
+      help:
+        "D groups of T ranks, instead of --nproc: groups share the rows of a case; each generates all of a text.\n" +
+        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+    },
     against: {
       value: AGAINST.join("|"),
       help: "what is expected: the stored outputs (default), or what one ONNX Runtime session gives here",
+    },
+    set: {
+      value: "NAME=SIZE",
+      many: true,
+      help: "size of a symbolic dim of drawn inputs, as in num_channels=3",
     },
     cases: { value: "PATTERN", help: "only cases whose name contains PATTERN; * stands for anything" },
     ...DEVICE_OPTIONS,
@@ -47,16 +64,22 @@ export const verify: Command = {
   },
   examples: [
     "shardwise verify models/llama models/gpt2 --nproc 1,2,3,4",
+    "shardwise verify models/bert --mesh dp=2,tp=2 --cases 'batch*'",
     'shardwise verify models --cases "llama*decode"',
+    "shardwise verify my-model.onnx --against unsharded --nproc 2,3",
   ],
   run: verifyFolders,
 };
 
 async function verifyFolders(args: ParsedArgs): Promise<number> {
   if (args.positionals.length === 0) throw args.error("FOLDER is missing");
-  const sizes = args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
+  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
+  if (mesh && args.text("nproc") !== undefined) throw args.error("--mesh and --nproc exclude each other");
+  const sizes = mesh ? [meshSize(mesh)] : args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
   const against = againstOf(args);
-  const { cases, skipped } = select(readCases(args.positionals), args.text("cases"));
+  using drawn = new DrawnCases();
+  const found = await findCases(args, { against, drawn });
+  const { cases, skipped } = select(found, args.text("cases"));
   if (cases.length === 0 && skipped.length === 0) {
     throw args.error(
       `no case matches --cases ${JSON.stringify(args.text("cases"))}`,
@@ -64,10 +87,10 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
     );
   }
   const on = jobDevice(args), plan = planConfig(args), results: VerifyResult[] = [];
-  for (const size of sizes) passConfig(plan, size);
+  for (const size of sizes) passConfig(plan, mesh?.tp ?? size);
   for (const size of cases.length > 0 ? sizes : []) {
     const began = performance.now();
-    results.push(...await verifyAt(cases, { size, on, plan, against }));
+    results.push(...await verifyAt(cases, { size, on, plan, against, ...(mesh ? { mesh } : {}) }));
     const seconds = ((performance.now() - began) / 1000).toFixed(1);
     printNote(
       `${size} rank${size === 1 ? "" : "s"}: ${cases.length} case${cases.length === 1 ? "" : "s"} in ${seconds} s`,
@@ -114,6 +137,22 @@ function againstOf(args: ParsedArgs): Against {
   throw args.error(`--against ${JSON.stringify(text)} is not ${AGAINST.join(" or ")}${didYouMean(text, AGAINST)}`);
 }
 
+/** Stored cases; against the unsplit model, drawn ones of models that have none. */
+async function findCases(
+  args: ParsedArgs,
+  { against, drawn }: { readonly against: Against; readonly drawn: DrawnCases },
+): Promise<FolderCases> {
+  const sizes = namedSizes(args);
+  if (against === "reference") return readCases(args.positionals);
+  const bare = args.positionals.filter((path) => !hasCases(path));
+  const stored = args.positionals.length > bare.length
+    ? readCases(args.positionals.filter((path) => !bare.includes(path)))
+    : { cases: [], skipped: [] };
+  const made: VerifyCase[] = [];
+  for (const path of bare) made.push(await drawn.draw(ModelFolder.open(path).model, sizes));
+  return { ...stored, cases: [...stored.cases, ...made] };
+}
+
 function select({ cases, skipped }: FolderCases, pattern: string | undefined): FolderCases {
   const parts = (pattern ?? "").split("*").map((part) => part.replace(/[.+?^${}()|[\]\\]/g, "\\$&"));
   const wanted = new RegExp(parts.join(".*"));
@@ -148,14 +187,20 @@ export function verifyTable(
       c?.kind === "outputs" ? `${c.atol} + ${c.rtol}·|x|` : "equal",
       result.pass ? "pass" : "FAIL",
     ]);
-    if (result.problem !== undefined) table.push([{ colSpan: 7, content: `  ${result.problem}` }]);
-    if (result.verdict !== undefined) table.push([{ colSpan: 7, content: `  ${result.verdict}` }]);
+    if (result.problem !== undefined) table.push([{ colSpan: 7, content: wrapped(result.problem) }]);
+    if (result.verdict !== undefined) table.push([{ colSpan: 7, content: wrapped(result.verdict) }]);
     for (const output of result.outputs.filter(({ problem }) => problem !== undefined)) {
-      table.push([{ colSpan: 7, content: `  ${output.name}: ${output.problem}` }]);
+      table.push([{ colSpan: 7, content: wrapped(`${output.name}: ${output.problem}`) }]);
     }
   }
   for (const { name, reason } of skipped) table.push([name, "", { colSpan: 5, content: `skipped: ${reason}` }]);
   return table.toString();
+}
+
+/** A message as indented lines, so that one of an engine does not make the table as wide as itself. */
+function wrapped(message: string): string {
+  const lines = message.split("\n").flatMap((line) => line.match(/\S.{0,100}(?=\s|$)|\S+/g) ?? []);
+  return lines.map((line) => `  ${line.trim()}`).join("\n");
 }
 
 function outputLines(result: VerifyResult, c: VerifyCase | undefined): { name: string; abs: string; rel: string }[] {

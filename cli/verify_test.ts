@@ -45,6 +45,15 @@ Deno.test("verifyTable() has a row for each case and size, its outputs folded to
   ]);
 });
 
+Deno.test("verifyTable() wraps long messages", () => {
+  const c: VerifyCase = { kind: "greedy", name: "m greedy", model: "m", prompt: [1], expected: [1] };
+  const problem = `${"word ".repeat(60)}\n  hint: ${"x".repeat(150)} y`;
+  const text = verifyTable([c], [{ name: "m greedy", ranks: 1, pass: false, outputs: [], problem, ms: 1 }], []);
+  assert.equal(text.match(/word/g)!.length, 60);
+  assert.match(text, /│ +hint:/);
+  assert.ok(Math.max(...text.split("\n").map((line) => line.length)) < 170);
+});
+
 Deno.test("judge() says of a case that differs from its reference whether the split is to blame", async () => {
   const c: VerifyCase = { kind: "greedy", name: "m greedy", model: "m", prompt: [1], expected: [1, 2] };
   const verdictOf = async (got: number[], unsplit: number[], against: Against = "reference") => {

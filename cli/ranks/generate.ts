@@ -5,7 +5,9 @@ import type { EncoderPrompt } from "../../src/generate/encoder_decoder.ts";
 import { ModelFolder } from "../../src/generate/model_folder.ts";
 import type { Decode } from "../../src/generate/text_stream.ts";
 import { StopStrings, TextStream } from "../../src/generate/text_stream.ts";
+import { balanced } from "../../src/graph/layout.ts";
 import { loadFolder } from "./load_model.ts";
+import { meshGroup } from "./mesh_group.ts";
 import type { GenerateJob, GenerateReport, RankContext } from "../job.ts";
 
 /** Turns ids into what is printed. */
@@ -18,24 +20,49 @@ interface Printer {
 /** Carries out `job`. */
 export async function generateOnRank(job: GenerateJob, { comm, report }: RankContext): Promise<void> {
   const started = performance.now();
-  await using model = await loadFolder(job.model, { comm, on: job.on, plan: job.plan });
+  await using group = await meshGroup(comm, job.mesh);
+  const { threads } = group;
+  await using model = await loadFolder(job.model, { comm: group.comm, on: job.on, plan: job.plan, threads });
   const prompts: readonly EncoderPrompt[] = typeof job.prompts === "string"
     ? [Object.fromEntries(await readTensors(job.prompts))]
     : job.prompts;
-  const makePrinter = printers(job, comm.rank);
+  const [own, ...others] = balanced(prompts.length, group.count).parts[group.index]!;
+  if (!own || others.length > 0) throw new Error("unreachable: a group has one range of prompts");
+  const makePrinter = printers(job, group.comm.rank);
   const show = comm.rank === 0 ? writer(Deno.stdout) : () => {};
   const began = performance.now();
   const run = job.beams !== undefined ? search : prompts.length === 1 ? stream : batch;
-  const { tokens, firstTokens, first, ended } = await run({ job, model, prompts, makePrinter, show });
-  if (comm.rank !== 0) return;
+  const { texts, tokens, firstTokens, first, ended } = await run({
+    job,
+    model,
+    prompts: prompts.slice(...own),
+    makePrinter,
+    show,
+  });
   const last = performance.now();
-  const result: GenerateReport = {
+  const outcome = {
+    texts,
     tokens,
     firstTokens,
     loadMs: began - started,
     firstMs: first === undefined ? undefined : first - began,
     restMs: last - (first ?? began),
     ended,
+  };
+  const all = group.count === 1 ? [outcome] : await comm.objects.gather(outcome, 0);
+  if (comm.rank !== 0 || !all) return;
+  // Each group's first rank speaks for it.
+  const groups = all.filter((_, rank) => rank % group.comm.size === 0);
+  if (texts) show(joinTexts(job, groups.flatMap((g) => g.texts!)));
+  const sum = (of: (g: (typeof groups)[number]) => number) => groups.reduce((total, g) => total + of(g), 0);
+  const slowest = (of: (g: (typeof groups)[number]) => number) => Math.max(...groups.map(of));
+  const result: GenerateReport = {
+    tokens: sum((g) => g.tokens),
+    firstTokens: sum((g) => g.firstTokens),
+    loadMs: slowest((g) => g.loadMs),
+    firstMs: first === undefined ? undefined : slowest((g) => g.firstMs ?? 0),
+    restMs: slowest((g) => g.restMs),
+    ended: groups.every((g) => g.ended),
   };
   report(result);
 }
@@ -51,6 +78,8 @@ interface Run {
 
 /** How many tokens were made, how many of them at first and when, and whether all texts came to their own end. */
 interface Outcome {
+  /** What is to be shown; undefined where it has been. */
+  readonly texts?: readonly string[];
   readonly tokens: number;
   readonly firstTokens: number;
   readonly first: number | undefined;
@@ -75,8 +104,8 @@ async function stream({ job, model, prompts: [prompt], makePrinter, show }: Run)
   return { tokens, firstTokens: Math.min(tokens, 1), first, ended };
 }
 
-/** Several texts side by side; each is shown when it and those before it are complete. */
-async function batch({ job, model, prompts, makePrinter, show }: Run): Promise<Outcome> {
+/** Several texts side by side. */
+async function batch({ job, model, prompts, makePrinter }: Run): Promise<Outcome> {
   const texts = prompts.map(() => ({ printer: makePrinter(), text: "", ended: false }));
   let first = 0, tokens = 0, firstTokens = 0;
   const ends = (i: number, id: number) => {
@@ -89,12 +118,12 @@ async function batch({ job, model, prompts, makePrinter, show }: Run): Promise<O
     tokens += ids.filter((id) => id !== undefined).length;
     if (firstTokens === 0) [first, firstTokens] = [performance.now(), tokens];
   }
-  show(joinTexts(job, texts.map(({ text, printer }) => text + printer.end())));
-  return { tokens, firstTokens, first, ended: texts.every((t) => t.ended) };
+  const made = texts.map(({ text, printer }) => text + printer.end());
+  return { texts: made, tokens, firstTokens, first, ended: texts.every((t) => t.ended) };
 }
 
 /** The best text of beam search for each prompt. */
-async function search({ job, model, prompts, makePrinter, show }: Run): Promise<Outcome> {
+async function search({ job, model, prompts, makePrinter }: Run): Promise<Outcome> {
   const { repetitionPenalty } = job.sampling;
   const texts: string[] = [];
   let tokens = 0, ended = true;
@@ -106,8 +135,7 @@ async function search({ job, model, prompts, makePrinter, show }: Run): Promise<
     tokens += best!.ids.length;
     ended &&= job.endIds.includes(best!.ids.at(-1)!) || parts.some((p) => p.stopped);
   }
-  show(joinTexts(job, texts));
-  return { tokens, firstTokens: 0, first: undefined, ended };
+  return { texts, tokens, firstTokens: 0, first: undefined, ended };
 }
 
 /** Lines of ids; paragraphs of text. */

@@ -14,28 +14,30 @@ export interface LoadOptions {
   readonly comm: Communicator;
   readonly on: JobDevice;
   readonly plan: PlanConfig;
+  /** Of each session; by default the cores, shared out among the ranks of `comm`. */
+  readonly threads?: number | undefined;
 }
 
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, { comm, on, plan }: LoadOptions): Promise<ParallelModel> {
-  const model = await withProgress(path, { comm, on, config: passConfig(plan, comm.size) });
+export async function loadModel(path: string, { comm, on, plan, threads }: LoadOptions): Promise<ParallelModel> {
+  const model = await withProgress(path, { comm, on, threads, config: passConfig(plan, comm.size) });
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }
 
 /** The same for a model folder. */
-export async function loadFolder(path: string, { comm, on, plan }: LoadOptions): Promise<LoadedFolder> {
+export async function loadFolder(path: string, { comm, on, plan, threads }: LoadOptions): Promise<LoadedFolder> {
   using line = progressLine(comm);
   const config = passConfig(plan, comm.size);
-  const folder = await loadModelFolder(path, { comm, ...on, config, onProgress: line.onProgress });
+  const folder = await loadModelFolder(path, { comm, ...on, threads, config, onProgress: line.onProgress });
   if (folder.decoder.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${folder.decoder.notice}`);
   return folder;
 }
 
 async function withProgress(
   path: string,
-  { comm, on, config }: Omit<LoadOptions, "plan"> & { readonly config: Config },
+  { comm, on, config, threads }: Omit<LoadOptions, "plan"> & { readonly config: Config },
 ): Promise<ParallelModel> {
   using line = progressLine(comm);
-  return await parallelizeModel(path, { comm, ...on, config, onProgress: line.onProgress });
+  return await parallelizeModel(path, { comm, ...on, threads, config, onProgress: line.onProgress });
 }

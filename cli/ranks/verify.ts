@@ -1,11 +1,16 @@
 /** What each rank does for `shardwise verify`; rank 0 compares and writes results, a line of JSON each. */
-import { describeError } from "../../src/core/errors.ts";
+import { describeError, InputError } from "../../src/core/errors.ts";
 import type { LoadedFolder } from "../../src/folder_session.ts";
 import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
+import type { Communicator } from "../../src/runtime/comm/communicator.ts";
+import type { DataParallelModel } from "../../src/runtime/data_parallel_model.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
+import { parallelizeOverMesh } from "../../src/session.ts";
 import { loadFolder, loadModel } from "./load_model.ts";
 import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel } from "./verify_sides.ts";
 import type { Difference } from "../compare.ts";
+import { passConfig } from "../plan_options.ts";
+import { type MeshGroup, meshGroup } from "./mesh_group.ts";
 import type { Against, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
@@ -13,34 +18,38 @@ export async function verifyOnRank(job: VerifyJob, context: RankContext): Promis
   // Rank 0 runs models unsplit in a group of its own.
   const { comm } = context;
   const alone = comm.size === 1 ? comm : (await comm.split(comm.rank, 0, { name: "unsplit" }))!;
+  await using group = await meshGroup(comm, job.mesh);
+  const together = (a: VerifyCase, b: VerifyCase) =>
+    // Groups share the rows of tensors, and each generates texts by itself.
+    a.model === b.model && (group.count === 1 || (a.kind === "outputs") === (b.kind === "outputs"));
   for (let at = 0; at < job.cases.length;) {
-    const { model: path } = job.cases[at]!;
-    const end = job.cases.findIndex((c, i) => i > at && c.model !== path);
+    const first = job.cases[at]!, path = first.model;
+    const end = job.cases.findIndex((c, i) => i > at && !together(first, c));
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
     await using unsplit = new UnsplitModel(path, alone);
-    await verifyModel({ ...job, cases }, { path, unsplit, context });
+    await verifyModel({ ...job, cases }, { group, unsplit, context });
   }
 }
 
 async function verifyModel(
-  { cases, plan, on, against }: VerifyJob,
-  { path, unsplit, context: { comm, report } }: {
-    readonly path: string;
+  job: VerifyJob,
+  { group, unsplit, context: { comm, report } }: {
+    readonly group: MeshGroup;
     readonly unsplit: UnsplitModel;
     readonly context: RankContext;
   },
 ): Promise<void> {
+  const { cases, against } = job;
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
     if (error instanceof CommunicatorError) throw error;
     report({ name: c.name, ranks: comm.size, pass: false, outputs: [], problem: describeError(error), ms });
   };
   const began = performance.now();
-  let model: ParallelModel | LoadedFolder;
+  let model: ParallelModel | DataParallelModel | LoadedFolder;
   try {
-    const options = { comm, on, plan };
-    model = cases[0]!.kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
+    model = await open(job, group, comm);
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;
@@ -50,6 +59,7 @@ async function verifyModel(
     const start = performance.now();
     try {
       const got = await givenByRanks(c, model), ms = performance.now() - start;
+      await requireOneText(got, c, { group, comm });
       // The other ranks wait for rank 0 at the next case.
       if (comm.rank !== 0) continue;
       report({ name: c.name, ranks: comm.size, ...await judge(got, { c, against, unsplit }), ms });
@@ -57,6 +67,33 @@ async function verifyModel(
       failed(c, error, performance.now() - start);
     }
   }
+}
+
+/** The model of the job's cases, which stand together. */
+async function open(
+  { cases: [c], plan, on, mesh }: VerifyJob,
+  group: MeshGroup,
+  comm: Communicator,
+): Promise<ParallelModel | DataParallelModel | LoadedFolder> {
+  const { model: path, kind } = c!;
+  if (mesh && group.count > 1 && kind === "outputs") {
+    return await parallelizeOverMesh(path, { comm, mesh, ...on, config: passConfig(plan, mesh.tp) });
+  }
+  const options = { comm: group.comm, on, plan, threads: group.threads };
+  return kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
+}
+
+/** @throws {InputError} If groups of ranks have generated other texts than the first: on all ranks. */
+async function requireOneText(
+  got: Given,
+  { kind }: VerifyCase,
+  { group, comm }: { readonly group: MeshGroup; readonly comm: Communicator },
+): Promise<void> {
+  if (group.count === 1 || kind === "outputs") return;
+  const texts = await comm.objects.allGather([...got.values()].join());
+  const other = texts.findIndex((text) => text !== texts[0]);
+  if (other < 0) return;
+  throw new InputError(`Groups of ranks disagree: rank ${other} generated ${texts[other]}, rank 0 ${texts[0]}`);
 }
 
 /** How the outcome of a case is judged. */

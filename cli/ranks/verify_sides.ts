@@ -5,6 +5,7 @@ import { readTensors } from "../../src/formats/tensor_file.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
+import { DataParallelModel } from "../../src/runtime/data_parallel_model.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { openUnsharded, type Unsharded } from "../../src/runtime/unsharded.ts";
 import { parallelizeModel } from "../../src/session.ts";
@@ -15,7 +16,10 @@ import type { VerifyCase } from "../job.ts";
 export type Given = ReadonlyMap<string, HostTensor> | readonly number[];
 
 /** What the ranks of `model` give. All of them call it together. */
-export async function givenByRanks(c: VerifyCase, model: ParallelModel | LoadedFolder): Promise<Given> {
+export async function givenByRanks(
+  c: VerifyCase,
+  model: ParallelModel | DataParallelModel | LoadedFolder,
+): Promise<Given> {
   if (c.kind === "seq2seq" && model instanceof LoadedFolder) {
     const prompt = typeof c.prompt === "string" ? Object.fromEntries(await readTensors(c.prompt)) : c.prompt;
     const options = { maxNewTokens: c.expected.length, decoderPrompt: c.decoderPrompt, endIds: [] };
@@ -25,6 +29,7 @@ export async function givenByRanks(c: VerifyCase, model: ParallelModel | LoadedF
   if (c.kind === "outputs") {
     return new Map(Object.entries(await model.run(Object.fromEntries(await readTensors(c.inputs)))));
   }
+  if (model instanceof DataParallelModel) throw new Error(`Unreachable case ${c.kind}`);
   const options = { sampler: new Sampler(), maxNewTokens: c.expected.length };
   return await Array.fromAsync(generate(model, c.prompt, options));
 }

@@ -81,6 +81,12 @@ export function nominalSizes(graph: Graph, given: Nominal = {}, pastTokens = NOM
     const present = valueOf(graph, outputOf(graph).inputs[output]!).type.shape ?? [];
     past.forEach((p, i) => {
       const now = present[i];
+      // What exporters leave open at the input (the size of a head) and the op knows is no length.
+      if (typeof now === "number") {
+        const open = asSymbol(p);
+        if (open !== undefined) set(open, now);
+        return;
+      }
       const grown = now === undefined ? 0 : dimSub(now, p);
       if (grown === 0 || now === undefined) return;
       for (const s of symbolsOf(p)) set(s, pastTokens);
@@ -149,6 +155,11 @@ export class Pricing {
   call(work: { readonly flops: number; readonly bytes: number; readonly rows: number }): number {
     const { bytesPerSecond, callSeconds } = this.model;
     return picoseconds(callSeconds + work.flops / rateOf(this.model, work.rows) + work.bytes / bytesPerSecond);
+  }
+
+  /** Seconds that a rank saves of reading and writing `bytes` when all ranks share it out. */
+  sharingOut(bytes: number): number {
+    return bytes * (1 - 1 / this.ranks) / this.model.bytesPerSecond;
   }
 
   /** The collectives that a call with an `internal` factor brings along, for an output of `bytes`. */

@@ -68,6 +68,9 @@ export interface MemoryCap {
 /** Constants of fewer bytes are not followed when several calls read them: holding them twice costs next to nothing. */
 const FOLLOWED_BYTES = 65536;
 
+/** How often what lies between two layers, a norm and a residual sum, reads or writes a tensor of their size. */
+const LIGHT_PASSES = 8;
+
 /** States its alternatives as indices of a call's candidates. @throws {PlanError} If an override cannot be met. */
 export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole): Problem {
   const { ranks } = options;
@@ -82,7 +85,9 @@ export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole):
   const layouts = candidateLayouts(graph, planned, ranks);
   const strategies = strategiesOfAll(planned, layouts);
   const { restrict } = options;
-  const useful = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })));
+  const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
+  const isLarge = (value: string) => pricing.sharingOut(LIGHT_PASSES * bytesOf(value)) > model.collectiveSeconds;
+  const useful = pruneStrategies(planned.map((call, i) => ({ call, candidates: strategies[i]! })), isLarge);
   const pruned = restrict ? useful.map((list, i) => restrict(planned[i]!.node, list, strategies[i]!)) : useful;
   const weights = new Memo((shape: CallShape) => weightInputs(shape));
   const all: Alternatives = { planned, strategies, pruned, weights, layouts, ranks };
@@ -95,7 +100,6 @@ export function buildProblem(graph: Graph, options: PlanOptions, whole?: Whole):
     for (const v of node.inputs) readers.set(v, (readers.get(v) ?? 0) + (whole?.reads(node.name, v) ?? 1));
   }
   if (whole) { for (const [value, n] of readers) readers.set(value, Math.round(n)); }
-  const bytesOf = (value: string) => pricing.bytes(valueOf(graph, value).type);
   const shared = (value: string) => isConstant(value) && readers.get(value)! > 1 && bytesOf(value) >= FOLLOWED_BYTES;
   const compute = new Memo((candidates: readonly Candidate[]) =>
     new Memo((s: CallShape) => computeCosts(s, candidates, pricing))

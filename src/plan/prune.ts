@@ -2,7 +2,9 @@
  * Leaves out strategies that cannot be part of a plan worth having, so that the search stays small.
  *
  * A shard is worth something when it spares a rank a part of a weight: cutting head_dim, or a batch that happens to be
- * constant, does not. A deferred sum is worth something when it meets another one in an addition, which saves a
+ * constant, does not. So is one of a large tensor that a product gives as partial sums, by whatever dim: what follows up to the
+ * next layer, norms and residual sums, is then shared out too, for a reduce-scatter and an all-gather in place of an
+ * all-reduce (sequence parallelism). A deferred sum is worth something when it meets another one in an addition, which saves a
  * collective. Graphs without weights are left as they are.
  */
 import type { Layout } from "../graph/layout.ts";
@@ -16,15 +18,21 @@ export interface Choices {
   readonly candidates: readonly Candidate[];
 }
 
-/** The strategies that are kept for each call, the replicated one always. Equal lists are the same object. */
-export function pruneStrategies(all: readonly Choices[]): (readonly Candidate[])[] {
+/**
+ * The strategies that are kept for each call, the replicated one always. Equal lists are the same object. `isLarge` says of a value
+ * whether sharing out what is done with it may save more than a collective costs.
+ */
+export function pruneStrategies(
+  all: readonly Choices[],
+  isLarge: (value: string) => boolean = () => false,
+): (readonly Candidate[])[] {
   const facts = new Map<readonly Candidate[], Facts[]>();
   const rows = all.map(({ call, candidates }): Row => {
     let list = facts.get(candidates);
     if (!list) facts.set(candidates, list = candidates.map((c) => factsOf(call.shape, c)));
     return { call, candidates, facts: list };
   });
-  const deferred = usefulSums(rows), sharded = usefulShards(rows);
+  const deferred = usefulSums(rows), sharded = usefulShards(rows, isLarge);
   const known = new Map<readonly Candidate[], Map<string, readonly Candidate[]>>();
   return rows.map(({ candidates }, id) => {
     const keep = candidates.map((_, i) => deferred[id]![i]! && sharded[id]![i]!);
@@ -102,17 +110,19 @@ function usefulSums(rows: readonly Row[]): boolean[][] {
 /** A shard of a value, in a set with those that strategies connect. */
 interface ShardCell extends Cell<ShardCell> {
   useful: boolean;
+  /** Whether sums may be scattered so: what is no product may follow. */
+  scattered: boolean;
 }
 
 /** By call and strategy, whether it has no shards, or such as are, by way of any strategies, those of a weight. */
-function usefulShards(rows: readonly Row[]): boolean[][] {
+function usefulShards(rows: readonly Row[], isLarge: (value: string) => boolean): boolean[][] {
   const cells = new Map<string, Map<Layout, ShardCell>[]>();
   const cellOf = (value: string, dim: number, layout: Layout): ShardCell => {
     let dims = cells.get(value);
     if (!dims) cells.set(value, dims = []);
     const layouts = dims[dim] ??= new Map();
     let cell = layouts.get(layout);
-    if (!cell) layouts.set(layout, cell = { up: undefined, useful: false });
+    if (!cell) layouts.set(layout, cell = { up: undefined, useful: false, scattered: false });
     return cell;
   };
   const marks: ShardCell[] = [];
@@ -129,5 +139,22 @@ function usefulShards(rows: readonly Row[]): boolean[][] {
     })
   );
   for (const cell of marks) rootOf(cell).useful = true;
-  return firsts.map((list) => list.map((first) => marks.length === 0 || !first || rootOf(first).useful));
+  for (const { call: { names }, facts } of rows) {
+    for (const { linear, worthwhile, sumOutputs } of facts) {
+      if (linear || !worthwhile) continue;
+      for (const value of sumOutputs.map((t) => names[t]!).filter(isLarge)) {
+        for (const layouts of cells.get(value) ?? []) {
+          for (const cell of layouts?.values() ?? []) rootOf(cell).scattered = true;
+        }
+      }
+    }
+  }
+  return firsts.map((list, id) => {
+    // A product of rows that are shared out would keep its weight whole on every rank.
+    const { def, rule } = rows[id]!.call.shape;
+    const isProduct = def?.flops !== undefined && rule.factors.some((f) => f.reduce === "sum");
+    return list.map((first) =>
+      marks.length === 0 || !first || rootOf(first).useful || (!isProduct && rootOf(first).scattered)
+    );
+  });
 }

@@ -18,6 +18,8 @@ const ROWS = [1, 4, 16, 64, 256];
 /** Matrices in a row, more than any cache holds, so that each is read from memory as a model's are. */
 const MATRICES = 16, MATRIX = [1024, 2048] as const;
 const CHAIN = 64;
+/** Products of which each is a segment of its own. */
+const PIECES = 8;
 /** Bytes of small and large collectives. */
 const SMALL = 64 << 10, LARGE = 4 << 20;
 const REPETITIONS = 9;
@@ -41,19 +43,21 @@ export async function calibrate(options: CalibrateOptions): Promise<Partial<Cost
 async function measureCompute(options: CalibrateOptions): Promise<Partial<CostModel>> {
   const one = await chainSession(options, 1), many = await chainSession(options, CHAIN);
   const input = options.engine.tensor("f32", new Float32Array(64).fill(0.5), [1, 64]);
-  const callSeconds = Math.max(
-    1e-8,
-    (await fastest(options, () => many.run({ x: input }, { y: null })) -
-      await fastest(options, () => one.run({ x: input }, { y: null }))) / (CHAIN - 1),
-  );
+  const [long, short] = await fastest(options, [
+    () => many.run({ x: input }, { y: null }),
+    () => one.run({ x: input }, { y: null }),
+  ]) as [number, number];
+  const callSeconds = Math.max(1e-8, (long - short) / (CHAIN - 1));
   await Promise.all([one.release(), many.release()]);
-  const products = await productSession(options), [k, n] = MATRIX;
-  const times: number[] = [];
-  for (const rows of ROWS) {
-    const x = options.engine.tensor("f32", new Float32Array(rows * k).fill(0.01), [rows, k]);
-    const total = await fastest(options, () => products.run({ x }, { y: null }));
-    times.push(Math.max(1e-9, total / MATRICES - 2 * callSeconds));
-  }
+  const products = await productSession(options, 0, MATRICES), [k, n] = MATRIX;
+  const totals = await fastest(
+    options,
+    ROWS.map((rows) => {
+      const x = options.engine.tensor("f32", new Float32Array(rows * k).fill(0.01), [rows, k]);
+      return () => products.run({ x }, { y: null });
+    }),
+  );
+  const times = totals.map((total) => Math.max(1e-9, total / MATRICES - 2 * callSeconds));
   await products.release();
   const flops = (rows: number) => 2 * rows * k * n, bytes = (rows: number) => 4 * (k * n + rows * (k + n));
   const best = Math.max(...ROWS.map((rows, i) => flops(rows) / times[i]!));
@@ -73,18 +77,26 @@ async function measureCompute(options: CalibrateOptions): Promise<Partial<CostMo
 
 async function measureCollectives(options: CalibrateOptions): Promise<Partial<CostModel>> {
   const { comm, engine } = options;
-  const step = await chainSession(options, 1);
-  const x = engine.tensor("f32", new Float32Array(64).fill(0.5), [1, 64]);
-  const alone = await fastest(options, () => step.run({ x }, { y: null }));
-  // A segment more, the barrier between, and what a barrier costs when ranks come at different times.
-  const met = await fastest(options, async () => {
-    await step.run({ x }, { y: null });
-    comm.barrierSync();
-    await step.run({ x }, { y: null });
-    comm.barrierSync();
-  });
-  await step.release();
-  const collectiveSeconds = Math.max(1e-7, met / 2, met - alone);
+  // The same products in one session and in one each, with a barrier behind: a segment more, the barrier, and that ranks come
+  // at different times with other things in their caches.
+  const [k, n] = MATRIX;
+  const joined = await productSession(options, 0, PIECES);
+  const pieces = await Promise.all(Array.from({ length: PIECES }, (_, i) => productSession(options, i, i + 1)));
+  const inputs = [k, n].map((size) => engine.tensor("f32", new Float32Array(size).fill(0.01), [1, size]));
+  const [whole, cut] = await fastest(options, [
+    async () => {
+      await joined.run({ x: inputs[0]! }, { y: null });
+      comm.barrierSync();
+    },
+    async () => {
+      for (const [i, piece] of pieces.entries()) {
+        await piece.run({ x: inputs[i % 2]! }, { y: null });
+        comm.barrierSync();
+      }
+    },
+  ]) as [number, number];
+  await Promise.all([joined, ...pieces].map((session) => session.release()));
+  const collectiveSeconds = Math.max(1e-7, (cut - whole) / (PIECES - 1));
   const reduce = await slope(options, "Sum"), gather = await slope(options, "Concat");
   return {
     collectiveSeconds: rounded(collectiveSeconds),
@@ -122,22 +134,30 @@ async function slope({ comm, engine, threads }: CalibrateOptions, op: "Sum" | "C
   return Math.max(1e-13, (times[1]! - times[0]!) / (LARGE - SMALL));
 }
 
-/** Seconds of one run: the least of several, of the slowest rank. */
-async function fastest({ comm }: CalibrateOptions, run: () => unknown): Promise<number> {
-  await run();
-  let least = Infinity;
-  const began = performance.now();
-  await run();
-  // Enough runs that the clock's steps do not count, few enough for long ones.
-  const inner = Math.max(1, Math.min(200, Math.floor(2 / Math.max(0.001, performance.now() - began))));
-  const agreed = comm.size === 1 ? inner : Math.round(slowestOf(comm, inner));
-  for (let i = 0; i < REPETITIONS; i++) {
-    comm.barrierSync();
-    const start = performance.now();
-    for (let k = 0; k < agreed; k++) await run();
-    least = Math.min(least, (performance.now() - start) / 1000 / agreed);
+/**
+ * Seconds of one run of each: the least of several rounds, of the slowest rank. Runs take turns, as what slows a machine down
+ * for a while should slow down all of them: costs are compared with each other.
+ */
+async function fastest({ comm }: CalibrateOptions, runs: readonly (() => unknown)[]): Promise<number[]> {
+  const counts: number[] = [];
+  for (const run of runs) {
+    await run();
+    const began = performance.now();
+    await run();
+    // Enough runs that the clock's steps do not count, few enough for long ones.
+    const inner = Math.max(1, Math.min(200, Math.floor(2 / Math.max(0.001, performance.now() - began))));
+    counts.push(comm.size === 1 ? inner : Math.round(slowestOf(comm, inner)));
   }
-  return slowestOf(comm, least);
+  const least = runs.map(() => Infinity);
+  for (let round = 0; round < REPETITIONS; round++) {
+    for (const [i, run] of runs.entries()) {
+      comm.barrierSync();
+      const start = performance.now();
+      for (let k = 0; k < counts[i]!; k++) await run();
+      least[i] = Math.min(least[i]!, (performance.now() - start) / 1000 / counts[i]!);
+    }
+  }
+  return least.map((seconds) => slowestOf(comm, seconds));
 }
 
 function slowestOf(comm: Communicator, value: number): number {
@@ -162,18 +182,22 @@ async function chainSession({ engine, threads }: CalibrateOptions, length: numbe
   return await engine.createSession(exportOnnx(builder.finish({ inputs: [at], names: ["y"] })), { threads });
 }
 
-/** Products, by one large matrix after the other, each of the same input's columns as it needs. */
-async function productSession({ engine, threads }: CalibrateOptions): Promise<EngineSession> {
+/** Products by the matrices from `first` to before `end`, one after the other. */
+async function productSession(
+  { engine, threads }: CalibrateOptions,
+  first: number,
+  end: number,
+): Promise<EngineSession> {
   const builder = new GraphBuilder("global", "products", new Map([["", 17]]));
   const [k, n] = MATRIX, rows = symbol("rows");
-  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [rows, k] } });
+  builder.placeholder({ name: "x", type: { dtype: "f32", shape: [rows, first % 2 === 0 ? k : n] } });
   let at = "x";
-  for (let i = 0; i < MATRICES; i++) {
+  for (let i = first; i < end; i++) {
     const [from, to] = i % 2 === 0 ? [k, n] : [n, k];
     const data = new Float32Array(from * to).fill(1e-3);
     data[0] = i; // ONNX Runtime keeps equal initializers once, and a cache would hold that one.
     builder.getAttr(`w${i}`, inlineData("f32", [from, to], data));
-    const output = i + 1 < MATRICES ? `p${i}` : "y";
+    const output = i + 1 < end ? `p${i}` : "y";
     at = append(builder, { op: "MatMul", inputs: [at, `w${i}`], output, type: { dtype: "f32", shape: [rows, to] } });
   }
   return await engine.createSession(exportOnnx(builder.finish({ inputs: [at], names: ["y"] })), { threads });

@@ -64,3 +64,24 @@ Deno.test("shardwise verify selects cases by pattern", async () => {
   assert.equal(code, 0, stderr);
   assert.match(stdout, /^1 passed, 0 failed$/m);
 });
+
+Deno.test("shardwise verify takes a model without cases, and compares it split with one session on inputs that it draws", async () => {
+  const models = [testModel("llama", "model.onnx"), testModel("encoder-layer-unoptimised", "model.onnx")];
+  const { code, stdout, stderr } = await shardwise(
+    "verify",
+    ...models,
+    "--against",
+    "unsharded",
+    "--nproc",
+    "3",
+    "--json",
+  );
+  assert.equal(code, 0, stdout + stderr);
+  const { results } = JSON.parse(stdout) as { results: VerifyResult[] };
+  assert.deepEqual(results.map((r) => r.name), ["llama drawn", "encoder-layer-unoptimised drawn"]);
+  assert.ok(results.every(({ outputs }) => outputs.length > 0));
+
+  const wanting = await shardwise("verify", ...models);
+  assert.equal(wanting.code, 2);
+  assert.match(wanting.stderr, /--against unsharded needs none/);
+});

@@ -90,7 +90,7 @@ cudaTest("products with weights of few bits, and experts, at all forms that size
     { rows: 9, n: 7, k: 64, bits: 4, block: 32, zeros: "packed", bias: true },
     { rows: 33, n: 6, k: 128, bits: 8, block: 32 },
   ];
-  // What ends within a block, or holds 2 bits, is restored element by element.
+  // What ends within a block, or has 2 bits, is restored element by element.
   const narrow: Bits[] = [
     { rows: 2, n: 5, k: 72, bits: 4, block: 16, zeros: "packed" },
     { rows: 2, n: 5, k: 64, bits: 2, block: 32 },

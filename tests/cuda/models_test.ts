@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { runRanks } from "../support/ranks.ts";
-import { REPOSITORY } from "../support/shared.ts";
+import { REPOSITORY, sharedOrSkip } from "../support/shared.ts";
 import { cudaTest } from "../support/standin.ts";
 
 const PROGRAM = new URL("./programs/models.ts", import.meta.url);
@@ -10,7 +10,8 @@ const folder = (name: string) => join(REPOSITORY, "tests/data/models", name);
 
 /** Lines that say how a case went. */
 async function cases(ranks: number, args: readonly string[], env: Record<string, string>): Promise<string[]> {
-  const [first] = await runRanks(ranks, PROGRAM, { args, env });
+  // Kernels are compiled for the CPU on the way, by as many compilers as there are ranks.
+  const [first] = await runRanks(ranks, PROGRAM, { args, env, timeoutMs: 400_000 });
   return first!.stdout.trim().split("\n");
 }
 
@@ -43,3 +44,21 @@ cudaTest("half precision stays near the model as it was trained", async (env) =>
     assertAgree(await cases(1, [tolerance, dtype, folder("llama")], env), 3);
   }
 });
+
+const shared = sharedOrSkip("models");
+if (shared !== undefined && Deno.env.get("SHARDWISE_TEST_ALL") === "1") {
+  for (const group of ["decoders", "dynamo", "encoders", "genai", "moe", "ort-fused", "quantised", "seq2seq"]) {
+    for (const { name } of [...Deno.readDirSync(join(shared, group))].sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      const path = join(shared, group, name);
+      cudaTest(`${group}/${name} gives PyTorch's outputs on 1, 2 and 4 GPUs`, async (env) => {
+        const args = ["run", "-A", "cli/main.ts", "verify", path, "--device", "cuda", "--nproc", "1,2,4"];
+        const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, env, cwd: REPOSITORY })
+          .output();
+        assert.equal(code, 0, new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr));
+      }, { gpus: 4 });
+    }
+  }
+} else {
+  const why = shared === undefined ? "no shared folder" : "SHARDWISE_TEST_ALL=1 runs it, in an hour";
+  Deno.test({ name: `every small model on 1, 2 and 4 GPUs (skipped: ${why})`, ignore: true, fn: () => {} });
+}

@@ -12,9 +12,13 @@ export interface AttentionForm {
   readonly headDim: number;
   /** How many elements of a head are rotated by position: none, some or all. */
   readonly rotated: number;
+  /** Whether neighbours are rotated, and where the dim of heads is then; else the halves of a head are. */
+  readonly pairs?: "heads first" | "tokens first";
   /** Tokens see only so many before themselves. */
   readonly window?: number;
   readonly softcap?: number;
+  /** Whether scores are scaled when they are masked. */
+  readonly scaledLast?: boolean;
   /** Whether rows of NaN become 0. Default true. */
   readonly guard?: boolean;
   /** What the mask adds where nothing may be seen. Default -∞. */
@@ -150,24 +154,38 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     const angles = op("Transpose", [op("MatMul", [weight("inv_freq", 1, half, 1), positions])], {
       perm: ints([0, 2, 1]),
     });
-    const twice = op("Concat", [angles, angles], { axis: int(-1) });
-    cos = op("Unsqueeze", [op("Mul", [op("Cos", [twice]), number(1)]), sizes(1)]);
-    sin = op("Unsqueeze", [op("Mul", [op("Sin", [twice]), number(1)]), sizes(1)]);
+    const repeated = () => {
+      const both = op("Tile", [op("Unsqueeze", [angles, sizes(3)]), sizes(1, 1, 1, 2)]);
+      return op("Reshape", [both, sizes(0, 0, rotated)]);
+    };
+    const twice = form.pairs ? repeated() : op("Concat", [angles, angles], { axis: int(-1) });
+    const heads = sizes(form.pairs === "tokens first" ? 2 : 1);
+    cos = op("Unsqueeze", [op("Mul", [op("Cos", [twice]), number(1)]), heads]);
+    sin = op("Unsqueeze", [op("Mul", [op("Sin", [twice]), number(1)]), heads]);
   }
-  const rotate = (x: string) => {
+  const rotate = (x: string, count: number) => {
     if (rotated === 0) return x;
     const turned = rotated === headDim ? x : slice(x, 3, 0, rotated);
-    const swapped = op("Concat", [op("Neg", [slice(turned, 3, half, 2 ** 40)]), slice(turned, 3, 0, half)], {
-      axis: int(-1),
-    });
+    const every = (from: number) => op("Slice", [turned, sizes(from), sizes(2 ** 40), sizes(3), sizes(2)]);
+    const open = (part: string) => op("Unsqueeze", [part, sizes(-1)]);
+    const pairs = () => op("Concat", [open(op("Neg", [every(1)])), open(every(0))], { axis: int(-1) });
+    const [first, second] = form.pairs === "heads first" ? [count, -1] : [-1, count];
+    const swapped = form.pairs
+      ? op("Reshape", [pairs(), sizes(0, first, second, rotated)])
+      : op("Concat", [op("Neg", [slice(turned, 3, half, 2 ** 40)]), slice(turned, 3, 0, half)], { axis: int(-1) });
     const sum = op("Add", [op("Mul", [turned, cos]), op("Mul", [swapped, sin])]);
     return rotated === headDim ? sum : op("Concat", [sum, slice(x, 3, rotated, 2 ** 40)], { axis: int(-1) });
   };
   const project = (name: string, count: number) => {
     const flat = op("MatMul", ["x", weight(name, HIDDEN, count * headDim)]);
-    return op("Transpose", [op("Reshape", [flat, sizes(0, 0, count, headDim)])], { perm: ints([0, 2, 1, 3]) });
+    return op("Reshape", [flat, sizes(0, 0, count, headDim)]);
   };
-  const q = rotate(project("q", heads)), k = rotate(project("k", kvHeads)), v = project("v", kvHeads);
+  const headsFirst = (x: string) => op("Transpose", [x], { perm: ints([0, 2, 1, 3]) });
+  const turnedHeads = (name: string, count: number) =>
+    form.pairs === "tokens first"
+      ? headsFirst(rotate(project(name, count), count))
+      : rotate(headsFirst(project(name, count)), count);
+  const q = turnedHeads("q", heads), k = turnedHeads("k", kvHeads), v = headsFirst(project("v", kvHeads));
   const longer = (name: string, step: string) => {
     const joined = op("Concat", [`past.${name}`, step], { axis: int(-2) }, form.named ? undefined : `present.${name}`);
     if (form.named) op("Identity", [joined], {}, `present.${name}`);
@@ -206,7 +224,8 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     const cap = number(form.softcap);
     scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap]);
   }
-  let weights = op("Softmax", [masked(scores)], { axis: int(-1) });
+  const last = (x: string) => form.scaledLast ? op("Div", [x, number(2)]) : x;
+  let weights = op("Softmax", [last(masked(scores))], { axis: int(-1) });
   if (form.guard !== false) weights = op("Where", [op("IsNaN", [weights]), number(0), weights]);
   output(joinHeads(op("MatMul", [weights, repeat(values)])));
   if (form.keysRead) op("ReduceSum", [keys], { keepdims: int(0) }, "sum");

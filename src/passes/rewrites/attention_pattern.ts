@@ -4,7 +4,7 @@
  * ```text
  * y        MatMul(weights, values), or Attention(%q, keys, values, %mask) of opset 23
  * weights  Softmax(masked), or Where(IsNaN(Softmax(masked)), 0, Softmax(masked))
- * masked   scores | Add(masked, %mask) | Where(%condition, masked, number) | Where(%condition, number, masked)
+ * masked   scores | masked · number | Add(masked, %mask) | Where(%condition, masked, number) | Where(%condition, number, masked)
  * scores   cap(scale · MatMul(%q · a, Transpose(%keys) · b))
  * keys     Concat(%past, %step) over dim 2, each head repeated by Unsqueeze, Expand and Reshape where heads share keys
  * ```
@@ -47,7 +47,7 @@ function attentionOp(node: Call, m: Matcher): Attention | string {
   }
   const term: MaskTerm = m.value(mask).type.dtype === "bool"
     ? { kind: "where", condition: mask, shows: true, hidden: -Infinity }
-    : { kind: "add", name: mask };
+    : { kind: "add", name: mask, scale: 1 };
   const scale = floatOf(attributes, "scale") ?? 1 / Math.sqrt(size);
   return { scores: { query, keys, scale, softcap: 0, inner: [] }, terms: [term], guarded: true, values, inner: [] };
 }
@@ -116,6 +116,11 @@ interface MaskedScores {
 function maskedScores(name: string, m: Matcher): MaskedScores | undefined {
   const scores = scoresOf(name, m);
   if (scores) return { scores, terms: [], inner: [] };
+  const scaled = m.withScalar(name, "Mul", "Div");
+  if (scaled) {
+    const found = maskedScores(scaled.operand, m), by = scaled.call.op === "Mul" ? scaled.scalar : 1 / scaled.scalar;
+    return found && found.scores.softcap === 0 && by > 0 ? scaledBy(by, found, scaled.operand) : undefined;
+  }
   const call = m.call(name, "Add", "Where");
   if (!call) return undefined;
   const [a = "", b = "", c = ""] = call.inputs;
@@ -123,12 +128,22 @@ function maskedScores(name: string, m: Matcher): MaskedScores | undefined {
     const found = term && maskedScores(from, m);
     return found && { scores: found.scores, terms: [...found.terms, term], inner: [...found.inner, from] };
   };
-  if (call.op === "Add") return behind(a, { kind: "add", name: b }) ?? behind(b, { kind: "add", name: a });
+  const added = (mask: string): MaskTerm => ({ kind: "add", name: mask, scale: 1 });
+  if (call.op === "Add") return behind(a, added(b)) ?? behind(b, added(a));
   const term = (number: string, shows: boolean): MaskTerm | undefined => {
     const hidden = m.scalar(number);
     return hidden === undefined ? undefined : { kind: "where", condition: a, shows, hidden };
   };
   return behind(b, term(c, true)) ?? behind(c, term(b, false));
+}
+
+/** Masked scores, `from`, times a number. */
+function scaledBy(by: number, { scores, terms, inner }: MaskedScores, from: string): MaskedScores {
+  return {
+    scores: { ...scores, scale: scores.scale * by },
+    terms: terms.map((t) => t.kind === "add" ? { ...t, scale: t.scale * by } : { ...t, hidden: t.hidden * by }),
+    inner: [...inner, from],
+  };
 }
 
 /** The product of queries and keys, scaled and capped. */

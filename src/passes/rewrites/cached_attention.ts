@@ -196,11 +196,10 @@ function oneMask(
   let mask: { readonly name: string; readonly shape: Shape } | undefined;
   for (const term of terms) {
     const shape = m.shape(term.kind === "add" ? term.name : term.condition)!;
-    const name = term.kind === "add" ? term.name : emit.shared(`mask ${Object.values(term).join()} ${dtype}`, () => {
-      const numbers = [emit.scalar(0, dtype), emit.scalar(term.hidden, dtype)];
-      const inputs = [term.condition, ...(term.shows ? numbers : numbers.reverse())];
-      return emit.call({ op: "Where", inputs, type: { dtype, shape } });
-    });
+    const name = term.kind === "add" && term.scale === 1 ? term.name : emit.shared(
+      `mask ${Object.values(term).join()} ${dtype}`,
+      () => emitTerm(term, emit, { dtype, shape }),
+    );
     const before = mask;
     mask = before === undefined ? { name, shape } : {
       name: emit.shared(
@@ -217,6 +216,20 @@ function oneMask(
     const target = emit.sizes([full[0], full[1], -1, full[3]]);
     return emit.call({ op: "Reshape", inputs: [name, target], type: { dtype, shape: full } });
   });
+}
+
+/** A term that is no tensor of the graph as it is. */
+function emitTerm(
+  term: MaskTerm,
+  emit: Emit,
+  { dtype, shape }: { readonly dtype: FusedDType; readonly shape: Shape },
+): string {
+  const type = { dtype, shape };
+  if (term.kind === "add") {
+    return emit.call({ op: "Mul", inputs: [term.name, emit.scalar(term.scale, dtype)], type });
+  }
+  const numbers = [emit.scalar(0, dtype), emit.scalar(term.hidden, dtype)];
+  return emit.call({ op: "Where", inputs: [term.condition, ...(term.shows ? numbers : numbers.reverse())], type });
 }
 
 /** The shape of a sum, where the operands' dims are known to be equal or one of them is 1. */

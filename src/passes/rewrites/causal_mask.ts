@@ -19,9 +19,9 @@ export interface MaskSizes {
   readonly sequence: Dim;
 }
 
-/** One step by which scores are masked: a tensor that is added, or a number that takes the place of some. */
+/** One step by which scores are masked: a tensor that is added, times `scale`, or a number that takes the place of some. */
 export type MaskTerm =
-  | { readonly kind: "add"; readonly name: string }
+  | { readonly kind: "add"; readonly name: string; readonly scale: number }
   | { readonly kind: "where"; readonly condition: string; readonly shows: boolean; readonly hidden: number };
 
 /** What a mask adds. */
@@ -80,8 +80,9 @@ class MaskReader {
     let total: ReadonlySet<number> | undefined = new Set([0]);
     for (const term of terms) {
       let own: ReadonlySet<number> | undefined;
-      if (term.kind === "add") own = this.numbers(term.name, region);
-      else {
+      if (term.kind === "add") {
+        own = combined(this.numbers(term.name, region), new Set([term.scale]), (a, b) => Math.fround(a * b));
+      } else {
         const truth = this.truth(term.condition, region);
         own = truth === undefined ? new Set([0, term.hidden]) : new Set([truth === term.shows ? 0 : term.hidden]);
       }

@@ -150,9 +150,10 @@ export class Matcher {
     return a !== undefined && b !== undefined && dimEquals(a, b);
   }
 
-  /** Slice's input and its bounds along one dim, where these are known, and the step is 1. */
+  /** Slice's input and its bounds along one dim, where these are known, and the step is `by`. */
   slice(
     name: string,
+    by = 1,
   ): { readonly input: string; readonly dim: number; readonly from: Dim; readonly to: Dim } | undefined {
     const call = this.call(name, "Slice");
     if (!call) return undefined;
@@ -160,7 +161,7 @@ export class Matcher {
     const from = this.sizes(starts), to = this.sizes(ends), axis = this.ints(axes);
     const step = steps === "" ? [1] : this.ints(steps);
     const ndim = this.shape(input)?.length;
-    if (from?.length !== 1 || to?.length !== 1 || axis?.length !== 1 || step?.[0] !== 1 || ndim === undefined) {
+    if (from?.length !== 1 || to?.length !== 1 || axis?.length !== 1 || step?.[0] !== by || ndim === undefined) {
       return undefined;
     }
     return { input, dim: axis[0]! < 0 ? axis[0]! + ndim : axis[0]!, from: from[0]!, to: to[0]! };

@@ -9,11 +9,12 @@
  * The op looks its angles up in a table by position. What the graph computes for this step's tokens, a row each, is that table,
  * and a token's row is its index: so positions may be any, as far as the model was written for any.
  */
-import { type Dim, dimEquals, dimMul } from "../../core/dim.ts";
+import { type Dim, dimEquals } from "../../core/dim.ts";
 import { type Call, opKey } from "../../graph/graph.ts";
 import { Emit } from "./emit.ts";
 import { isFused, type Matcher } from "./matcher.ts";
 import type { Answer, FreshNames, Rewrite } from "./rewrite.ts";
+import { emitRotation, positionsOf, tableOf } from "./rotary_tables.ts";
 
 export const ROTARY_EMBEDDING: Rewrite = {
   name: "rotary_embedding",
@@ -34,37 +35,12 @@ function rotation(node: Call, m: Matcher, names: FreshNames): Answer {
   const [c, s] = tables as Exclude<(typeof tables)[number], string>[];
   if (c!.perRow !== s!.perRow) return "cosines and sines have different batch dims";
   const emit = new Emit(names, node);
-  const rows = c!.perRow ? dimMul(batch, sequence) : sequence;
-  const table = (name: string) =>
-    emit.shared(`table ${name} ${half}`, () => {
-      const first = emit.call({
-        op: "Slice",
-        inputs: [name, emit.sizes([0]), emit.sizes([half]), emit.sizes([2])],
-        type: { dtype, shape: [c!.perRow ? batch : 1, sequence, half] },
-      });
-      return emit.call({
-        op: "Reshape",
-        inputs: [first, emit.sizes([-1, half])],
-        type: { dtype, shape: [rows, half] },
-      });
-    });
-  const positions = emit.shared(`positions ${batch} ${sequence} ${c!.perRow}`, () => {
-    const range = emit.call({
-      op: "Range",
-      inputs: [emit.sizes([0], true), emit.sizes([rows], true), emit.sizes([1], true)],
-      type: { dtype: "i64", shape: [rows] },
-    });
-    return emit.call({
-      op: c!.perRow ? "Reshape" : "Expand",
-      inputs: [range, emit.sizes([batch, sequence])],
-      type: { dtype: "i64", shape: [batch, sequence] },
-    });
-  });
-  emit.call({
-    op: "RotaryEmbedding",
-    domain: "com.microsoft",
-    inputs: [x, positions, table(c!.name), table(s!.name)],
+  const perRow = c!.perRow, shared = { batch, sequence, perRow, half };
+  emitRotation(emit, {
+    x,
     type: { dtype, shape },
+    positions: positionsOf(emit, shared),
+    tables: [c!, s!].map(({ name }) => tableOf(emit, { ...shared, name, shape: m.shape(name)!, dtype, step: 1 })),
     output: node.outputs[0]!,
   });
   return emit.replacement();

@@ -3,6 +3,7 @@ import { CACHED_ATTENTION } from "./cached_attention.ts";
 import { DROP_NOOPS } from "./drop_noops.ts";
 import { FOLD_SCALARS } from "./fold_scalars.ts";
 import { GELU } from "./gelu.ts";
+import { INTERLEAVED_ROTARY } from "./interleaved_rotary.ts";
 import { PARTIAL_ROTARY } from "./partial_rotary.ts";
 import type { Rewrite } from "./rewrite.ts";
 import { RMS_NORM } from "./rms_norm.ts";
@@ -19,6 +20,7 @@ export const FUSING_RULES: readonly Rewrite[] = [
   GELU,
   SILU,
   ROTARY_EMBEDDING,
+  INTERLEAVED_ROTARY,
   PARTIAL_ROTARY,
   CACHED_ATTENTION,
 ];

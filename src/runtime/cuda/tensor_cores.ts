@@ -70,9 +70,11 @@ template <class T> static __device__ __forceinline__ unsigned int pair_of(float 
 }
 template <class T> static __device__ __forceinline__ void mma_by_lanes(float (&d)[4], const unsigned int (&a)[4], unsigned int b0, unsigned int b1) {
   const int lane = threadIdx.x & 31;
+  #pragma unroll 1 // not worth the text
   for (int k = 0; k < 8; k++) {
-    const int own = (lane & ~3) + (k & 3), left = (lane & 3) * 8 + (k & 3), half = k >> 2;
-    const unsigned int low = __shfl_sync(0xffffffffu, a[2 * half], own), high = __shfl_sync(0xffffffffu, a[2 * half + 1], own);
+    const int own = (lane & ~3) + (k & 3), left = (lane & 3) * 8 + (k & 3);
+    const bool half = k >= 4;
+    const unsigned int low = __shfl_sync(0xffffffffu, half ? a[2] : a[0], own), high = __shfl_sync(0xffffffffu, half ? a[3] : a[1], own);
     const unsigned int b = half ? b1 : b0, first = __shfl_sync(0xffffffffu, b, left), second = __shfl_sync(0xffffffffu, b, left + 4);
     for (int e = 0; e < 2; e++) {
       const float x = ld(half_of<T>(low, e)), y = ld(half_of<T>(high, e)), u = ld(half_of<T>(first, e)), v = ld(half_of<T>(second, e));
