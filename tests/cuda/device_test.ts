@@ -18,7 +18,7 @@ import { runRanks } from "../support/ranks.ts";
 import { REPOSITORY } from "../support/shared.ts";
 import { cudaTest, standinTest } from "../support/standin.ts";
 
-cudaTest("what is downloaded is what all work before it has left", async (env) => {
+cudaTest("what is downloaded is what all work before it has left", (env) => {
   using device = new GpuDevice({ gpu: 0, libraries: new CudaLibraries({ env }), kernelFolder: undefined });
   const bytes = 64 * 2 ** 20, found = new Uint8Array(1);
   using from = device.memory.allocate(bytes, "caches");
@@ -29,6 +29,7 @@ cudaTest("what is downloaded is what all work before it has left", async (env) =
   for (let i = 0; i < 8; i++) device.copy(to.value, from.value, bytes);
   device.download(to.value + BigInt(bytes - 1), found);
   assert.equal(found[0], 7);
+  return Promise.resolve();
 });
 
 const one = mapLaunch({
@@ -71,7 +72,7 @@ cudaTest(
   },
 );
 
-cudaTest("a GPU that is older than all that NVRTC compiles for is told, with what to install", async (env) => {
+cudaTest("a GPU that is older than all that NVRTC compiles for is told, with what to install", (env) => {
   const libraries = new CudaLibraries({ env });
   using device = new GpuDevice({ gpu: 0, libraries });
   using cache = new KernelCache({
@@ -86,6 +87,7 @@ cudaTest("a GPU that is older than all that NVRTC compiles for is told, with wha
       e instanceof UnavailableError && /for this GPU \(sm_35\): .* begins with sm_\d+/.test(e.message) &&
       /install an older NVRTC/.test(e.hint ?? ""),
   );
+  return Promise.resolve();
 });
 
 standinTest("device auto uses CPUs where a library is missing that only computing needs", async (env) => {
