@@ -22,7 +22,7 @@ import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { codeLaunch } from "./code_text.ts";
 import { fuseMaps, withOperands } from "./fuse_maps.ts";
-import type { Launch } from "./kernel_arguments.ts";
+import { ARGUMENT_BYTES, argumentBytes, type Launch } from "./kernel_arguments.ts";
 import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
 import type { Unit } from "./units.ts";
@@ -155,7 +155,7 @@ export class Preparer {
     return name !== "" && this.#read.has(name);
   }
 
-  /** Elementwise calls as one kernel; one after the other where sizes keep them apart. */
+  /** Elementwise calls as one kernel; one after the other where sizes, or what a kernel can be given, keep them apart. */
   #chain(unit: Unit): Prepared {
     const nodes = unit.nodes as readonly Call[], contexts = nodes.map((node) => this.#contextOf(node, []));
     const forms = nodes.map((node, i) => this.#formOf(node, contexts[i]!));
@@ -176,8 +176,9 @@ export class Preparer {
       scratch.push(contexts[k]!.outputs[0]!);
       return withOperands(step, at);
     });
-    const fused = fuseMaps(chain);
-    const prepared = this.#lowered(fused ? { steps: [fused] } : { steps: chain, scratch: scratch.slice(0, -1) });
+    const one = fuseMaps(chain), fused = one && this.#lowered({ steps: [one] });
+    const fits = fused?.works.every((w) => w.kind === "kernel" && argumentBytes(w.launch) <= ARGUMENT_BYTES);
+    const prepared = fused && fits ? fused : this.#lowered({ steps: chain, scratch: scratch.slice(0, -1) });
     if (form !== undefined) this.#forms.set(form, prepared);
     return prepared;
   }
