@@ -280,12 +280,16 @@ export class ControlBlock {
 
 /** `allReduce sum f32[1024] root 0`, as messages print it. */
 export function describeRecord(op: OperationRecord | undefined): string {
-  if (op === undefined) return "no collective yet";
+  return op === undefined ? "no collective yet" : `${describeOperation(op)} seq ${op.seq}`;
+}
+
+/** The same without its number. */
+export function describeOperation(op: Operation): string {
   const type = op.dtype === undefined ? "" : ` ${op.dtype}${op.count >= 0 ? `[${op.count}]` : ""}`;
   // A scan has no root; what stands there says whether it is exclusive.
   const verb = op.verb === "scan" && op.root === 1 ? "exclusive scan" : op.verb;
   const root = op.root >= 0 && op.verb !== "scan" ? ` root ${op.root}` : "";
-  return `${verb}${op.reduceOp ? ` ${op.reduceOp}` : ""}${type}${describeCounts(op.counts)}${root} seq ${op.seq}`;
+  return `${verb}${op.reduceOp ? ` ${op.reduceOp}` : ""}${type}${describeCounts(op.counts)}${root}`;
 }
 
 /** ` in blocks of 1, 2`; of lists that are too long for a record, a number that tells them apart. */

@@ -1,5 +1,6 @@
 // deno-lint-ignore-file no-console -- a rank reports to its test by its output
 // What two ranks are told that mean different things, each time in a new group; prints { case: [error's name, message] } as JSON.
+// Arguments: the cases; all without.
 import type { Communicator } from "../../../src/runtime/comm/communicator.ts";
 import { init } from "../../../src/runtime/comm/init.ts";
 
@@ -52,6 +53,7 @@ const CASES: Readonly<Record<string, readonly [Calls, Calls]>> = {
 await using comm = await init({ timeoutMs: 10_000 });
 const told: Record<string, string[]> = {};
 for (const [name, calls] of Object.entries(CASES)) {
+  if (Deno.args.length > 0 && !Deno.args.includes(name)) continue;
   const group = (await comm.split(0, 0, { name }))!;
   try {
     await calls[comm.rank]!(group);
