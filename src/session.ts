@@ -282,6 +282,8 @@ export interface ExplainOptions {
   readonly mesh?: DeviceMesh;
   /** What the passes may be told. */
   readonly config?: Config;
+  /** Path of a decoder's first step, where that is a file of its own: the later ones keep the states that it begins. */
+  readonly firstStep?: string | undefined;
 }
 
 /** What {@linkcode explainModel} gives. */
@@ -319,7 +321,14 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
-  return explainFile(file, { ranks, config });
+  return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep) });
+}
+
+/** The graph of a decoder's later steps, with the states that the first step at `firstStep` begins; undefined without one. */
+export function laterSteps(file: OnnxFile, firstStep: string | undefined): Graph<"global"> | undefined {
+  if (firstStep === undefined) return undefined;
+  using first = readOnnx(firstStep);
+  return joinSteps(importOnnx(first), importOnnx(file)).next;
 }
 
 /**

@@ -12,7 +12,7 @@ import { exportRankModel } from "./formats/rank_model.ts";
 import type { Graph, TensorData } from "./graph/graph.ts";
 import { printGraph } from "./graph/text.ts";
 import { shardingsOf } from "./passes/annotations.ts";
-import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { type Config, ParallelExecutionCtx, withoutPlan } from "./passes/context.ts";
 import { cleanModel } from "./passes/clean_model.ts";
 import { firstStepOptions, joinSteps } from "./passes/first_step.ts";
 import { localize } from "./passes/localize.ts";
@@ -124,7 +124,10 @@ export function shardModelFolder(
 ): ShardedFolder {
   const made = shardModel(model, to, { ...options, ...(firstStep === undefined ? {} : { firstStep }) });
   if (encoder === undefined) return made;
-  const { files } = shardModel(encoder, join(to, PARTS_OF_ENCODER), options);
+  const { files } = shardModel(encoder, join(to, PARTS_OF_ENCODER), {
+    ...options,
+    config: withoutPlan(options.config ?? {}),
+  });
   return {
     plan: made.plan,
     files: [...made.files, ...files.map(({ name, bytes }) => ({ name: join(PARTS_OF_ENCODER, name), bytes }))],

@@ -79,6 +79,9 @@ Deno.test("an encoder-decoder that was exported generates from its parts what it
     const ids = ["--prompt-ids", prompt.join(","), "--decoder-ids", "0", "-m", "12"];
     const parts = await shardwise("generate", folder, ...ids);
     assert.equal(parts.stdout, greedy.slice(0, 12).join(" ") + "\n", parts.stderr);
+    // A plan is the decoder's; the encoder beside it is planned anew.
+    const by = await shardwise("generate", testModel("t5"), "-n", "2", "--plan", join(folder, "plan.json"), ...ids);
+    assert.equal(by.stdout, parts.stdout, by.stderr);
     // A later export of another model leaves nothing of this one.
     const encoder = await shardwise("export", testModel("t5", "encoder_model.onnx"), "--tp", "2", "--out", folder);
     assert.equal(encoder.code, 0, encoder.stderr);
