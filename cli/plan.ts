@@ -9,7 +9,7 @@ import { didYouMean } from "../src/core/suggest.ts";
 import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
 import type { Measurement } from "../src/runtime/host/calibration.ts";
-import { explainModel } from "../src/session.ts";
+import { explainModel } from "../src/explain_model.ts";
 import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
@@ -18,7 +18,7 @@ import { namedSizes } from "./named_sizes.ts";
 import { checkOutput } from "./output_file.ts";
 import { HTML, writePlanPage } from "./plan_html.ts";
 import { checkPlanFile, passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
-import { printResult } from "./print.ts";
+import { printNote, printResult } from "./print.ts";
 
 /** The command. */
 export const plan: Command = {
@@ -69,7 +69,7 @@ export const plan: Command = {
 
 async function printPlan(args: ParsedArgs): Promise<number> {
   const mesh = meshOf(args);
-  const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const named = args.only("MODEL.onnx"), { model, encoder } = ModelFolder.open(named);
   const made = shardedFor(model);
   const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
@@ -116,6 +116,9 @@ async function printPlan(args: ParsedArgs): Promise<number> {
     printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
   }
   printResult(`${head}\n${costsLine(explained.measured)}`);
+  if (named !== model && encoder !== undefined) {
+    printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
+  }
   await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
   return 0;
 }

@@ -5,7 +5,7 @@ import { InputError } from "./core/errors.ts";
 import type { HostTensor } from "./core/host_tensor.ts";
 import { type BeamResult, beamSearch, type BeamSearchOptions } from "./generate/beam_search.ts";
 import { encode, type EncoderPrompt, readsEncoder } from "./generate/encoder_decoder.ts";
-import { generate, generateBatch, type GenerateBatchOptions } from "./generate/generate.ts";
+import { generate, generateBatch, type GenerateBatchOptions, inTurn } from "./generate/generate.ts";
 import { isCall, opKey } from "./graph/graph.ts";
 import { ModelFolder } from "./generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "./generate/sampler.ts";
@@ -73,13 +73,10 @@ export class LoadedFolder implements AsyncDisposable {
     if (rows.every((row) => row.length === rows[0]!.length) || !countsTokens(this.decoder)) {
       return yield* generateBatch(this.decoder, rows, batch);
     }
-    const texts: (number | undefined)[][] = [];
-    for (const [i, row] of rows.entries()) {
-      const alone = generateBatch(this.decoder, [row], { ...batch, ends: ends && ((_, id) => ends(i, id)) });
-      texts.push((await Array.fromAsync(alone)).map(([id]) => id));
-    }
-    const longest = Math.max(...texts.map((t) => t.length));
-    for (let step = 0; step < longest; step++) yield texts.map((t) => t[step]);
+    const alone = rows.map((row, i) =>
+      generateBatch(this.decoder, [row], { ...batch, ends: ends && ((_, id) => ends(i, id)) })
+    );
+    for await (const step of inTurn(alone)) yield step.map((ids) => ids?.[0]);
   }
 
   /**

@@ -17,7 +17,7 @@ import { shardPipeline } from "./passes/pipelines.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
-import { explainFile } from "./session.ts";
+import { explainFile } from "./explain_model.ts";
 import { SizeLimits } from "./runtime/size_limits.ts";
 import { FOLDER_FILES, RANK_METADATA, rankFiles } from "./sharded_folder.ts";
 

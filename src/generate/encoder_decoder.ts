@@ -74,7 +74,7 @@ function idInputs(
     if (name === "input_ids") return [name, fill((p, i) => p[i] ?? padId)];
     if (name === "attention_mask") return [name, fill((p, i) => Number(i < p.length))];
     throw new InputError(`Cannot encode token ids: nobody says what the encoder's input "${name}" holds`, {
-      hint: "give the encoder's inputs as tensors, by name",
+      hint: "give the encoder's inputs as tensors, by name: --inputs FILE",
     });
   }));
 }

@@ -80,3 +80,18 @@ export async function* generateBatch<S>(
     yield picked;
   }
 }
+
+/**
+ * What several generators give, a step at a time: one value of each in turn, undefined of those that have ended. Ends when all
+ * have. For texts that cannot be one batch: each is still there as soon as it is made.
+ */
+export async function* inTurn<T>(
+  generators: readonly AsyncGenerator<T, void, void>[],
+): AsyncGenerator<(T | undefined)[], void, void> {
+  for (;;) {
+    const step: IteratorResult<T, void>[] = [];
+    for (const generator of generators) step.push(await generator.next());
+    if (step.every(({ done }) => done)) return;
+    yield step.map(({ done, value }) => done ? undefined : value as T);
+  }
+}

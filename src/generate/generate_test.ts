@@ -3,7 +3,7 @@ import { symbol } from "../core/dim.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import type { CausalModel } from "./causal_model.ts";
 import { lastRows } from "./decoding.ts";
-import { generate } from "./generate.ts";
+import { generate, inTurn } from "./generate.ts";
 import { Sampler } from "./sampler.ts";
 
 const VOCABULARY = 11;
@@ -103,3 +103,24 @@ Deno.test("lastRows() is a view of the last position's logits", () => {
 function lastRowsOf16(): number[] {
   return Array.from(lastRows({ dtype: "f16", shape: [1, 1, 2], data: Uint16Array.of(0x3c00, 0xc000) })[0]!);
 }
+
+Deno.test("inTurn() takes a value of each generator a step, until all have ended", async () => {
+  const made: string[] = [];
+  async function* text(name: string, length: number) {
+    for (let i = 0; i < length; i++) {
+      made.push(`${name}${i}`);
+      yield await Promise.resolve(i);
+    }
+  }
+  const steps: unknown[] = [];
+  for await (const step of inTurn([text("a", 3), text("b", 1), text("c", 0)])) {
+    steps.push([step, made.splice(0)]);
+  }
+  // No text is made ahead of the others: a step takes as long as its tokens.
+  assert.deepEqual(steps, [
+    [[0, 0, undefined], ["a0", "b0"]],
+    [[1, undefined, undefined], ["a1"]],
+    [[2, undefined, undefined], ["a2"]],
+  ]);
+  assert.deepEqual(await Array.fromAsync(inTurn([])), []);
+});

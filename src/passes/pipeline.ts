@@ -1,5 +1,5 @@
 /** Passes in a row, verified one by one. */
-import { ShardwiseError } from "../core/errors.ts";
+import { PlanError, ShardwiseError } from "../core/errors.ts";
 import type { Graph } from "../graph/graph.ts";
 import { printGraph } from "../graph/text.ts";
 import { verify } from "../graph/verify.ts";
@@ -65,6 +65,8 @@ export class PassPipeline<In extends Graph = Graph<"global">, Out extends Graph 
   }
 
   #failure(graph: Graph, index: number, cause: unknown): ShardwiseError {
+    // What a user asked for and cannot have is no failure of the pass that finds it out: the message says all of it.
+    if (cause instanceof PlanError) return cause;
     const before = this.names.slice(0, index);
     const after = before.length > 0 ? `after ${before.join(", ")}` : "the first pass";
     const message = cause instanceof Error ? cause.message : String(cause);

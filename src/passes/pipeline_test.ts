@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { PlanError, ShardwiseError } from "../core/errors.ts";
+import { PlanError, ShapeError, ShardwiseError } from "../core/errors.ts";
 import type { Graph } from "../graph/graph.ts";
 import { REPLICATE } from "../graph/placement.ts";
 import { parseGraph } from "../graph/text_parser.ts";
@@ -51,17 +51,25 @@ Deno.test("a PassPipeline in the wrong order does not compile", () => {
 
 Deno.test("a PassPipeline says which pass failed, after which others, and keeps cause and hint", () => {
   const fail = pass("fail", (_: Graph<"annotated">): Graph<"annotated"> => {
-    throw new PlanError("Cannot plan it", { hint: "try less" });
+    throw new ShapeError("Cannot cut it", { hint: "try less" });
   });
   const ctx = context();
   assert.throws(() => new PassPipeline().append(keep).append(annotate).append(fail).run(GRAPH, ctx), (error) => {
     assert.ok(error instanceof ShardwiseError);
-    assert.equal(error.message, 'Cannot apply pass fail to graph "g" (after keep, annotate): Cannot plan it');
+    assert.equal(error.message, 'Cannot apply pass fail to graph "g" (after keep, annotate): Cannot cut it');
     assert.equal(error.hint, "try less");
-    assert.ok(error.cause instanceof PlanError);
+    assert.ok(error.cause instanceof ShapeError);
     return true;
   });
   assert.equal(ctx.compileTimes, 0);
+});
+
+Deno.test("a PassPipeline passes on as it is what says that a user's wish cannot be met", () => {
+  const wish = new PlanError('No layer matches "nope"');
+  const refuse = pass("refuse", (_: Graph<"global">): Graph<"global"> => {
+    throw wish;
+  });
+  assert.throws(() => new PassPipeline().append(keep).append(refuse).run(GRAPH, context()), (error) => error === wish);
 });
 
 Deno.test("a PassPipeline refuses the invalid graph that a pass gives, naming the pass", () => {

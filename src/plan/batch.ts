@@ -3,7 +3,8 @@
  *
  * Proved from the factors of all calls: the batch is followed from the inputs as the outermost index of a dim (alone, or
  * merged with others: batch·heads). A call keeps rows apart where one factor holds the batch in everything that has it, and
- * is not reduced. What has no factor for it, or computes with the number of rows, mixes them.
+ * is not reduced. What has no factor for it, or computes with the number of rows, may
+ * mix them.
  */
 import { asSymbol, type Dim, dimDivide, dimMul, symbol, symbolsOf } from "../core/dim.ts";
 import { PlanError } from "../core/errors.ts";
@@ -88,14 +89,18 @@ export function batchDims(graph: Graph<"global">, opDef: OpLookup, assume = fals
       if (inner === undefined) continue;
       places.forEach((at, tensor) => {
         if (!at) {
-          if (tensor >= count && names[tensor] !== "" && isMarked) refuse(node.name, `${node.op} mixes its rows`);
+          if (tensor >= count && names[tensor] !== "" && isMarked) {
+            refuse(node.name, `${node.op} is not known to keep its rows apart`);
+          }
           return;
         }
         if (names[tensor] === "" || known[tensor]) return;
         const mark = marks.get(names[tensor]!);
         const fits = at.outer === 1 && at.offset === 0;
         if (tensor < count && !mark) refuse(node.name, `${node.op} meets rows that are not known to be apart`);
-        if (!fits || (mark && tensor < count && mark.dim !== at.dim)) refuse(node.name, `${node.op} mixes its rows`);
+        if (!fits || (mark && tensor < count && mark.dim !== at.dim)) {
+          refuse(node.name, `${node.op} is not known to keep its rows apart`);
+        }
         if (tensor >= count) marks.set(names[tensor]!, { dim: at.dim, inner: dimMul(inner, at.inner) });
         explained.add(tensor);
       });
@@ -104,7 +109,7 @@ export function batchDims(graph: Graph<"global">, opDef: OpLookup, assume = fals
       if (name === "" || explained.has(tensor) || known[tensor]) return;
       const isInput = tensor < count;
       if (isInput ? marks.has(name) || shapes[tensor]?.some(has) : !shapes[tensor] || shapes[tensor]!.some(has)) {
-        refuse(node.name, `${node.op} mixes its rows`);
+        refuse(node.name, `${node.op} is not known to keep its rows apart`);
       }
     });
   }

@@ -10,6 +10,7 @@ export function printBytes(n: number): string {
 
 /** Seconds for people: `1.23 ms`. */
 export function printSeconds(s: number): string {
+  if (s === 0) return "0 s";
   return s >= 1
     ? `${s.toPrecision(3)} s`
     : s >= 1e-3

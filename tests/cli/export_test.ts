@@ -65,3 +65,20 @@ Deno.test("shardwise export never writes over the model itself", async () => {
   assert.equal(code, 2);
   assert.match(stderr, /the model itself lies there/);
 });
+
+Deno.test("shardwise export refuses a folder of several graphs, of which the parts would hold one, but splits each alone", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-export-" });
+  try {
+    const whole = await shardwise("export", testModel("t5"), "--tp", "2", "--out", folder);
+    assert.equal(whole.code, 64);
+    assert.match(
+      whole.stderr,
+      /t5 is a model of several graphs, and parts hold one: encoder_model\.onnx would be missing/,
+    );
+    assert.deepEqual([...Deno.readDirSync(folder)], []);
+    const encoder = await shardwise("export", testModel("t5", "encoder_model.onnx"), "--tp", "2", "--out", folder);
+    assert.equal(encoder.code, 0, encoder.stderr);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});

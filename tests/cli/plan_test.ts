@@ -101,3 +101,11 @@ Deno.test("shardwise plan --memory-per-rank keeps the cap, or says what would fi
     /within 100 kB a rank: at least 115 kB are needed .*\nhint: it fits on 3 ranks, or with a cap of 115 kB on 2/,
   );
 });
+
+Deno.test("shardwise plan says of which part of an encoder-decoder the plan is", async () => {
+  const { code, stderr } = await shardwise("plan", testModel("t5"), "--tp", "2");
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /the encoder: shardwise plan tests\/data\/models\/t5\/encoder_model\.onnx --tp 2$/m);
+  const encoder = await shardwise("plan", testModel("t5", "encoder_model.onnx"), "--tp", "2");
+  assert.equal(encoder.stderr, "");
+});
