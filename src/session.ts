@@ -36,7 +36,7 @@ import { mappedSources } from "./runtime/mapped_source.ts";
 import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
 import { opDef } from "./ops/table.ts";
-import { FOLDER_FILES, openRankPart, shardedFor } from "./sharded_folder.ts";
+import { FOLDER_FILES, openRankPart, shardedFor, shardedGraph } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions extends ExecutionOptions {
@@ -324,11 +324,19 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep) });
 }
 
-/** The graph of a decoder's later steps, with the states that the first step at `firstStep` begins; undefined without one. */
+/**
+ * The graph of a decoder's later steps, with the states that the first step begins: the file of it at `firstStep`, or the folder
+ * of its parts. Undefined without one.
+ */
 export function laterSteps(file: OnnxFile, firstStep: string | undefined): Graph<"global"> | undefined {
   if (firstStep === undefined) return undefined;
+  const next = importOnnx(file);
+  if (shardedFor(firstStep) !== undefined) {
+    // Of a merged decoder, the branches of its file say it.
+    return specializeBranches(next) ? next : joinSteps(shardedGraph(firstStep), next).next;
+  }
   using first = readOnnx(firstStep);
-  return joinSteps(importOnnx(first), importOnnx(file)).next;
+  return joinSteps(importOnnx(first), next).next;
 }
 
 /**
