@@ -25,17 +25,9 @@
  */
 
 // The short way: a file in, a model that runs out.
-export {
-  type DecoderFiles,
-  type ExplainedModel,
-  explainModel,
-  type ExplainOptions,
-  type OverMeshOptions,
-  parallelizeDecoder,
-  parallelizeModel,
-  type ParallelizeOptions,
-  parallelizeOverMesh,
-} from "./src/session.ts";
+export { type DecoderFiles, parallelizeDecoder, parallelizeModel, type ParallelizeOptions } from "./src/session.ts";
+export { type OverMeshOptions, parallelizeOverMesh } from "./src/mesh_session.ts";
+export { type ExplainedModel, explainModel, type ExplainOptions } from "./src/explain_model.ts";
 export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
 export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";

@@ -15,7 +15,7 @@ import { ParallelAxisSolverPass } from "../src/passes/parallel_axis_solver_pass.
 import { ParallelLayerAnnotatePass } from "../src/passes/parallel_layer_annotate_pass.ts";
 import { ParallelLayerReplacePass } from "../src/passes/parallel_layer_replace_pass.ts";
 import { cleanModel } from "../src/passes/clean_model.ts";
-import { explainModel } from "../src/session.ts";
+import { explainModel } from "../src/explain_model.ts";
 import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
 import { scaledGraph } from "./models/model_cache.ts";
 import { describeMachine, spreadOver } from "./models/statistics.ts";

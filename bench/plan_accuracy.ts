@@ -12,7 +12,7 @@ import { parseArgs } from "node:util";
 import { launch } from "../launcher/launch.ts";
 import type { Config } from "../src/passes/context.ts";
 import { placementKey } from "../src/graph/placement.ts";
-import { explainModel } from "../src/session.ts";
+import { explainModel } from "../src/explain_model.ts";
 import { ARCHITECTURES } from "./models/architectures.ts";
 import { describeDecoder } from "./models/decoder.ts";
 import { cachedModel } from "./models/model_cache.ts";

@@ -1,5 +1,5 @@
 /** `--html FILE` of `shardwise plan`. */
-import type { ExplainOptions } from "../src/session.ts";
+import type { ExplainOptions } from "../src/explain_model.ts";
 import { planPage } from "../src/plan_page.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import { writeOutput } from "./output_file.ts";

@@ -4,7 +4,7 @@ import { readOnnx } from "./formats/onnx_file.ts";
 import { modelName } from "./generate/model_folder.ts";
 import { planView } from "./report/plan_view.ts";
 import { reportHtml } from "./report/html.ts";
-import { explainFile, type ExplainOptions, laterSteps } from "./session.ts";
+import { explainFile, type ExplainOptions, laterSteps } from "./explain_model.ts";
 
 /**
  * How the model at `path` would be split, as the text of an HTML file that needs nothing else: modules that unfold, memory by

@@ -2,41 +2,24 @@
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
 import { join } from "node:path";
-import { symbolsOf } from "./core/dim.ts";
-import { FormatError, InputError, PlanError } from "./core/errors.ts";
-import { didYouMean } from "./core/suggest.ts";
+import { FormatError } from "./core/errors.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import type { OpenSource } from "./formats/mapped_file.ts";
-import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
+import { readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
+import { agreeOnCosts } from "./measured_costs.ts";
+import { cleanModel } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps, planFirstStep } from "./passes/first_step.ts";
-import { foldedReport, reportOf } from "./passes/folded_report.ts";
-import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { localize } from "./passes/localize.ts";
-import { cleanBlocks, cleanModel } from "./passes/clean_model.ts";
-import { cleanPipeline, loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
+import { loadPipeline, shardPipeline } from "./passes/pipelines.ts";
 import { specializeBranches } from "./passes/specialize_branches.ts";
-import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
-import type { Baseline } from "./plan/baselines.ts";
-import { planFromFile } from "./plan/check_plan.ts";
-import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
-import { explainSolved, type PlanReport } from "./plan/explain.ts";
-import { type Batch, batchDims } from "./plan/batch.ts";
-import type { Nominal } from "./plan/cost.ts";
-import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
-import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
-import { type PlanFile, planFile } from "./plan/plan_file.ts";
-import { type SolvedPlan, solvePlan } from "./plan/search.ts";
-import type { Communicator } from "./runtime/comm/communicator.ts";
-import { calibrationPlace, type Measurement, measurementFor, readCalibration } from "./runtime/host/calibration.ts";
-import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
+import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
-import { DataParallelModel } from "./runtime/data_parallel_model.ts";
-import { opDef } from "./ops/table.ts";
-import { FOLDER_FILES, openRankPart, shardedFor, shardedGraph } from "./sharded_folder.ts";
+import { FOLDER_FILES, openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions extends ExecutionOptions {
@@ -220,244 +203,4 @@ function shardOther(
   if (other.first) ctx.plan = planFirstStep(clean, main, planOptions(ctx.config, ctx.ranks, clean));
   const sharded = shardPipeline().run(clean, ctx);
   return { sharded, local: loadPipeline().run(sharded, ctx), plan: ctx.requirePlan(), ctx };
-}
-
-/** How a model is put on a mesh. */
-export interface OverMeshOptions extends ParallelizeOptions {
-  /** Groups that share the batch, and ranks of a group that share the layers; together the ranks of `comm`. */
-  readonly mesh: DeviceMesh;
-}
-
-/**
- * Like {@linkcode parallelizeModel} on a mesh of two axes: groups of ranks share the batch, the ranks of each group share the
- * layers. All ranks call it together.
- *
- * @throws {PlanError} If the mesh has not as many ranks as `comm`, or the model's batch cannot be shared: why not.
- * @example
- * ```ts ignore
- * await using comm = await init(); // 4 ranks
- * await using model = await parallelizeOverMesh("bert.onnx", { comm, mesh: { dp: 2, tp: 2 } });
- * ```
- */
-export async function parallelizeOverMesh(
-  path: string,
-  { mesh, ...options }: OverMeshOptions,
-): Promise<DataParallelModel> {
-  const { comm } = options, { dp, tp } = mesh;
-  if (meshSize(mesh) !== comm.size) {
-    throw new PlanError(`Cannot put ${comm.size} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
-  }
-  const batch = batchOf(path, mesh);
-  // What the whole job measured and agreed on, before it falls into groups.
-  const config = shareNominal(await agreeOnCosts(comm, options.config ?? {}), batch, mesh);
-  const group = (await comm.split(Math.floor(comm.rank / tp), comm.rank, { name: "tp" }))!;
-  const across = (await comm.split(comm.rank % tp, comm.rank, { name: "dp" }))!;
-  const threads = options.threads ?? Math.max(1, Math.floor(comm.cores / (dp * tp)));
-  const model = await parallelizeModel(path, {
-    ...options,
-    threads,
-    comm: group,
-    config: { ...config, calibrated: false },
-  });
-  return new DataParallelModel({ model, mesh, batch, group, across });
-}
-
-/** Where the model at `path` has its batch. @throws {PlanError} If it cannot be shared. */
-function batchOf(path: string, mesh: DeviceMesh): Batch {
-  using file = readOnnx(path);
-  const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
-  return batchDims(cleanModel(importOnnx(file), ctx), opDef, mesh.assume);
-}
-
-/** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
-function shareNominal(config: Config, { symbol }: Batch, { dp }: DeviceMesh): Config {
-  return { ...config, nominal: { ...config.nominal, [symbol]: Math.ceil((config.nominal?.[symbol] ?? dp) / dp) } };
-}
-
-/** What {@linkcode explainModel} is told. */
-export interface ExplainOptions {
-  /** How many ranks would share the model. */
-  readonly ranks: number;
-  /** How they are arranged: the plan is then that of each group. One group by default. */
-  readonly mesh?: DeviceMesh;
-  /** What the passes may be told. */
-  readonly config?: Config;
-  /** Path of a decoder's first step, where that is a file of its own: the later ones keep the states that it begins. */
-  readonly firstStep?: string | undefined;
-}
-
-/** What {@linkcode explainModel} gives. */
-export interface ExplainedModel {
-  /** Every placement and reshard. */
-  readonly plan: Plan;
-  /** Layer by layer: weights, placements, collectives, and the price of not splitting. */
-  readonly report: PlanReport;
-  /** Both as data for JSON, with what tells the model from others. */
-  readonly file: () => PlanFile;
-  /** What became of the patterns that rules of rewriting know. */
-  readonly rewrites: readonly RewriteNote[];
-  /** What `shardwise calibrate` measured on this host, where the costs are from; undefined where they are the defaults. */
-  readonly measured: Measurement | undefined;
-  /**
-   * Why the layers that a pattern means are what they are, and what else they could be, each with the best plan around it:
-   * `explain("h.*.mlp.fc")`. @throws {PlanError} If no layer matches: with near names.
-   */
-  readonly explain: (pattern: string) => LayerExplanation[];
-  /** The plan beside those of simple rules, priced alike. @throws {PlanError} If overrides leave a rule no plan. */
-  readonly compare: (baselines: readonly Baseline[]) => PlanComparison[];
-}
-
-/**
- * How the model at `path` would be split over `ranks`, and why; of a model with a first step, its later steps. Starts nothing and reads no weights.
- *
- * @throws {FormatError} If the file is missing, broken, or of a kind that is not read.
- * @throws {PlanError} If overrides cannot be met, or nothing fits the memory of a rank.
- */
-export function explainModel(path: string, { mesh, ...given }: ExplainOptions): ExplainedModel {
-  if (mesh && meshSize(mesh) !== given.ranks) {
-    throw new PlanError(`Cannot put ${given.ranks} ranks on the mesh ${printMesh(mesh)} of ${meshSize(mesh)}`);
-  }
-  const ranks = mesh?.tp ?? given.ranks;
-  const asked = given.config ?? {};
-  const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
-  using file = readOnnx(path);
-  return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep) });
-}
-
-/**
- * The graph of a decoder's later steps, with the states that the first step begins: the file of it at `firstStep`, or the folder
- * of its parts. Undefined without one.
- */
-export function laterSteps(file: OnnxFile, firstStep: string | undefined): Graph<"global"> | undefined {
-  if (firstStep === undefined) return undefined;
-  const next = importOnnx(file);
-  if (shardedFor(firstStep) !== undefined) {
-    // Of a merged decoder, the branches of its file say it.
-    return specializeBranches(next) ? next : joinSteps(shardedGraph(firstStep), next).next;
-  }
-  using first = readOnnx(firstStep);
-  return joinSteps(importOnnx(first), next).next;
-}
-
-/**
- * Like {@linkcode explainModel} for an opened file, or for what was made of its `graph`; gives the clean graph too, and the
- * configuration with measured costs.
- */
-export function explainFile(
-  file: OnnxFile,
-  { ranks, config = {}, graph: given }: {
-    readonly ranks: number;
-    readonly config?: Config;
-    readonly graph?: Graph<"global"> | undefined;
-  },
-): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
-  const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
-  const whole = given ?? importOnnx(file), branches = specializeBranches(whole);
-  // Of a merged decoder, the step that is taken again and again.
-  const imported = branches?.steps?.next ?? branches?.whenTrue ?? whole;
-  checkNominal(imported, config.nominal ?? {});
-  // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
-  let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
-  const blocks = cleanBlocks(imported, ctx);
-  const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
-  const rewrites = () => {
-    // Of every place, and not of a few blocks.
-    const whole = new ParallelExecutionCtx({ ranks, rank: 0, config: ctx.config });
-    cleanPipeline().run(imported, whole);
-    return whole.rewrites;
-  };
-  if (config.plan) {
-    // A plan's file brings its explanation along, and no search in which alternatives could be priced.
-    const plan = planFromFile(config.plan, { graph: graph(), ranks, opDef }), report = config.plan;
-    const refuse = (): never => {
-      throw new PlanError(`Cannot price alternatives to the plan of a file: nothing was searched`, {
-        hint: "leave the plan's file out",
-      });
-    };
-    return {
-      graph: graph(),
-      config: ctx.config,
-      get rewrites() {
-        return rewrites();
-      },
-      measured,
-      plan,
-      report,
-      file: () => planFile(graph(), plan, report),
-      explain: refuse,
-      compare: refuse,
-    };
-  }
-  const options = () => planOptions(ctx.config, ranks, graph());
-  const solved = () => known ??= solvePlan(graph(), options());
-  // Annotations name values of the whole.
-  const few = blocks && !config.annotations
-    ? reportOf(blocks, planOptions(ctx.config, ranks, blocks.repeats.graph))
-    : undefined;
-  const report = few ?? foldedReport(graph(), options()) ?? explainSolved(graph(), solved());
-  return {
-    get graph() {
-      return graph();
-    },
-    config: ctx.config,
-    get rewrites() {
-      return rewrites();
-    },
-    measured,
-    get plan() {
-      return solved().plan;
-    },
-    report,
-    file: () => planFile(graph(), solved().plan, report),
-    explain: (pattern) => explainLayers(graph(), solved(), pattern),
-    compare: (baselines) => comparePlans(graph(), solved(), baselines, options()),
-  };
-}
-
-/** What was measured on this host for a job of `ranks`, or nearly as many. @throws {FormatError} If the file is broken. */
-function hostMeasurement(ranks: number): Measurement | undefined {
-  return measurementFor(readCalibration(calibrationPlace()), ranks);
-}
-
-function withMeasured(config: Config, measured: Measurement | undefined): Config {
-  return measured ? { ...config, costs: { ...measured.costs, ...config.costs } } : config;
-}
-
-/**
- * `config` with rank 0's measured costs, as ranks on other hosts may have measured others and would plan differently.
- *
- * @throws {FormatError} If rank 0's measurements are broken: on all ranks.
- */
-async function agreeOnCosts(comm: Communicator, config: Config): Promise<Config> {
-  if (config.calibrated === false) return config;
-  type Found = { readonly measured?: Measurement | undefined; readonly problem?: { message: string; hint: string } };
-  let found: Found | undefined;
-  if (comm.rank === 0) {
-    try {
-      found = { measured: hostMeasurement(comm.size) };
-    } catch (error) {
-      if (!(error instanceof FormatError)) throw error;
-      found = { problem: { message: error.message, hint: error.hint ?? "" } };
-    }
-  }
-  const { measured, problem } = await comm.objects.broadcast(found, 0);
-  if (problem) throw new FormatError(problem.message, { hint: problem.hint });
-  return withMeasured(config, measured);
-}
-
-/** @throws {InputError} If a size is given for a symbol that no input has. */
-function checkNominal(graph: Graph<"global">, nominal: Nominal): void {
-  const symbols = new Set<string>();
-  for (const node of graph.nodes) {
-    if (node.kind !== "placeholder") continue;
-    for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
-  }
-  for (const name of Object.keys(nominal)) {
-    if (!symbols.has(name)) {
-      throw new InputError(
-        `Cannot plan with a size for "${name}": no input has such a dim${didYouMean(name, [...symbols])}`,
-      );
-    }
-  }
 }

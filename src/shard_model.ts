@@ -25,7 +25,7 @@ import { solvePlan } from "./plan/search.ts";
 import { type ModelFolder, PARTS_OF_ENCODER } from "./generate/model_folder.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
-import { explainFile } from "./session.ts";
+import { explainFile } from "./explain_model.ts";
 import { SizeLimits } from "./runtime/size_limits.ts";
 import { FOLDER_FILES, RANK_METADATA, rankFiles, shardedFor } from "./sharded_folder.ts";
 

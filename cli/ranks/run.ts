@@ -1,6 +1,6 @@
 /** What each rank does for `shardwise run`; rank 0 writes the outputs. */
 import { readTensors, writeTensors } from "../../src/formats/tensor_file.ts";
-import { parallelizeOverMesh } from "../../src/session.ts";
+import { parallelizeOverMesh } from "../../src/mesh_session.ts";
 import { loadModel } from "./load_model.ts";
 import type { RankContext, RunJob } from "../job.ts";
 import { printResult } from "../print.ts";

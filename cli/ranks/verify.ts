@@ -5,7 +5,7 @@ import { CommunicatorError } from "../../src/runtime/comm/errors.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import type { DataParallelModel } from "../../src/runtime/data_parallel_model.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
-import { parallelizeOverMesh } from "../../src/session.ts";
+import { parallelizeOverMesh } from "../../src/mesh_session.ts";
 import { loadFolder, loadModel } from "./load_model.ts";
 import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel } from "./verify_sides.ts";
 import type { Difference } from "../compare.ts";

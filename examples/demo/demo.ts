@@ -11,7 +11,8 @@ import { TextStream } from "../../src/generate/text_stream.ts";
 import { planOutline } from "../../src/plan/outline.ts";
 import { init } from "../../src/runtime/comm/init.ts";
 import { progressLine } from "../../src/runtime/progress_line.ts";
-import { explainModel, parallelizeModel } from "../../src/session.ts";
+import { explainModel } from "../../src/explain_model.ts";
+import { parallelizeModel } from "../../src/session.ts";
 
 const PROMPT = "And David said unto";
 

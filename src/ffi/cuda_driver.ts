@@ -105,6 +105,7 @@ export const CU = {
   invalidDevice: 101,
   invalidImage: 200,
   invalidContext: 201,
+  invalidPtx: 218,
   notFound: 500,
   /** Of queries: not an error. */
   notReady: 600,

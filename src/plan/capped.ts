@@ -14,6 +14,7 @@ import { seconds } from "./cost.ts";
 import { FrontierSearch, type Solution } from "./frontier.ts";
 import type { Plan } from "./plan.ts";
 import type { Problem } from "./sequence.ts";
+import { boundsOf } from "./step.ts";
 import { printBytes } from "./units.ts";
 
 /** A plan with the search that found it, which can price variants. */
@@ -83,7 +84,7 @@ export function leastOf(
   { maxStates, read }: Pick<Cap, "maxStates" | "read">,
 ): Pick<SolvedPlan, "plan" | "solution" | "frontier"> {
   const { steps } = problem;
-  const whole = steps.reduce((sum, s) => sum + Math.max(...s.alternatives.map((a) => a.memory)), 1);
+  const whole = boundsOf(steps).most[0]! + 1;
   // As much for a byte as whole numbers allow. Activations have no price: of cheaper plans one may need less of them.
   const dearest = Math.max(1, Math.floor(2 ** 52 / whole));
   const prices = Array.from({ length: LEAST_PRICES }, (_, i) => Math.floor(dearest ** (1 - i / LEAST_PRICES)));

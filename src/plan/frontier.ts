@@ -313,9 +313,9 @@ export class FrontierSearch {
   }
 }
 
-/** Whether every value of a state exists replicated. */
+/** Whether every value of a state exists replicated, or can. */
 function isSafe(state: string, classes: readonly SlotClass[]): boolean {
-  return classes.every((c, i) => c.kind === "constant" || c.holdsReplicated(state.charCodeAt(i)));
+  return classes.every((c, i) => c.mayReplicate(state.charCodeAt(i)));
 }
 
 /** A step and its place. */

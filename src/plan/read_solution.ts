@@ -24,12 +24,9 @@ export function readSolution(problem: Problem, solution: Solution): Plan {
     const cost = stepCost(problem, s, decision);
     compute += cost.compute;
     communication += cost.communication;
-    if (source.kind === "enter") {
-      const cls = classes.get(source.value)!;
-      if (cls.kind === "fixed") placements.set(source.value, cls.placements[decision.alternative]!);
-    }
     decision.ways.forEach((way, i) => {
       const value = step.inputs[i]!, cls = classes.get(value)!;
+      if (cls.kind === "fixed") placements.set(value, cls.placementsOf(way.set)[0]!);
       for (const [a, b] of way.moves) {
         const from = cls.placements[a]!, to = cls.placements[b]!;
         moves.set(value, (moves.get(value) ?? new Map<string, Move>()).set(placementKey(to), { from, to }));

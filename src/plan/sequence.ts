@@ -3,7 +3,9 @@
  *
  * Beside the calls there are steps for what enters and leaves the graph. They stand where they matter, not at its ends,
  * so that few values are live at once: an input enters in front of its first reader, and a result is demanded behind
- * its last. A carried state enters in any placement, for free, and its new value must end in the same one.
+ * its last. A carried state takes the placement in which it is first read, for free, and its new value must end in the same
+ * one: were its placement chosen where it enters, a layer's keys and values would multiply the states of the search by all that
+ * they could be, of which the attention behind them leaves what fits its own.
  */
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
@@ -15,7 +17,7 @@ import { Memo } from "./memo.ts";
 import { narrow, type Touches } from "./narrow.ts";
 import type { PlannedCall } from "./places.ts";
 import { directStep } from "./redistribute.ts";
-import { type SlotClass, SlotClasses, type SlotKind } from "./slot.ts";
+import { type SlotClass, SlotClasses, type SlotKind, UNPLACED } from "./slot.ts";
 import type { Candidate } from "./strategies.ts";
 
 /** A call with its strategies and their prices in picoseconds. Lists of equal calls are the same objects. */
@@ -293,13 +295,7 @@ export class Sequence {
   /** The items, with entries of inputs and shared constants, each in front of its first reader. */
   #insertEntries(items: readonly Item[]): Item[] {
     const entered = new Set<string>(this.#calls.flatMap((c) => c.node.outputs));
-    const options = new Memo((cls: SlotClass) =>
-      optionsOf(
-        cls.kind === "fixed"
-          ? cls.placements.map((p, i) => ({ cost: 0, memory: cls.bytes[i]!, wants: [], gives: [p] }))
-          : [{ cost: 0, memory: 0, wants: [], gives: [REPLICATE] }],
-      )
-    );
+    const options = optionsOf([{ cost: 0, memory: 0, wants: [], gives: [REPLICATE] }]);
     return items.flatMap((item) => {
       const fresh = item.reads.filter((v) => this.#classes.has(v) && !entered.has(v));
       if (fresh.length === 0) return [item];
@@ -308,7 +304,7 @@ export class Sequence {
         source: { kind: "enter", value },
         reads: [],
         writes: [value],
-        options: options.of(this.#classes.get(value)!),
+        options,
       }));
       return [...entries, item];
     });
@@ -382,7 +378,7 @@ export class Sequence {
       }),
       outputs: writes.flatMap((v, w) => {
         const cls = this.#classes.get(v);
-        return cls ? [cls.kind === "constant" ? 0 : cls.setOf([cls.indexOf(gives[w]!)])] : [];
+        return cls ? [cls.kind === "value" ? cls.setOf([cls.indexOf(gives[w]!)]) : UNPLACED] : [];
       }),
     }));
   }

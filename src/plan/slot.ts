@@ -5,19 +5,22 @@
 import { type Placement, placementKey } from "../graph/placement.ts";
 
 /**
- * `value`: redistributed at need. `fixed`: a carried state, which keeps the placement that it was given. `constant`:
- * data of the model, loaded in any placement for the price of the memory.
+ * `value`: redistributed at need. `fixed`: a carried state, which enters in no placement, gets one for free where it is first
+ * read, and keeps it. `constant`: data of the model, loaded in any placement for the price of the memory.
  */
 export type SlotKind = "value" | "fixed" | "constant";
 
 /** One way to have a placement: its price, the set of placements afterwards, and the moves (indices of placements). */
 export interface Way {
   readonly cost: number;
-  /** Bytes that the rank with the most holds for it as long as the model lives: of constants. */
+  /** Bytes that the rank with the most holds for it as long as the model lives: of constants and states. */
   readonly memory: number;
   readonly set: number;
   readonly moves: readonly (readonly [from: number, to: number])[];
 }
+
+/** The number of the set without placements, of all classes: in it constants and states enter. */
+export const UNPLACED = 0;
 
 /** What makes slots alike. */
 export interface SlotSpec {
@@ -66,9 +69,14 @@ export class SlotClass {
     return this.placements.findIndex((x) => placementKey(x) === key);
   }
 
-  /** Whether a set has the replicated placement. */
-  holdsReplicated(set: number): boolean {
-    return this.#sets[set]!.includes(0);
+  /** Whether the replicated placement is in a set, or to be had for nothing but memory. */
+  mayReplicate(set: number): boolean {
+    return this.kind === "constant" || (this.kind === "fixed" && set === UNPLACED) || this.#sets[set]!.includes(0);
+  }
+
+  /** The placements of a set. */
+  placementsOf(set: number): readonly Placement[] {
+    return this.#sets[set]!.map((i) => this.placements[i]!);
   }
 
   /** The number of a set of placements. */
@@ -136,7 +144,9 @@ export class SlotClass {
   #findWays(set: number, target: number): readonly Way[] {
     const members = this.#sets[set]!;
     if (members.includes(target)) return [{ cost: 0, memory: 0, set, moves: [] }];
-    if (this.kind === "fixed") return [];
+    if (this.kind === "fixed") {
+      return set === UNPLACED ? [{ cost: 0, memory: this.bytes[target]!, set: this.setOf([target]), moves: [] }] : [];
+    }
     if (this.kind === "constant") {
       const set = this.setOf([...members, target]);
       return [{ cost: this.#moves[0]![target]!, memory: this.bytes[target]!, set, moves: [] }];

@@ -41,15 +41,26 @@ export interface Bounds {
 /** The bounds of all steps and of none, in order. */
 export function boundsOf(steps: readonly Step[]): Bounds {
   const least = new Array<number>(steps.length + 1).fill(0), most = least.slice(), cost = least.slice();
-  for (let i = steps.length - 1; i >= 0; i--) {
-    const { alternatives, outputs } = steps[i]!;
+  steps.forEach(({ alternatives }, i) => {
     const memory = alternatives.map((a) => a.memory);
-    // A shared constant may be loaded in every placement that it has.
-    const loads = outputs.reduce((n, o) => n + (o.cls.kind === "constant" ? o.cls.allBytes : 0), 0);
-    least[i] = least[i + 1]! + Math.min(...memory);
-    most[i] = most[i + 1]! + Math.max(...memory) + loads;
-    cost[i] = cost[i + 1]! + Math.min(...alternatives.map((a) => a.cost));
-  }
+    least[i] = Math.min(...memory);
+    most[i] = Math.max(...memory);
+    cost[i] = Math.min(...alternatives.map((a) => a.cost));
+  });
+  const entered = new Map<string, SlotClass>();
+  steps.forEach(({ inputs, outputs, dies }, i) => {
+    for (const { value, cls } of outputs) if (cls.kind !== "value") entered.set(value, cls);
+    for (const value of inputs) {
+      const cls = entered.get(value);
+      // A state is placed where it is first read. A shared constant may be loaded in every placement, up to its last reader.
+      if (cls?.kind === "fixed") {
+        least[i]! += Math.min(...cls.bytes);
+        most[i]! += Math.max(...cls.bytes);
+        entered.delete(value);
+      } else if (cls && dies.has(value)) most[i]! += cls.allBytes;
+    }
+  });
+  for (let i = steps.length - 1; i >= 0; i--) for (const bound of [least, most, cost]) bound[i]! += bound[i + 1]!;
   return { least, most, cost };
 }
 

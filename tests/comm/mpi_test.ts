@@ -205,6 +205,10 @@ Deno.test("where SHARDWISE_COMM_CHECK is 1, different collectives are told to al
     assert.equal(name, "CollectiveMismatch", message);
     assert.match(message, /rank 0 allReduce sum f32\[3\] seq 1; rank 1 allReduce sum f32\[4\] seq 1; rank 2 allReduce/);
   }
+  for (const { name, message } of told(await mpirun(command, 3, FAULTS, { args: ["blocks"], env }), 3)) {
+    assert.equal(name, "CollectiveMismatch", message);
+    assert.match(message, /in allToAll rank 1 sends 1 elements to rank 2, which expects 2 of it/);
+  }
 });
 
 Deno.test("a rank that aborts, or cancels, is told by name to those that wait", async () => {

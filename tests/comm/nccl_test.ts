@@ -112,6 +112,17 @@ for (const mode of ["report", "hang"]) {
   );
 }
 
+standinTest("ranks whose blocks do not fit together are told, where NCCL would wait for ever", async (env) => {
+  const program = new URL("./programs/disagreements.ts", import.meta.url);
+  const job = { ...env, SHARDWISE_BACKEND: "nccl" };
+  for (const { stdout } of await runRanks(2, program, { args: ["allGather", "allToAll"], env: job })) {
+    const { allGather, allToAll } = JSON.parse(stdout);
+    assert.deepEqual([allGather[0], allToAll[0]], ["CollectiveMismatch", "CollectiveMismatch"]);
+    assert.match(allGather[1], /in blocks of 1, 2 seq 1; rank 1: allGather f32\[3\] in blocks of 2, 1 seq 1/);
+    assert.match(allToAll[1], /in allToAll rank 0 sends 2 elements to rank 1, which expects 1 of it/);
+  }
+});
+
 cudaTest("a rank that comes too late is named by a timeout with the last thing that it did", async (env) => {
   const all = await outcomes(2, FAULTS, ["late", "allReduce"], { ...env, SHARDWISE_BACKEND: "nccl" });
   const early = all.find(({ rank }) => rank === 0)!.seen;

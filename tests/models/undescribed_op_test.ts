@@ -1,7 +1,7 @@
 /** An op that nobody described runs whole on every rank, between layers that are split, and the plan says so. */
 import assert from "node:assert/strict";
 import { fromNumbers } from "../../src/core/host_tensor.ts";
-import { explainModel } from "../../src/session.ts";
+import { explainModel } from "../../src/explain_model.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { compareTensors } from "../../cli/compare.ts";
 import { emulatedModel } from "../support/emulated.ts";

@@ -9,7 +9,7 @@ import { readOnnx } from "../../src/formats/onnx_file.ts";
 import { type Graph, isCall, type Node, producers } from "../../src/graph/graph.ts";
 import { printNode } from "../../src/graph/text.ts";
 import { planText } from "../../src/plan/explain.ts";
-import { explainModel } from "../../src/session.ts";
+import { explainModel } from "../../src/explain_model.ts";
 import { sharded } from "../support/emulated.ts";
 import { REPOSITORY } from "../support/shared.ts";
 

@@ -63,6 +63,8 @@ export interface MapStep {
   readonly reads: readonly Access[];
   readonly write: Access;
   readonly expression: string;
+  /** Names for expressions that are computed before, in order. */
+  readonly lets?: readonly { readonly name: string; readonly expression: string }[];
   /** Where to write instead of `write`'s offset `o`: an expression of it; for scatters. */
   readonly target?: string;
   /** Whether to write at all; always by default. */

@@ -51,6 +51,11 @@ const GROWTH: Readonly<Record<string, readonly Growth[]>> = {
   Attention: [{ input: 4, output: 1, dim: 2 }, { input: 5, output: 2, dim: 2 }],
 };
 
+/** Whether an op computes each element of its output from elements of its inputs. */
+export function isElementwise(node: { readonly domain: string; readonly op: string }): boolean {
+  return Object.hasOwn(MAPS, node.domain === "" ? node.op : `${node.domain}.${node.op}`);
+}
+
 /** An output that is an input and more along `dim`. */
 export interface Growth {
   readonly input: number;

@@ -190,16 +190,7 @@ export function* allToAll(
   o: { send: View; recv: View; sendCounts: readonly number[]; recvCounts: readonly number[] },
 ): Steps {
   const { send, recv } = o;
-  // Only this rank knows its counts; the largest of all decides how many pieces everybody makes.
-  const largest = new Float64Array(x.mine.buffer, x.mine.byteOffset, 1);
-  largest[0] = Math.max(...o.sendCounts);
-  x.arrive();
-  while (!x.passed()) yield;
-  let most = 0;
-  for (let r = 0; r < x.size; r++) {
-    most = Math.max(most, new Float64Array(x.slot(r).buffer, x.slot(r).byteOffset, 1)[0]!);
-  }
-  x.flip();
+  const most = yield* agreeOnCounts(x, o);
   const from = blocksOf(o.sendCounts, send.itemBytes), to = blocksOf(o.recvCounts, send.itemBytes);
   for (const piece of pieces([{ start: 0, end: most * send.itemBytes }], x.size)) {
     for (let r = 0; r < x.size; r++) {
@@ -214,6 +205,44 @@ export function* allToAll(
     }
     x.flip();
   }
+}
+
+/**
+ * Counts are each rank's own, so all tell each other theirs. The largest, which decides how many pieces everybody makes.
+ *
+ * @throws {CollectiveMismatch} At every rank alike, if one expects other than what another sends it.
+ */
+function* agreeOnCounts(
+  x: Meeting,
+  { sendCounts, recvCounts }: { sendCounts: readonly number[]; recvCounts: readonly number[] },
+): Steps<number> {
+  const counts = (slot: Uint8Array) => new Float64Array(slot.buffer, slot.byteOffset, 2 * x.size);
+  const mine = counts(x.mine);
+  mine.set(sendCounts);
+  mine.set(recvCounts, x.size);
+  x.arrive();
+  while (!x.passed()) yield;
+  const all = Array.from({ length: x.size }, (_, r) => counts(x.slot(r))), text = countsThatDiffer(all);
+  if (text !== undefined) throw x.disagree(text);
+  const most = Math.max(...all.flatMap((own) => [...own.subarray(0, x.size)]));
+  x.flip();
+  return most;
+}
+
+/**
+ * Where what one rank sends another in an allToAll is not what that one expects of it, in words; undefined where all fits. `all`: of
+ * each rank, its counts for all, then those of all.
+ */
+export function countsThatDiffer(all: readonly Float64Array[]): string | undefined {
+  const size = all.length;
+  for (let from = 0; from < size; from++) {
+    for (let to = 0; to < size; to++) {
+      const sent = all[from]![to]!, expected = all[to]![size + from]!;
+      if (sent === expected) continue;
+      return `in allToAll rank ${from} sends ${sent} elements to rank ${to}, which expects ${expected} of it`;
+    }
+  }
+  return undefined;
 }
 
 /** `send` of ranks 0 to this one (`exclusive`: to the one before), reduced into `recv`; exclusive rank 0 keeps its `recv`. */

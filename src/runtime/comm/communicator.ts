@@ -10,8 +10,9 @@ export interface OpOptions {
   /** How long to wait for the other ranks, in milliseconds, instead of the communicator's own limit. */
   readonly timeoutMs?: number;
   /**
-   * Gives up when aborted: a receive that no message has met is taken back; anything else stops the group for all its ranks,
-   * as `abort` does, because they are out of step then.
+   * Gives up when aborted: a receive that no message has met is taken back, and fails with the signal's reason; anything else
+   * stops the group for all its ranks, as `abort` does, because they are out of step then: a `CommunicatorError` whose `cause` is
+   * the reason.
    */
   readonly signal?: AbortSignal;
 }

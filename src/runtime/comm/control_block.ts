@@ -7,6 +7,7 @@
  *     line 1   bell (a futex), sleepers
  *     chunks   64 × { state, pid, fd, bytes / 4096 }   shared files that a rank of the group made, see arena.ts
  *     ranks    size × 256 bytes: arrival flag, fingerprints and a few numbers (a line of their own) · identity · two operation records
+ *     reasons  size × 256 bytes of text: why a rank stopped the group
  *
  * Lines are 128 bytes, because the prefetcher of x86_64 fetches 64-byte lines in pairs.
  */
@@ -18,6 +19,10 @@ const LINE = 32; // words
 const CHUNK_WORDS = 4, RANK_WORDS = 64;
 const BELL = LINE, SLEEPERS = LINE + 1, CHUNKS = 2 * LINE;
 const ASIDE = 8, IDENTITY = 16, RECORD = 32, RECORD_WORDS = 16;
+/** Where a record's list of counts begins, and how many of them it holds. */
+const COUNTS = 7, COUNTS_HELD = RECORD_WORDS - COUNTS - 2;
+/** Bytes for what a rank that stops the group has to say; the first is the length. */
+const REASON_BYTES = 256;
 
 /** Bytes that fit beside a rank's flag for each of two barriers: what is left of its 64-byte line. */
 export const ASIDE_BYTES = 16;
@@ -28,7 +33,7 @@ const RANKS = CHUNKS + MAX_CHUNKS * CHUNK_WORDS;
 
 /** Bytes of the control block of a group of `size`. */
 export function controlBlockBytes(size: number): number {
-  return (RANKS + size * RANK_WORDS) * 4;
+  return (RANKS + size * RANK_WORDS) * 4 + size * REASON_BYTES;
 }
 
 /** What one rank does at a collective; what all ranks must agree on. */
@@ -40,6 +45,16 @@ export interface OperationRecord {
   readonly root: number;
   /** Elements; -1 where ranks may differ. */
   readonly count: number;
+  /** Elements of each rank, where they differ and all ranks must name the same. */
+  readonly counts?: CountList | undefined;
+}
+
+/** A list of counts, as records hold it: its beginning, and what tells it from others. */
+export interface CountList {
+  readonly length: number;
+  readonly hash: number;
+  /** The first ones, as many as a record has room for. */
+  readonly first: readonly number[];
 }
 
 /** Where a rank is in its life. */
@@ -59,6 +74,8 @@ const WORDS: string[] = [
   ),
   ..."f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 bool".split(" "),
   ..."sum prod max min avg band bor bxor land lor lxor minloc maxloc preMulSum f8e4m3fn f8e5m2".split(" "),
+  // Collectives of values, and those that make groups, are others than the ones they are made of.
+  ..."objects.broadcast objects.allGather objects.gather objects.scatter split splitByHost mesh".split(" "),
 ];
 const CODES = new Map(WORDS.map((word, code) => [word, code]));
 
@@ -153,6 +170,12 @@ export class ControlBlock {
     words[at + 4] = op.root;
     words[at + 5] = op.countLow;
     words[at + 6] = op.countHigh;
+    const counts = op.counts;
+    words[at + COUNTS] = counts === undefined ? 0 : counts.length;
+    if (counts !== undefined) {
+      words[at + COUNTS + 1] = counts.hash;
+      counts.first.forEach((count, i) => words[at + COUNTS + 2 + i] = count);
+    }
     Atomics.store(words, at, seq);
   }
 
@@ -178,12 +201,25 @@ export class ControlBlock {
       reduceOp: WORDS[words[at + 3]!] || undefined,
       root: words[at + 4]!,
       count: words[at + 6]! * 2 ** 32 + (words[at + 5]! >>> 0),
+      counts: this.#readCounts(at + COUNTS),
     };
   }
 
-  /** Stops the group; the first caller's reason stays. */
-  abort(kind: AbortKind, culprit: number): void {
+  #readCounts(at: number): CountList | undefined {
+    const words = this.words, length = words[at]!;
+    if (length === 0) return undefined;
+    const first = Array.from({ length: Math.min(length, COUNTS_HELD) }, (_, i) => words[at + 2 + i]! >>> 0);
+    return { length, hash: words[at + 1]!, first };
+  }
+
+  /** Stops the group; the first caller's reason stays. `reason`: what the others are told, if this rank is the culprit. */
+  abort(kind: AbortKind, culprit: number, reason?: { readonly rank: number; readonly text: string }): void {
     const words = this.words;
+    // Every rank has a place of its own for its reason, written before anybody can ask for it.
+    if (reason !== undefined && this.aborted === undefined) {
+      const bytes = this.#reasonOf(reason.rank);
+      bytes[0] = new TextEncoder().encodeInto(reason.text, bytes.subarray(1)).written;
+    }
     // The culprit first: whoever sees the kind must find it. Packed in one word, so that two callers cannot mix.
     Atomics.compareExchange(words, 3, 0, (ABORT_KINDS.indexOf(kind) << 24) | (culprit & 0xffffff));
   }
@@ -193,6 +229,22 @@ export class ControlBlock {
     const packed = Atomics.load(this.words, 3);
     if (packed === 0) return undefined;
     return { kind: ABORT_KINDS[packed >> 24] as AbortKind, culprit: packed & 0xffffff };
+  }
+
+  /** What `rank` said when it stopped the group, as far as there was room; empty if it said nothing. */
+  reason(rank: number): string {
+    const bytes = this.#reasonOf(rank);
+    return new TextDecoder().decode(bytes.slice(1, 1 + bytes[0]!));
+  }
+
+  #reasonOf(rank: number): Uint8Array {
+    const { buffer, byteOffset } = this.words, at = (RANKS + this.size * RANK_WORDS) * 4 + rank * REASON_BYTES;
+    return new Uint8Array(buffer, byteOffset + at, REASON_BYTES);
+  }
+
+  /** Whether somebody stopped the group; cheaper than asking why. */
+  get stopped(): boolean {
+    return Atomics.load(this.words, 3) !== 0;
   }
 
   /** Index of the abort word, for waits that look at it in passing. */
@@ -228,10 +280,24 @@ export class ControlBlock {
 
 /** `allReduce sum f32[1024] root 0`, as messages print it. */
 export function describeRecord(op: OperationRecord | undefined): string {
-  if (op === undefined) return "no collective yet";
+  return op === undefined ? "no collective yet" : `${describeOperation(op)} seq ${op.seq}`;
+}
+
+/** The same without its number. */
+export function describeOperation(op: Operation): string {
   const type = op.dtype === undefined ? "" : ` ${op.dtype}${op.count >= 0 ? `[${op.count}]` : ""}`;
-  const root = op.root >= 0 ? ` root ${op.root}` : "";
-  return `${op.verb}${op.reduceOp ? ` ${op.reduceOp}` : ""}${type}${root} seq ${op.seq}`;
+  // A scan has no root; what stands there says whether it is exclusive.
+  const verb = op.verb === "scan" && op.root === 1 ? "exclusive scan" : op.verb;
+  const root = op.root >= 0 && op.verb !== "scan" ? ` root ${op.root}` : "";
+  return `${verb}${op.reduceOp ? ` ${op.reduceOp}` : ""}${type}${describeCounts(op.counts)}${root}`;
+}
+
+/** ` in blocks of 1, 2`; of lists that are too long for a record, a number that tells them apart. */
+function describeCounts(counts: CountList | undefined): string {
+  if (counts === undefined) return "";
+  const { first, length, hash } = counts;
+  const rest = length > first.length ? `, … (${length} counts, hash ${(hash >>> 0).toString(16)})` : "";
+  return ` in blocks of ${first.join(", ")}${rest}`;
 }
 
 /** An operation in numbers, made once per kind of call by {@linkcode encodeOperation}. */
@@ -242,6 +308,7 @@ export interface OperationCode {
   readonly root: number;
   readonly countLow: number;
   readonly countHigh: number;
+  readonly counts: CountList | undefined;
   /** 32 bits that differ, but for one chance in four billion, where two operations do. */
   readonly hash: number;
 }
@@ -249,16 +316,27 @@ export interface OperationCode {
 /** What an operation consists of, apart from its place in the sequence. */
 export type Operation = Omit<OperationRecord, "seq">;
 
+/** `counts` as records hold them; nothing where all are the same, which the number of elements says already. */
+export function countList(counts: readonly number[] | undefined): CountList | undefined {
+  if (counts === undefined || counts.every((count) => count === counts[0])) return undefined;
+  return { length: counts.length, hash: hashOf(counts), first: counts.slice(0, COUNTS_HELD) };
+}
+
 /** `op` in numbers. */
 export function encodeOperation(op: Operation): OperationCode {
   const verb = code(op.verb), dtype = code(op.dtype ?? ""), reduceOp = code(op.reduceOp ?? "");
   const countLow = op.count | 0, countHigh = Math.floor(op.count / 2 ** 32);
+  const hash = hashOf([verb, dtype, reduceOp, op.root, countLow, countHigh, op.counts?.hash ?? 0]);
+  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, counts: op.counts, hash };
+}
+
+function hashOf(numbers: readonly number[]): number {
   let hash = 0x811c9dc5;
-  for (const word of [verb, dtype, reduceOp, op.root, countLow, countHigh]) {
-    hash = Math.imul(hash ^ word, 0x01000193);
+  for (const number of numbers) {
+    hash = Math.imul(hash ^ number, 0x01000193);
     hash ^= hash >>> 15;
   }
-  return { verb, dtype, reduceOp, root: op.root, countLow, countHigh, hash };
+  return hash;
 }
 
 /** What `op` was made of. */
@@ -269,6 +347,7 @@ export function decodeOperation(op: OperationCode): Operation {
     reduceOp: WORDS[op.reduceOp] || undefined,
     root: op.root,
     count: op.countHigh * 2 ** 32 + (op.countLow >>> 0),
+    counts: op.counts,
   };
 }
 

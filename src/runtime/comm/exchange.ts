@@ -111,6 +111,8 @@ export class Exchange implements Meeting, Disposable {
     this.#fingerprint = fingerprint(seq, op);
     this.#started = 0; // the clock is read when the operation has to wait
     this.#timeoutMs = timeoutMs;
+    // Those who gave up have arrived already: what takes one barrier would pass, although it has failed there.
+    if (this.#control.stopped) this.check();
   }
 
   end(at = 0): void {
@@ -263,6 +265,14 @@ export class Exchange implements Meeting, Disposable {
     return this.#failure !== undefined || this.#control.aborted !== undefined;
   }
 
+  disagree(text: string): CommunicatorError {
+    const hint = "what one rank sends another must be as much as that one expects";
+    return this.#fail(
+      new CollectiveMismatch(`Ranks of group "${this.#o.name}" disagree: ${text}`, { hint }),
+      "mismatch",
+    );
+  }
+
   /** Stops the group for all its ranks, because this one gives up. */
   abort(error: CommunicatorError): void {
     if (this.#failure === undefined) this.#fail(error, "user", this.rank);
@@ -285,7 +295,8 @@ export class Exchange implements Meeting, Disposable {
   #fail(error: CommunicatorError, kind?: AbortKind, culprit = this.rank): CommunicatorError {
     this.#failure ??= error;
     error.lastCollective ??= `${this.#o.name}#${describeRecord(this.#control.lastRecord(this.rank))}`;
-    if (kind !== undefined) this.#control.abort(kind, culprit);
+    const reason = culprit === this.rank ? { rank: culprit, text: error.message } : undefined;
+    if (kind !== undefined) this.#control.abort(kind, culprit, reason);
     this.barrier.ring(); // whoever sleeps looks at once
     this.#o.flight.dump(this.#failure); // after the others know, since it takes a moment
     return this.#failure;
@@ -299,10 +310,16 @@ export class Exchange implements Meeting, Disposable {
       groups.set(text, [...groups.get(text) ?? [], rank]);
     }
     const sides = [...groups].map(([text, ranks]) => `${this.#name(ranks)}: ${text}`);
+    const told = this.#control.aborted;
+    // The same call with counts that do not fit: whoever saw it said how.
+    const text = groups.size === 1 && told?.kind === "mismatch" ? this.#control.reason(told.culprit) : "";
     return this.#fail(
-      new CollectiveMismatch(`Ranks of group "${this.#o.name}" called different collectives: ${sides.join("; ")}`, {
-        hint: "all ranks of a group must call the same collectives in the same order with the same arguments",
-      }),
+      new CollectiveMismatch(
+        text || `Ranks of group "${this.#o.name}" called different collectives: ${sides.join("; ")}`,
+        {
+          hint: "all ranks of a group must call the same collectives in the same order with the same arguments",
+        },
+      ),
       "mismatch",
     );
   }
@@ -338,12 +355,12 @@ export class Exchange implements Meeting, Disposable {
   #explainAbort(kind: AbortKind, culprit: number): CommunicatorError {
     if (kind === "left" || kind === "lost") return this.#lost(kind, culprit);
     if (kind === "mismatch") return this.#mismatch();
-    const why = kind === "timeout" ? "gave up waiting" : "aborted the group";
+    const did = kind === "timeout" ? "gave up waiting" : "aborted the group", why = this.#control.reason(culprit);
     return new CollectiveAborted(
-      `${this.#name([culprit])} of group "${this.#o.name}" ${why} in ${
+      `${this.#name([culprit])} of group "${this.#o.name}" ${did} in ${
         describeRecord(this.#control.lastRecord(culprit))
       }; ` +
-        `${this.#waiting()} cannot go on`,
+        `${this.#waiting()} cannot go on${why === "" ? "" : `: ${why}`}`,
       culprit,
       { hint: "the first failing rank's output says why" },
     );

@@ -7,7 +7,7 @@
  */
 import { dirname } from "node:path";
 import { type EnvRecord, filled } from "../../core/env_record.ts";
-import { decodeOperation, type OperationCode, type OperationRecord } from "./control_block.ts";
+import { type CountList, decodeOperation, type OperationCode, type OperationRecord } from "./control_block.ts";
 
 /** Collectives of a communicator that are remembered; a power of two. */
 const RING = 256;
@@ -26,6 +26,8 @@ export interface FlightEntry {
   readonly root?: number;
   /** Elements, where ranks must agree on them. */
   readonly count?: number;
+  /** Elements of each rank, where they differ. */
+  readonly counts?: CountList;
   readonly state: FlightState;
   /** When it was called, and when it was over, in milliseconds since 1970; where a clock was read. */
   readonly calledMs?: number;
@@ -202,7 +204,7 @@ export function flightFile(
 }
 
 function entryOf(record: OperationRecord, state: FlightState, called: number, ended: number): FlightEntry {
-  const { seq, verb, dtype, reduceOp, root, count } = record;
+  const { seq, verb, dtype, reduceOp, root, count, counts } = record;
   return {
     seq,
     verb,
@@ -210,6 +212,7 @@ function entryOf(record: OperationRecord, state: FlightState, called: number, en
     ...(reduceOp === undefined ? {} : { op: reduceOp }),
     ...(root < 0 ? {} : { root }),
     ...(count < 0 ? {} : { count }),
+    ...(counts === undefined ? {} : { counts }),
     state,
     ...(called === 0 ? {} : { calledMs: Math.round(performance.timeOrigin + called) }),
     ...(ended === 0 ? {} : { endedMs: Math.round(performance.timeOrigin + ended) }),

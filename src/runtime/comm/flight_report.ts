@@ -1,4 +1,6 @@
 /** Reads the flight recorders of all ranks together: where each communicator stands, who is missing where, and who disagrees. */
+import type { DType } from "../../core/dtype.ts";
+import { describeOperation } from "./control_block.ts";
 import { FormatError } from "../../core/errors.ts";
 import type { FlightDump, FlightEntry, FlightGroup } from "./flight_recorder.ts";
 
@@ -147,9 +149,8 @@ function bySeq(group: FlightGroup): Map<number, FlightEntry> {
   return new Map(group.entries.map((entry) => [entry.seq, entry]));
 }
 
-function describe({ verb, op, dtype, count, root }: FlightEntry): string {
-  const type = dtype === undefined ? "" : ` ${dtype}${count === undefined ? "" : `[${count}]`}`;
-  return `${verb}${op === undefined ? "" : ` ${op}`}${type}${root === undefined ? "" : ` root ${root}`}`;
+function describe({ verb, op, dtype, count = -1, counts, root = -1 }: FlightEntry): string {
+  return describeOperation({ verb, dtype: dtype as DType | undefined, reduceOp: op, root, count, counts });
 }
 
 /** The first collective at which ranks called different things; what follows it differs too, and says no more. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { encodeOperation } from "./control_block.ts";
+import { countList, encodeOperation } from "./control_block.ts";
 import { type FlightDump, type FlightEntry, flightFile, FlightRecorder } from "./flight_recorder.ts";
 import { parseFlightDump, rankList, reportFlight } from "./flight_report.ts";
 
@@ -85,6 +85,21 @@ Deno.test("ranks that disagree are told apart at the first collective where they
     report.findings[0],
     "world: ranks disagree at collective 2: rank 0 barrier; rank 1 broadcast f32[4] root 1",
   );
+});
+
+Deno.test("ranks that name other blocks disagree too", () => {
+  const blocks = (...counts: number[]) =>
+    encodeOperation({
+      ...{ verb: "gather", dtype: "f32", reduceOp: undefined, root: 0, count: 3, counts: countList(counts) },
+    });
+  const dumps = [blocks(1, 2), blocks(2, 1)].map((code, rank) => {
+    const { all, ring } = recorder(rank);
+    ring.begin(1, code, 0);
+    return all.read("asked");
+  });
+  assert.deepEqual(reportFlight(dumps).findings.slice(0, 1), [
+    "world: ranks disagree at collective 1: rank 0 gather f32[3] in blocks of 1, 2 root 0; rank 1 gather f32[3] in blocks of 2, 1 root 0",
+  ]);
 });
 
 Deno.test("a rank that came at last is said to be late", () => {

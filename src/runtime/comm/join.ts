@@ -100,8 +100,9 @@ async function meet(control: ControlBlock, segment: NamedSegment, o: JoinOptions
         missing.join(", ")
       }`,
       {
-        hint:
-          "see what the missing ranks print, and that all have the same SHARDWISE_RUN_ID and WORLD_SIZE on this host",
+        hint: o.name.startsWith("world.")
+          ? "its ranks must make the same groups, of the same ranks in the same order, in the same order"
+          : "see what the missing ranks print, and that all have the same SHARDWISE_RUN_ID and WORLD_SIZE on this host",
       },
     );
   }

@@ -6,7 +6,7 @@ import { requirePlace } from "./arguments.ts";
 import type { GroupOptions } from "./communicator.ts";
 import { ASIDE_BYTES, type OperationCode } from "./control_block.ts";
 import type { EngineOptions } from "./engines.ts";
-import { CommunicatorError } from "./errors.ts";
+import { CollectiveMismatch, CommunicatorError } from "./errors.ts";
 import type { MailboxPeers } from "./mailbox.ts";
 import { type Meeting, SLOT_BYTES } from "./meeting.ts";
 import { CHANNEL_BYTES } from "./message_channels.ts";
@@ -115,6 +115,9 @@ class LocalMeeting implements Meeting {
   relax(): void {}
   check(): void {
     if (this.#failure !== undefined) throw this.#failure;
+  }
+  disagree(text: string): CommunicatorError {
+    return this.#failure ??= new CollectiveMismatch(`This rank, which is alone, disagrees with itself: ${text}`);
   }
   abort(error: CommunicatorError): void {
     this.#failure ??= error;

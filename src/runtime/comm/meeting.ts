@@ -50,6 +50,8 @@ export interface Meeting {
   nap(ready: () => boolean): void;
   /** Looks whether waiting at the barrier still makes sense. @throws {CommunicatorError} If not. */
   check(): void;
+  /** The error of all ranks of the group when each has found that they do not fit together: `text` says how. Stops the group. */
+  disagree(text: string): CommunicatorError;
   /** Stops the group for all its ranks, because this one gives up. */
   abort(error: CommunicatorError): void;
 }

@@ -1,6 +1,7 @@
 /** A grid of ranks with named axes, over any communicator: the groups that data, tensor and pipeline parallelism talk in. */
 import { InputError } from "../../core/errors.ts";
 import type { Communicator, GroupOptions, OpOptions } from "./communicator.ts";
+import { CollectiveMismatch } from "./errors.ts";
 
 /** Options of {@linkcode makeMesh}. */
 export interface MeshOptions extends GroupOptions {
@@ -28,11 +29,16 @@ export interface Mesh extends AsyncDisposable {
   close(options?: OpOptions): Promise<void>;
 }
 
-/** Lays the ranks of `comm` out on `axes`, outermost first. @throws {InputError} If the sizes do not multiply to `comm.size`. */
+/**
+ * Lays the ranks of `comm` out on `axes`, outermost first; `share` gives what all ranks gave it.
+ *
+ * @throws {InputError} If the sizes do not multiply to `comm.size`. @throws {CollectiveMismatch} If ranks name different axes.
+ */
 export async function makeMesh(
   comm: Communicator,
   axes: Readonly<Record<string, number>>,
   options: MeshOptions = {},
+  share: (layout: string) => Promise<readonly string[]>,
 ): Promise<Mesh> {
   const { combine = [], ...group } = options;
   const shape = resolveShape(axes, comm.size), names = Object.keys(shape);
@@ -41,6 +47,7 @@ export async function makeMesh(
   const groups = new Map<string, Communicator>();
   // Every rank checks its arguments before any rank splits, and all split in the same order.
   const whole = keyOf(names);
+  requireSameLayout(comm, await share(describeLayout(shape, sets.slice(names.length))));
   for (const set of sets) {
     const key = keyOf(set);
     if (groups.has(key) || (key === whole && set.length > 1)) continue;
@@ -101,6 +108,24 @@ class GridMesh implements Mesh {
   #own(): Communicator[] {
     return [...this.#groups.values()].filter((group) => group !== this.#comm);
   }
+}
+
+/** What ranks must agree on: `{ dp: 2, tp: 4 }`, and the sets of axes that are combined. */
+function describeLayout(shape: Readonly<Record<string, number>>, sets: readonly (readonly string[])[]): string {
+  const combined = sets.length === 0 ? "" : `, combining ${sets.map((set) => set.join("+")).join(", ")}`;
+  return `{ ${Object.entries(shape).map(([name, n]) => `${name}: ${n}`).join(", ")} }${combined}`;
+}
+
+/** @throws {CollectiveMismatch} At every rank, unless all have the same layout. */
+function requireSameLayout(comm: Communicator, layouts: readonly string[]): void {
+  const sides = Map.groupBy(comm.ranks, (_, r) => layouts[r]!);
+  if (sides.size === 1) return;
+  const text = [...sides].map(([layout, ranks]) =>
+    `rank${ranks.length === 1 ? "" : "s"} ${ranks.join(", ")}: ${layout}`
+  );
+  throw new CollectiveMismatch(`Ranks of group "${comm.name}" made different meshes: ${text.join("; ")}`, {
+    hint: "all ranks of a group must name the same axes, in the same order, with the same sizes",
+  });
 }
 
 /** Sizes, with -1 replaced by what remains. @throws {InputError} */

@@ -6,9 +6,17 @@ import { broadcastBytes, type CollectiveSteps, gatherBytes, scatterBytes } from 
 import type { Steps } from "./collectives.ts";
 import type { Communicator, ObjectCollectives, OpOptions, ReceiveOptions } from "./communicator.ts";
 
-/** `value` as bytes, as structured clone sees it. */
+/** `value` as bytes, as structured clone sees it. @throws {InputError} If it cannot be cloned. */
 export function pack(value: unknown): Uint8Array {
-  return serialize(value);
+  try {
+    return serialize(value);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : `${cause}`;
+    throw new InputError(`Cannot pass a value to other ranks: ${reason}`, {
+      hint: "pass data only: functions, promises, and objects of the runtime stay where they are",
+      cause,
+    });
+  }
 }
 
 /** The value that was packed. */
@@ -32,19 +40,19 @@ export function objectCollectives(
       requireRank(comm, root);
       const payload = rank === root ? pack(value) : new Uint8Array();
       return unpack<T>(
-        await run({ verb: "broadcast", root }, options, () => broadcastBytes(steps, comm, payload, root)),
+        await run({ verb: "objects.broadcast", root }, options, () => broadcastBytes(steps, comm, payload, root)),
       );
     },
     allGather: async <T>(value: T, options: OpOptions = {}): Promise<T[]> => {
       const payload = pack(value);
-      return (await run({ verb: "allGather", root: -1 }, options, () => gatherBytes(steps, comm, payload))).map(
+      return (await run({ verb: "objects.allGather", root: -1 }, options, () => gatherBytes(steps, comm, payload))).map(
         unpack<T>,
       );
     },
     gather: async <T>(value: T, root: number, options: OpOptions = {}): Promise<T[] | null> => {
       requireRank(comm, root);
       const payload = pack(value);
-      const all = await run({ verb: "gather", root }, options, () => gatherBytes(steps, comm, payload, root));
+      const all = await run({ verb: "objects.gather", root }, options, () => gatherBytes(steps, comm, payload, root));
       return rank === root ? all.map(unpack<T>) : null;
     },
     scatter: async <T>(values: readonly T[] | null, root: number, options: OpOptions = {}): Promise<T> => {
@@ -53,7 +61,9 @@ export function objectCollectives(
         throw new InputError(`Cannot scatter ${values?.length ?? "no"} values to ${size} ranks`);
       }
       const payloads = rank === root ? values!.map(pack) : undefined;
-      return unpack<T>(await run({ verb: "scatter", root }, options, () => scatterBytes(steps, comm, payloads, root)));
+      return unpack<T>(
+        await run({ verb: "objects.scatter", root }, options, () => scatterBytes(steps, comm, payloads, root)),
+      );
     },
     ...objectMessages(comm),
   };

@@ -9,6 +9,7 @@ import { overlap, requireRank, requireTag, requireTimeout } from "./arguments.ts
 import { atRoot, blockCounts, even, evenBlocks, perRank, receiver, reduction, sum } from "./blocks.ts";
 import {
   type Buf,
+  COMM_DTYPES,
   type CommDType,
   type ReduceOp,
   type ReduceOpName,
@@ -18,7 +19,7 @@ import {
   type View,
   viewOf,
 } from "./buffers.ts";
-import type { CollectiveSteps } from "./collective_steps.ts";
+import { type CollectiveSteps, gatherBytes } from "./collective_steps.ts";
 import type { Steps } from "./collectives.ts";
 import type {
   AllReduceOptions,
@@ -33,12 +34,12 @@ import type {
   RecvOptions,
   Verb,
 } from "./communicator.ts";
-import { encodeOperation, type OperationCode } from "./control_block.ts";
+import { countList, encodeOperation, type OperationCode } from "./control_block.ts";
 import { placed, withLayouts } from "./displacements.ts";
 import { CommunicatorError } from "./errors.ts";
 import type { Probed, Received } from "./mailbox.ts";
 import { makeMesh, type Mesh, type MeshOptions } from "./mesh.ts";
-import { objectCollectives } from "./objects.ts";
+import { objectCollectives, pack, unpack } from "./objects.ts";
 import { canReduce, nameOf } from "./operations.ts";
 import type { AnyWork, Waiting, Work, WorkQueue } from "./work.ts";
 import { workOfAll } from "./work_group.ts";
@@ -127,7 +128,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   protected abstract release(agreed: boolean): void;
 
   supports(dtype: CommDType, op?: ReduceOp, _verb?: Verb): boolean {
-    return op === undefined || canReduce(dtype, op);
+    return COMM_DTYPES.includes(dtype) && (op === undefined || canReduce(dtype, op));
   }
 
   group(calls: () => void): Work {
@@ -151,11 +152,11 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   mesh(axes: Readonly<Record<string, number>>, options?: MeshOptions): Promise<Mesh> {
-    return makeMesh(this, axes, options);
+    return makeMesh(this, axes, options, (layout) => this.shareValues("mesh", layout));
   }
 
   async splitByHost(options: GroupOptions = {}): Promise<Communicator> {
-    const hosts = await this.objects.allGather(this.host);
+    const hosts = await this.shareValues("splitByHost", this.host);
     return (await this.split(hosts.indexOf(this.host), 0, options))!;
   }
 
@@ -178,6 +179,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const { send, by } = reduction(own, op);
     if (options.background === true) {
       this.requireOpen();
+      if (options.signal?.aborted) this.#cancel(options.signal.reason);
       const work = this.inBackground(send, recv, { op: by, timeoutMs: options.timeoutMs ?? this.timeoutMs });
       if (work !== undefined) return this.#issued(work, options);
     }
@@ -209,7 +211,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const to = placed(recv, counts, options.displs, { what: "the output", written: true });
     const room = to?.packed ?? recv;
     return this.#issue(
-      { verb: "allGather", view: room },
+      { verb: "allGather", view: room, counts },
       options,
       () => withLayouts({ to }, () => this.steps.allGather({ send, recv: room, counts })),
     );
@@ -220,7 +222,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const counts = blockCounts(this, recv, own, options.counts ?? even(this, recv.count));
     const { send, by } = reduction(own, op, counts);
     return this.#issue(
-      { verb: "reduceScatter", view: send, op },
+      { verb: "reduceScatter", view: send, op, counts },
       options,
       () => this.steps.reduceScatter({ send, recv, counts, op: by }),
     );
@@ -232,7 +234,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const counts = blockCounts(this, send, recv, options.counts ?? even(this, send.count), options.displs);
     const to = placed(recv, counts, options.displs, { what: "the output", written: true });
     return this.#issue(
-      { verb: "gather", view: send, root, count: sum(counts) },
+      { verb: "gather", view: send, root, count: sum(counts), counts },
       options,
       () => withLayouts({ to }, () => this.steps.gather({ send, recv: to?.packed ?? recv, counts, root })),
     );
@@ -244,7 +246,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     const counts = blockCounts(this, recv, send, options.counts ?? even(this, recv.count), options.displs);
     const from = placed(send, counts, options.displs, { what: "the input", written: false });
     return this.#issue(
-      { verb: "scatter", view: recv, root, count: sum(counts) },
+      { verb: "scatter", view: recv, root, count: sum(counts), counts },
       options,
       () => withLayouts({ from }, () => this.steps.scatter({ send: from?.packed ?? send, recv, counts, root })),
     );
@@ -316,8 +318,18 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   abort(reason: string): void {
-    this.waiting.abort(
-      new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`),
+    this.stop(new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`));
+  }
+
+  /** Stops the group for all its ranks, with `error` at this one. */
+  protected stop(error: CommunicatorError): void {
+    this.waiting.abort(error);
+  }
+
+  #cancel(reason: unknown): void {
+    const text = `a collective or message was cancelled: ${reason}`;
+    this.stop(
+      new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${text}`, { cause: reason }),
     );
   }
 
@@ -338,12 +350,11 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     return Promise.resolve();
   }
 
-  /** Adds a collective of the engine's own, which all ranks call like any other. */
-  protected issueSteps<T>(verb: string, start: () => Steps<T>): Work<T> {
-    return this.#issue({ verb }, {}, start);
+  /** The values of all ranks, for what is a collective of its own by the name of `verb`. */
+  protected async shareValues<T>(verb: "split" | "splitByHost" | "mesh", value: T): Promise<T[]> {
+    const payload = pack(value);
+    return (await this.#issue({ verb }, {}, () => gatherBytes(this.steps, this, payload))).map(unpack<T>);
   }
-
-  /** @throws {InputError} Unless `rank` is one of this group. */
 
   /** @throws {InputError} Unless `ranks` are a group that this rank can make. */
   protected requireMembers(ranks: readonly number[]): void {
@@ -367,7 +378,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   }
 
   #issue<T>(
-    call: { verb: string; view?: View; op?: ReduceOp; root?: number; count?: number },
+    call: { verb: string; view?: View; op?: ReduceOp; root?: number; count?: number; counts?: readonly number[] },
     options: OpOptions,
     start: () => Steps<T>,
   ): Work<T> {
@@ -378,6 +389,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
       reduceOp: call.op === undefined ? undefined : nameOf(call.op),
       root: call.root ?? -1,
       count: call.count ?? call.view?.count ?? -1,
+      counts: countList(call.counts),
     });
     return this.#issueCode(code, options, start);
   }
@@ -385,6 +397,8 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
   #issueCode<T>(code: OperationCode, options: OpOptions, start: () => Steps<T>): Work<T> {
     this.requireOpen();
     requireTimeout(options.timeoutMs);
+    // Whether the others happen to be there already must not decide what becomes of it.
+    if (options.signal?.aborted) this.#cancel(options.signal.reason);
     return this.#issued(this.queue.issue(code, options.timeoutMs ?? this.timeoutMs, start), options);
   }
 
@@ -395,7 +409,7 @@ export abstract class QueuedCommunicator<X extends Waiting> implements Communica
     if (signal === undefined || work.settled) return work;
     const cancel = () => {
       if (work.settled || this.takeBack(work, signal.reason)) return;
-      this.abort(`a collective or message was cancelled: ${signal.reason}`);
+      this.#cancel(signal.reason);
       this.queue.kick(); // so that what is under way fails now
     };
     if (signal.aborted) cancel();

@@ -102,7 +102,7 @@ export class ShmCommunicator extends MeetingCommunicator {
     this.requireOpen();
     requirePlace(color, key);
     const place = this.#splits++;
-    const all = await this.objects.allGather({ color, key });
+    const all = await this.shareValues("split", { color, key });
     if (color === null) return null;
     const members = all.map((m, rank) => ({ ...m, rank })).filter((m) => m.color === color);
     members.sort((a, b) => a.key - b.key || a.rank - b.rank);
@@ -128,11 +128,9 @@ export class ShmCommunicator extends MeetingCommunicator {
     return { wake: () => exchange.barrier.wake(), check: (...args) => exchange.checkPeers(...args) };
   }
 
-  override abort(reason: string): void {
-    super.abort(reason);
-    this.#progress?.stop(
-      new CommunicatorError(`Rank ${this.ranks[this.rank]} aborted group "${this.name}": ${reason}`),
-    );
+  protected override stop(error: CommunicatorError): void {
+    super.stop(error);
+    this.#progress?.stop(error);
   }
 
   protected override inBackground(

@@ -132,9 +132,11 @@ export class GpuDevice implements Disposable {
     }
   }
 
-  /** Copies from the GPU into `bytes`, when all work so far is done. */
+  /** Copies from the GPU into `bytes`, when all work so far is done; waits for it, so no collective may be pending. */
   download(address: bigint, bytes: Uint8Array<ArrayBuffer>): void {
-    if (bytes.length > 0) this.driver.call.cuMemcpyDtoH_v2(bytes, address, BigInt(bytes.length));
+    if (bytes.length === 0) return;
+    this.synchronize(); // a plain copy takes its turn in the default stream, which this one does not wait for
+    this.driver.call.cuMemcpyDtoH_v2(bytes, address, BigInt(bytes.length));
   }
 
   /** Puts a copy within the GPU's memory into the stream. */

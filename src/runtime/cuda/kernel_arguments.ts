@@ -17,10 +17,17 @@ export interface Launch {
   readonly threads: number;
 }
 
+/** Bytes of a kernel's argument at most: more is taken since CUDA 12.1 only. */
+export const ARGUMENT_BYTES = 4096;
 /** Threads of a block at most. */
 export const THREADS = 256;
 /** Blocks of a grid at most; what is more is done in turns. */
 export const MAX_BLOCKS = 65_535;
+
+/** Bytes of a launch's argument, where numbers lie in it. */
+export function argumentBytes({ addresses, numbers }: Launch): number {
+  return 8 * addresses.length + numbers.length;
+}
 
 /** Declares the fields of a kernel's argument: in its text, `p` are addresses and `nums` numbers. */
 export class Arguments {

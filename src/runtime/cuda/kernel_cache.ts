@@ -1,8 +1,10 @@
 /** Compiled kernels: by NVRTC, once for a text, kept on disk for later processes. */
 import { createHash } from "node:crypto";
 import { dirname, join } from "node:path";
+import { UnavailableError } from "../../core/errors.ts";
+import { CU, type CudaDriver } from "../../ffi/cuda_driver.ts";
+import { CudaError } from "../../ffi/cuda_error.ts";
 import { CudaModule } from "../../ffi/cuda_handles.ts";
-import type { CudaDriver } from "../../ffi/cuda_driver.ts";
 import type { Nvrtc } from "../../ffi/nvrtc.ts";
 import type { NamedText } from "./kernel_texts.ts";
 import { PRELUDE } from "./prelude.ts";
@@ -33,7 +35,7 @@ export class KernelCache implements Disposable {
     if (texts.size === 0) return;
     const names = [...texts.keys()].sort();
     const source = PRELUDE + names.map((name) => texts.get(name)!).join("\n");
-    const module = new CudaModule(this.#target.driver, this.#image(source));
+    const module = this.#module(source);
     this.#modules.push(module);
     for (const name of names) this.#functions.set(name, module.function(name));
   }
@@ -43,28 +45,37 @@ export class KernelCache implements Disposable {
     return this.#functions.get(name)!;
   }
 
-  #image(source: string): Uint8Array<ArrayBuffer> {
-    const { nvrtc, architecture, folder } = this.#target;
-    const known = nvrtc.architectures;
-    // A GPU newer than the compiler gets PTX, which its driver translates.
-    const newest = known.length === 0 ? architecture : Math.max(...known.filter((a) => a <= architecture), 0);
-    const option = newest === architecture
-      ? `--gpu-architecture=sm_${architecture}`
-      : `--gpu-architecture=compute_${newest}`;
+  #module(source: string): CudaModule {
+    const { driver, nvrtc, folder } = this.#target, option = this.#architectureOption();
     const { major, minor } = nvrtc.version;
     const key = createHash("sha256").update(`${nvrtc.path} ${major}.${minor} ${option}\n${source}`).digest("hex");
     const path = folder === undefined ? undefined : join(folder, `${key}.cubin`);
     const compile = () => nvrtc.compile({ source, name: "shardwise.cu", options: [option, "--std=c++17"] }).image;
-    if (path === undefined) return compile();
-    const kept = read(path);
+    if (path === undefined) return new CudaModule(driver, compile());
+    const kept = kernelsIn(path, driver);
     if (kept) return kept;
     // Ranks start together and need the same kernels: one compiles, the others wait for its file.
     using turn = takeTurn(path);
-    const made = turn.waited ? read(path) : undefined;
+    const made = turn.waited ? kernelsIn(path, driver) : undefined;
     if (made) return made;
     const image = compile();
     keep(path, image);
-    return image;
+    return new CudaModule(driver, image);
+  }
+
+  /** What NVRTC is to compile for. @throws {UnavailableError} If it no longer knows GPUs as old as this one. */
+  #architectureOption(): string {
+    const { nvrtc, architecture } = this.#target, known = nvrtc.architectures;
+    if (known.length === 0 || known.includes(architecture)) return `--gpu-architecture=sm_${architecture}`;
+    // A GPU newer than the compiler gets PTX, which its driver translates.
+    const older = known.filter((a) => a < architecture);
+    if (older.length > 0) return `--gpu-architecture=compute_${Math.max(...older)}`;
+    throw new UnavailableError(
+      `Cannot compile kernels for this GPU (sm_${architecture}): ${nvrtc.path} begins with sm_${Math.min(...known)}`,
+      {
+        hint: "install an older NVRTC (pip install nvidia-cuda-nvrtc-cu12), and name its folder by SHARDWISE_CUDA_LIBS",
+      },
+    );
   }
 
   [Symbol.dispose](): void {
@@ -73,12 +84,26 @@ export class KernelCache implements Disposable {
   }
 }
 
+/** The kernels in a file; undefined where there is none, or none that the driver takes: it is then made anew. */
+function kernelsIn(path: string, driver: CudaDriver): CudaModule | undefined {
+  const image = read(path);
+  if (!image) return undefined;
+  try {
+    return new CudaModule(driver, image);
+  } catch (error) {
+    if (error instanceof CudaError && (error.code === CU.invalidImage || error.code === CU.invalidPtx)) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
 function read(path: string): Uint8Array<ArrayBuffer> | undefined {
   try {
-    return Deno.readFileSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
+    const image = Deno.readFileSync(path);
+    return image.length > 0 ? image : undefined; // a host that lost power leaves files without content
+  } catch {
+    return undefined; // a cache that cannot be read is none
   }
 }
 
@@ -128,7 +153,12 @@ function keep(path: string, image: Uint8Array<ArrayBuffer>): void {
     Deno.mkdirSync(dirname(path), { recursive: true });
     Deno.writeFileSync(partial, image);
     Deno.renameSync(partial, path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.PermissionDenied || error instanceof Deno.errors.NotCapable)) throw error;
+  } catch {
+    // No permission, a disk that is full or read-only: the next process compiles again.
+    try {
+      Deno.removeSync(partial);
+    } catch {
+      // It was not begun.
+    }
   }
 }

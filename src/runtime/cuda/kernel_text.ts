@@ -40,7 +40,8 @@ export function mapLaunch(step: MapStep, texts: KernelTexts = new KernelTexts())
   const elements = step.shape.reduce((a, b) => a * b, 1);
   if (elements === 0) return undefined;
   const args = new Arguments();
-  const expressions = [step.expression, step.target ?? "", step.when ?? ""];
+  const lets = step.lets ?? [];
+  const expressions = [step.expression, step.target ?? "", step.when ?? "", ...lets.map((l) => l.expression)];
   const mentioned = (name: string) => texts.mentions(expressions, name);
   const usesIndex = mentioned("i#");
   const all = [...step.reads, step.write];
@@ -59,6 +60,7 @@ export function mapLaunch(step: MapStep, texts: KernelTexts = new KernelTexts())
     if (x) lines.push(`const auto x${r} = ld(p${r}[o${r}]);`);
   });
   const params = declareParams(args, step.params ?? {}, mentioned);
+  for (const { name, expression } of lets) lines.push(`const auto ${name} = ${expression};`);
   const base = args.int("b", step.write.offset);
   lines.push(`const long long o = ${base} + ${offset("y", args, { prefix: "i", strides: strides.at(-1)! })};`);
   lines.push(`${step.when ? `if (${step.when}) ` : ""}st(p.y + (${step.target ?? "o"}), ${step.expression});`);

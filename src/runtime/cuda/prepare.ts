@@ -14,13 +14,15 @@ import type {
   KernelTensor,
   Lowered,
   MapStep,
+  Operand,
   RowsStep,
 } from "../../ops/kernels/kernel.ts";
 import { withBounds } from "../../ops/kernels/bounded.ts";
 import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { codeLaunch } from "./code_text.ts";
-import type { Launch } from "./kernel_arguments.ts";
+import { fuseMaps, withOperands } from "./fuse_maps.ts";
+import { ARGUMENT_BYTES, argumentBytes, type Launch } from "./kernel_arguments.ts";
 import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
 import type { Unit } from "./units.ts";
@@ -137,7 +139,7 @@ export class Preparer {
       // What the host knows needs no work; it is uploaded where a kernel reads it.
       if (unit.outputs.every((n) => n === "" || this.intsOf(n) !== undefined)) return undefined;
       if (!unit.outputs.some((n) => this.isRead(n))) return undefined;
-      prepared = this.#call(unit, node);
+      prepared = unit.nodes.length > 1 ? this.#chain(unit) : this.#call(unit, node);
     } else prepared = this.#collective(node!);
     this.#prepared.set(unit, prepared);
     return prepared;
@@ -153,6 +155,34 @@ export class Preparer {
     return name !== "" && this.#read.has(name);
   }
 
+  /** Elementwise calls as one kernel; one after the other where sizes, or what a kernel can be given, keep them apart. */
+  #chain(unit: Unit): Prepared {
+    const nodes = unit.nodes as readonly Call[], contexts = nodes.map((node) => this.#contextOf(node, []));
+    const forms = nodes.map((node, i) => this.#formOf(node, contexts[i]!));
+    const form = unit.key === null || forms.includes(undefined) ? undefined : `${unit.key} ${forms.join("\n")}`;
+    const known = form === undefined ? undefined : this.#forms.get(form);
+    if (known) return known;
+    const makers = new Map(nodes.map((node, k) => [node.outputs[0]!, k])), scratch: KernelTensor[] = [];
+    const chain = nodes.map((node, k): MapStep => {
+      const [step, ...more] = loweringOf(node)!(contexts[k]!).steps;
+      if (step?.kind !== "map" || more.length > 0) throw new Error(`Unexpected steps of ${node.op}`);
+      const at = ({ of, index, dtype }: Operand): Operand => {
+        if (of === "output") return k === nodes.length - 1 ? { of, index, dtype } : { of: "scratch", index: k, dtype };
+        const name = node.inputs[index]!, maker = makers.get(name);
+        return maker === undefined
+          ? { of: "input", index: unit.inputs.indexOf(name), dtype }
+          : { of: "scratch", index: maker, dtype };
+      };
+      scratch.push(contexts[k]!.outputs[0]!);
+      return withOperands(step, at);
+    });
+    const one = fuseMaps(chain), fused = one && this.#lowered({ steps: [one] });
+    const fits = fused?.works.every((w) => w.kind === "kernel" && argumentBytes(w.launch) <= ARGUMENT_BYTES);
+    const prepared = fused && fits ? fused : this.#lowered({ steps: chain, scratch: scratch.slice(0, -1) });
+    if (form !== undefined) this.#forms.set(form, prepared);
+    return prepared;
+  }
+
   #call(unit: Unit, node: Call): Prepared {
     const lowering = loweringOf(node);
     if (!lowering) {
@@ -162,15 +192,10 @@ export class Preparer {
       });
     }
     const { room } = this.#sizes, growth = unit.grows && room !== undefined ? growthOf(node) : [];
-    const context: KernelContext = {
+    const context = this.#contextOf(
       node,
-      attributes: node.attributes,
-      opset: this.#graph.opsets.get(node.domain) ?? 1,
-      inputs: node.inputs.map((n) => (n === "" ? undefined : this.tensorOf(n))),
-      outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
-      ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
-      rooms: node.outputs.map((_, i) => (growth.some((g) => g.output === i) ? room : undefined)),
-    };
+      node.outputs.map((_, i) => growth.some((g) => g.output === i) ? room : undefined),
+    );
     // Layers are alike: what one of them needs, all need.
     const form = this.#formOf(node, context);
     let prepared = form === undefined ? undefined : this.#forms.get(form);
@@ -179,6 +204,18 @@ export class Preparer {
       if (form !== undefined) this.#forms.set(form, prepared);
     }
     return prepared;
+  }
+
+  #contextOf(node: Call, rooms: readonly (number | undefined)[]): KernelContext {
+    return {
+      node,
+      attributes: node.attributes,
+      opset: this.#graph.opsets.get(node.domain) ?? 1,
+      inputs: node.inputs.map((n) => (n === "" ? undefined : this.tensorOf(n))),
+      outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
+      ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
+      rooms,
+    };
   }
 
   #lowered({ steps, scratch = [] }: Lowered): Prepared {

@@ -1,7 +1,7 @@
 /** What is lowered together: a node, or several that become one kernel; and which of them are alike, whatever the sizes. */
 import { type Dim, dimEquals, dimKey } from "../../core/dim.ts";
 import { type Call, type Collective, type Graph, isCall, outputOf, readsOf, valueOf } from "../../graph/graph.ts";
-import { growthOf } from "../../ops/kernels/table.ts";
+import { growthOf, isElementwise } from "../../ops/kernels/table.ts";
 
 /** Nodes that are lowered together, in order. Steps of a unit name its values by their position in these lists. */
 export interface Unit {
@@ -26,7 +26,7 @@ export function statesInPlace(units: readonly Unit[]): Map<string, string> {
   return out;
 }
 
-/** The units of a graph, one a node. */
+/** The units of a graph: elementwise calls that feed one other alone are one with it, other nodes one each. */
 export function unitsOf(graph: Graph<"local">): Unit[] {
   const readers = new Map<string, number>(), { inputs: results } = outputOf(graph);
   for (const node of graph.nodes) for (const name of readsOf(node)) readers.set(name, (readers.get(name) ?? 0) + 1);
@@ -40,11 +40,46 @@ export function unitsOf(graph: Graph<"local">): Unit[] {
       return next.get(state) === extended && readers.get(state) === 1 && readers.get(extended) === 1;
     });
   };
-  return graph.nodes.flatMap((node) => {
+  const isRead = (name: string) => readers.has(name), chains = chainsOf(graph, { readers, results: new Set(results) });
+  return graph.nodes.flatMap((node): Unit[] => {
     if (!isCall(node) && node.kind !== "collective") return [];
-    const own = grows(node), key = keyOf(graph, [node], (name) => readers.has(name));
+    const nodes = chains.get(node);
+    if (nodes === null) return [];
+    if (nodes !== undefined) {
+      const made = new Set(nodes.flatMap((n) => n.outputs));
+      const inputs = [...new Set(nodes.flatMap((n) => n.inputs))].filter((n) => !made.has(n));
+      return [{ nodes, inputs, outputs: node.outputs, grows: false, key: keyOf(graph, nodes, isRead) }];
+    }
+    const own = grows(node), key = keyOf(graph, [node], isRead);
     return [{ nodes: [node], inputs: node.inputs, outputs: node.outputs, grows: own, key: key && `${own} ${key}` }];
   });
+}
+
+/** By their last node, calls that become one; null for those that are in the chain of a later one. */
+function chainsOf(
+  graph: Graph<"local">,
+  o: { readonly readers: ReadonlyMap<string, number>; readonly results: ReadonlySet<string> },
+): Map<Call | Collective, readonly Call[] | null> {
+  const out = new Map<Call | Collective, readonly Call[] | null>(), makers = new Map<string, Call>();
+  const shapeOf = (name: string) => valueOf(graph, name).type.shape?.map(dimKey).join();
+  const joins = (node: Call) =>
+    isElementwise(node) && node.outputs.length === 1 && valueOf(graph, node.outputs[0]!).ints === undefined;
+  for (const node of graph.nodes) {
+    if (!isCall(node) || !joins(node)) continue;
+    const [output] = node.outputs as readonly [string], chain: Call[] = [];
+    for (const name of new Set(node.inputs)) {
+      const maker = makers.get(name);
+      if (!maker || o.results.has(name) || o.readers.get(name) !== node.inputs.filter((n) => n === name).length) {
+        continue;
+      }
+      if (shapeOf(name) === undefined || shapeOf(name) !== shapeOf(output)) continue;
+      chain.push(...out.get(maker) ?? [maker]);
+      out.set(maker, null);
+    }
+    makers.set(output, node);
+    if (chain.length > 0) out.set(node, [...chain, node]);
+  }
+  return out;
 }
 
 /** All that lowerings see of `nodes`, with symbols for sizes. */

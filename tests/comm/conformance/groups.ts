@@ -82,6 +82,8 @@ export async function groupCases(run: Run): Promise<void> {
     "InputError",
     () => comm.allReduce(some4.subarray(0, 3), "sum", { recv: some4.subarray(1) }),
   );
+  run.same("whether it has a dtype that is none", comm.supports("f33" as "f32"), false);
+  await run.refused("a value that cannot be copied", "InputError", () => comm.objects.allGather(() => 1));
   await run.refused("a time that is none", "InputError", () => comm.barrier({ timeoutMs: -1 }));
   await run.refused("a color that is none", "InputError", () => comm.split(0.5));
   await run.refused("a key that is none", "InputError", () => comm.split(0, NaN));

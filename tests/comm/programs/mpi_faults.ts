@@ -16,6 +16,11 @@ const FAULTS: Readonly<Record<string, (comm: Communicator) => Promise<unknown>>>
     if (comm.rank === 1) await comm.allReduce(new Float32Array(4));
     else await comm.allReduce(new Float32Array(3));
   },
+  // What rank 1 sends the last rank is less than that one expects, which MPI takes without a word.
+  blocks: async (comm) => {
+    const sendCounts = Array.from(comm.ranks, (_, to) => comm.rank === 1 && to === 2 ? 1 : 2), recvCounts = [2, 2, 2];
+    await comm.allToAll(new Float32Array(comm.rank === 1 ? 5 : 6), new Float32Array(6), { sendCounts, recvCounts });
+  },
   abort: async (comm) => {
     if (comm.rank === 1) comm.abort("a rank has had enough");
     await comm.barrier();

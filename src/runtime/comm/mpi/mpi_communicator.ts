@@ -123,7 +123,7 @@ export class MpiCommunicator extends QueuedCommunicator<MpiGroup> {
     requirePlace(color, key);
     const place = this.#splits++, { runtime } = this.#job;
     return runtime.inTurn(async () => {
-      const all = (await this.objects.allGather({ color, key })).map((m, rank) => ({ ...m, rank }));
+      const all = (await this.shareValues("split", { color, key })).map((m, rank) => ({ ...m, rank }));
       const members = all.filter((m) => m.color !== null && m.color === color);
       members.sort((a, b) => a.key - b.key || a.rank - b.rank);
       // MPI's colors are natural numbers; all ranks number the colors alike.

@@ -2,8 +2,8 @@
 import type { Handle } from "../../../ffi/mpi.ts";
 import { InputError } from "../../../core/errors.ts";
 import type { ReduceOpName, View } from "../buffers.ts";
-import type { CollectiveSteps, Counts, SendRecv } from "../collective_steps.ts";
-import type { Steps } from "../collectives.ts";
+import { bytesView, type CollectiveSteps, type Counts, type SendRecv } from "../collective_steps.ts";
+import { countsThatDiffer, type Steps } from "../collectives.ts";
 import { isPairOp } from "../operations.ts";
 import { makeJsReducer } from "../reduce_js.ts";
 import type { MpiGroup } from "./mpi_group.ts";
@@ -12,7 +12,7 @@ import { type Wire, wireOf } from "./wire.ts";
 /** Elements of one call: MPI counts in ints. */
 const MOST = 2 ** 30;
 /** Bytes of what ranks tell each other before a checked collective. */
-const CALL_BYTES = 128;
+const CALL_BYTES = 256;
 
 /** Memory as calls take it. */
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -187,6 +187,7 @@ export class MpiSteps implements CollectiveSteps {
     o: SendRecv & { readonly sendCounts: readonly number[]; readonly recvCounts: readonly number[] },
   ): Steps {
     yield* this.#agree();
+    yield* this.#agreeOnCounts(o.sendCounts, o.recvCounts);
     const { symbols } = this.#g.runtime, { comm, request, size } = this.#g;
     const type = this.#moved(o.send.itemBytes);
     const send = pinned(overlaps(o.send.bytes, o.recv.bytes) ? o.send.bytes.slice() : o.send.bytes);
@@ -254,6 +255,15 @@ export class MpiSteps implements CollectiveSteps {
     });
     if (calls.every((c) => c === calls[0])) return;
     this.#g.mismatch(calls.map((c, r) => `rank ${r} ${c}`));
+  }
+
+  /** The same for what ranks send each other in an exchange of all with all, which each knows for itself only. */
+  *#agreeOnCounts(sendCounts: readonly number[], recvCounts: readonly number[]): Steps {
+    if (!this.#g.checked || this.#g.size === 1) return;
+    const own = Float64Array.from([...sendCounts, ...recvCounts]);
+    const all = yield* this.#gatherCopies(bytesView(new Uint8Array(own.buffer)));
+    const text = countsThatDiffer(all.map((bytes) => new Float64Array(bytes.slice().buffer)));
+    if (text !== undefined) this.#g.mismatch([text]);
   }
 
   #handles(wire: Wire): { readonly type: Handle; readonly op: Handle } {

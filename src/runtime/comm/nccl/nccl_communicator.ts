@@ -107,7 +107,7 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
     this.requireOpen();
     requirePlace(color, key);
     const place = this.#splits++;
-    const all = (await this.objects.allGather({ color, key })).map((m, rank) => ({ ...m, rank }));
+    const all = (await this.shareValues("split", { color, key })).map((m, rank) => ({ ...m, rank }));
     if (color === null) return null;
     const members = all.filter((m) => m.color === color).sort((a, b) => a.key - b.key || a.rank - b.rank);
     return await this.#child(members.map((m) => m.rank), `${this.name}.${place}.${color}`, options);

@@ -2,7 +2,7 @@
 import { CudaError } from "../../../ffi/cuda_error.ts";
 import { CudaEvent, CudaStream } from "../../../ffi/cuda_handles.ts";
 import { NCCL_ENUM } from "../../../ffi/nccl.ts";
-import type { Steps } from "../collectives.ts";
+import { countsThatDiffer, type Steps } from "../collectives.ts";
 import type { OperationCode } from "../control_block.ts";
 import { CommunicatorError } from "../errors.ts";
 import type { Waiting } from "../work.ts";
@@ -100,6 +100,21 @@ export class NcclGroup implements Waiting, Disposable {
     this.#meeting = true;
     yield* this.#wait(() => this.watch.passed());
     this.#meeting = false;
+  }
+
+  /**
+   * The same before an exchange of all with all, whose counts each rank knows for itself only: NCCL would wait for ever for what is
+   * not sent.
+   */
+  *meetWithCounts(sendCounts: readonly number[], recvCounts: readonly number[]): Steps {
+    const { slots } = this.watch;
+    if (this.size === 1 || slots === undefined) return yield* this.meet();
+    const counts = (slot: Uint8Array) => new Float64Array(slot.buffer, slot.byteOffset, 2 * this.size);
+    this.guard(() => counts(slots.mine).set([...sendCounts, ...recvCounts]));
+    yield* this.meet();
+    const text = countsThatDiffer(Array.from({ length: this.size }, (_, r) => counts(slots.slot(r))));
+    slots.flip();
+    if (text !== undefined) throw this.#giveUp(slots.disagree(text));
   }
 
   /** Calls NCCL by `enqueue`, which returns its status, and waits until it has taken the call. */

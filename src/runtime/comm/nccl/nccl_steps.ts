@@ -150,7 +150,7 @@ export class NcclSteps implements CollectiveSteps, Disposable {
   *allToAll(
     o: SendRecv & { readonly sendCounts: readonly number[]; readonly recvCounts: readonly number[] },
   ): Steps {
-    yield* this.#g.meet();
+    yield* this.#g.meetWithCounts(o.sendCounts, o.recvCounts);
     const out = blocksOf(o.sendCounts, o.send.itemBytes), into = blocksOf(o.recvCounts, o.send.itemBytes);
     const { rank } = this.#g, own = out[rank]!;
     const others = (blocks: readonly Block[]) =>

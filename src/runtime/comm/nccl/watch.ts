@@ -19,6 +19,8 @@ export interface Watch extends Disposable {
   begin(op: OperationCode, timeoutMs: number, calledAt?: number): void;
   /** The operation is done. */
   end(at?: number): void;
+  /** What members tell each other when they meet; undefined where they do not. */
+  readonly slots: Pick<Exchange, "mine" | "slot" | "flip" | "disagree"> | undefined;
   /** Says that this rank has come. */
   arrive(): void;
   /** Whether all have come, as far as they can be seen, and mean the same. @throws {CommunicatorError} If not. */
@@ -76,7 +78,7 @@ class HostWatch implements Watch {
     const host = { libc, window, control, rank: o.rank };
     const arena = (chunks: { readonly first: number; readonly count: number }) =>
       new Arena({ ...host, label: o.name, chunks, check: () => exchange.check() });
-    this.#staging = arena(STAGING_CHUNKS); // nothing travels through it: it is what an exchange stands on
+    this.#staging = arena(STAGING_CHUNKS); // tensors go by NCCL: only counts travel through it
     this.#messages = arena(MESSAGE_CHUNKS);
     const spin = env.localWorldSize <= cores;
     const exchange = new Exchange({ ...host, ...o, reducers, flight, staging: this.#staging, spin });
@@ -84,6 +86,10 @@ class HostWatch implements Watch {
     this.#segment = segment;
     this.#rank = o.rank;
     this.messages = { channel: channelsIn(this.#messages, o.ranks.length), wake: () => exchange.barrier.wake() };
+  }
+
+  get slots(): Watch["slots"] {
+    return this.#exchange;
   }
 
   get what(): string {
@@ -134,6 +140,7 @@ class HostWatch implements Watch {
 /** The watch of a group over several hosts: what the launcher tells of ranks that ended, and a limit of time. */
 export class StoreWatch implements Watch {
   readonly meets = false;
+  readonly slots = undefined;
   readonly messages = undefined;
   #o: WatchOptions;
   #seq = 0;
