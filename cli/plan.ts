@@ -1,4 +1,5 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
@@ -80,6 +81,12 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       `name ${join(model, FOLDER_FILES.model)}`,
     );
   }
+  if (made !== undefined && !existsSync(join(model, FOLDER_FILES.model))) {
+    throw args.error(
+      `${model} was split with --quantize, and does not hold the whole model`,
+      `its plan is ${join(model, FOLDER_FILES.plan)}; or name the model itself, with --quantize`,
+    );
+  }
   const nominal = namedSizes(args), baselines = rules(args);
   checkOutput(args.text("html"), "html", args);
   const asked = planConfig(args);
@@ -90,7 +97,8 @@ async function printPlan(args: ParsedArgs): Promise<number> {
     ...passConfig(made === undefined ? asked : { file: join(model, FOLDER_FILES.plan) }, mesh?.tp ?? ranks),
   };
   const graph = made === undefined ? model : join(model, FOLDER_FILES.model);
-  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep });
+  const begun = join(model, FOLDER_FILES.firstStep), first = shardedFor(begun) === undefined ? firstStep : begun;
+  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep: first });
   const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
@@ -103,7 +111,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       ...(comparison ? { comparison } : {}),
     };
     printResult(JSON.stringify({ ...explained.file(), ...more }, undefined, 1));
-    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep });
+    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first });
     return 0;
   }
   const screens = [
@@ -119,7 +127,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   if (named !== model && encoder !== undefined) {
     printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
   }
-  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep });
+  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first });
   return 0;
 }
 

@@ -26,6 +26,7 @@ import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { type SolvedPlan, solvePlan } from "./plan/search.ts";
+import { shardedFor, shardedGraph } from "./sharded_folder.ts";
 import type { Measurement } from "./runtime/host/calibration.ts";
 
 /** What {@linkcode explainModel} is told. */
@@ -78,11 +79,19 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep) });
 }
 
-/** The graph of a decoder's later steps, with the states that the first step at `firstStep` begins; undefined without one. */
+/**
+ * The graph of a decoder's later steps, with the states that the first step begins: the file of it at `firstStep`, or the folder
+ * of its parts. Undefined without one.
+ */
 export function laterSteps(file: OnnxFile, firstStep: string | undefined): Graph<"global"> | undefined {
   if (firstStep === undefined) return undefined;
+  const next = importOnnx(file);
+  if (shardedFor(firstStep) !== undefined) {
+    // Of a merged decoder, the branches of its file say it.
+    return specializeBranches(next) ? next : joinSteps(shardedGraph(firstStep), next).next;
+  }
   using first = readOnnx(firstStep);
-  return joinSteps(importOnnx(first), importOnnx(file)).next;
+  return joinSteps(importOnnx(first), next).next;
 }
 
 /**

@@ -76,8 +76,7 @@ export function openRankPart(
       { hint: `start ${stored.ranks} ranks, or export the model again for ${ranks}` },
     );
   }
-  fileSize(join(path, FOLDER_FILES.graph));
-  const sharded = parseGraph(Deno.readTextFileSync(join(path, FOLDER_FILES.graph)), { stage: "sharded" });
+  const sharded = shardedGraph(path);
   const files: OnnxFile[] = [];
   const dispose = () => files.forEach((file) => file[Symbol.dispose]());
   const read = (name: string) => {
@@ -105,6 +104,13 @@ export function openRankPart(
     dispose();
     throw error;
   }
+}
+
+/** The graph of all ranks in the folder at `path`; its weights have types, and no data. */
+export function shardedGraph(path: string): Graph<"sharded"> {
+  const file = join(path, FOLDER_FILES.graph);
+  fileSize(file);
+  return parseGraph(Deno.readTextFileSync(file), { stage: "sharded" });
 }
 
 function isFile(path: string): boolean {

@@ -5,16 +5,16 @@
  * have them, and weights that both read should be cut alike, so that a rank holds them once.
  */
 import { carriedByName } from "../formats/carried_names.ts";
-import { type Graph, outputOf, type TensorData, valueOf } from "../graph/graph.ts";
+import { type Graph, outputOf, type Stage, type TensorData, valueOf } from "../graph/graph.ts";
 import { type Placement, REPLICATE } from "../graph/placement.ts";
 import type { Plan } from "../plan/plan.ts";
 import { type PlanOptions, search } from "../plan/search.ts";
 
 /** The graphs of two files as first step and later steps: what they carry, by the names of states. */
-export function joinSteps(
-  first: Graph<"global">,
+export function joinSteps<S extends Stage>(
+  first: Graph<S>,
   next: Graph<"global">,
-): { readonly first: Graph<"global">; readonly next: Graph<"global"> } {
+): { readonly first: Graph<S>; readonly next: Graph<"global"> } {
   const states = next.nodes.flatMap((n) => n.kind === "placeholder" ? [n.outputs[0]] : []);
   const begun = carriedByName(states, outputOf(first).names);
   const moving = new Set(next.carried.map((c) => c.input));

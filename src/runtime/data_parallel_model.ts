@@ -122,9 +122,12 @@ export class DataParallelModel implements AsyncDisposable {
   #layout(rows: number) {
     const { mesh, batch } = this.#parts;
     if (rows < mesh.dp) {
-      throw new InputError(`Cannot share ${rows} rows of "${batch.symbol}" among the groups of ${printMesh(mesh)}`, {
-        hint: `give at least ${mesh.dp} rows, or use a mesh with fewer groups`,
-      });
+      throw new InputError(
+        `Cannot share ${rows} row${rows === 1 ? "" : "s"} of "${batch.symbol}" among the groups of ${printMesh(mesh)}`,
+        {
+          hint: `give at least ${mesh.dp} rows, or use a mesh with fewer groups`,
+        },
+      );
     }
     return balanced(rows, mesh.dp);
   }

@@ -90,3 +90,19 @@ Deno.test("an encoder-decoder that was exported generates from its parts what it
     Deno.removeSync(folder, { recursive: true });
   }
 });
+
+Deno.test("shardwise plan says where the plan of quantised parts is, which have no whole model beside them", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-export-" });
+  try {
+    const made = await shardwise("export", testModel("llama"), "--tp", "2", "--quantize", "int8", "--out", folder);
+    assert.equal(made.code, 0, made.stderr);
+    const shown = await shardwise("plan", folder);
+    assert.equal(shown.code, 64);
+    assert.match(
+      shown.stderr,
+      /was split with --quantize, .*\nhint: its plan is .*plan\.json; or name the model itself/,
+    );
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});

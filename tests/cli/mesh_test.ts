@@ -37,7 +37,7 @@ Deno.test("shardwise verify runs cases over a mesh: rows are shared, texts are g
   assert.match(bert.stdout, / batch +│ 4 .* pass /);
   const single = await shardwise("verify", testModel("bert"), "--mesh", "dp=2", "--cases", "*single");
   assert.equal(single.code, 1);
-  assert.match(single.stdout, /Cannot share 1 rows of "batch_size" among the groups of dp=2,tp=1/);
+  assert.match(single.stdout, /Cannot share 1 row of "batch_size" among the groups of dp=2,tp=1/);
   const text = await shardwise("verify", testModel("llama"), "--mesh", "dp=2,tp=1", "--cases", "*greedy*");
   assert.equal(text.code, 0, text.stdout + text.stderr);
   assert.match(text.stdout, /1 passed, 0 failed/);
