@@ -8,7 +8,7 @@ export interface OutputDifference {
   readonly maxAbs: number;
   /** Largest relative difference, where the expected value is larger than `atol`. */
   readonly maxRel: number;
-  /** Whether every element is within `atol + rtol * |expected|`, and dtype and shape are equal. */
+  /** Whether every element is within the tolerance, and dtype and shape are equal. */
   readonly pass: boolean;
   /** Why there are no differences to give. */
   readonly problem?: string;
@@ -26,6 +26,8 @@ export interface Difference {
 export interface Tolerance {
   readonly atol: number;
   readonly rtol: number;
+  /** Besides, this much of the largest finite element that is expected of an output; 0 by default. */
+  readonly ofLargest?: number;
 }
 
 /** Compares tensors by name; an output that is missing, or that nobody expects, is a difference. */
@@ -45,18 +47,28 @@ export function compareTensors(
   });
 }
 
-function compareTensor(name: string, a: HostTensor, b: HostTensor, { atol, rtol }: Tolerance): OutputDifference {
+function compareTensor(
+  name: string,
+  a: HostTensor,
+  b: HostTensor,
+  { atol, rtol, ofLargest = 0 }: Tolerance,
+): OutputDifference {
   if (a.dtype !== b.dtype || a.shape.length !== b.shape.length || a.shape.some((d, i) => d !== b.shape[i])) {
     return different(name, `is ${a.dtype}[${a.shape}], expected ${b.dtype}[${b.shape}]`);
   }
   const x = toNumbers(a), y = toNumbers(b);
+  let largest = 0;
+  for (let i = 0; i < y.length && ofLargest > 0; i++) {
+    const size = Math.abs(y[i]!);
+    if (size < Infinity && size > largest) largest = size;
+  }
   let maxAbs = 0, maxRel = 0, pass = true;
   for (let i = 0; i < y.length; i++) {
     const size = Math.abs(y[i]!);
     // Equal infinities differ by NaN, and two NaNs are equal here.
     if (Object.is(x[i], y[i])) continue;
     const d = Math.abs(x[i]! - y[i]!);
-    if (!(d <= atol + rtol * size) || d === Infinity) pass = false;
+    if (!(d <= atol + rtol * size + ofLargest * largest) || d === Infinity) pass = false;
     if (!(d <= maxAbs)) maxAbs = d;
     if (size > atol && !(d / size <= maxRel)) maxRel = d / size;
   }

@@ -1,10 +1,9 @@
 /** `shardwise export`: a model in parts, as files that run without planning. */
-import { basename } from "node:path";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { planSummary } from "../src/plan/explain.ts";
 import { printBytes } from "../src/plan/units.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
-import { shardModel } from "../src/shard_model.ts";
+import { shardModelFolder } from "../src/shard_model.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { passConfig, PLAN_OPTIONS, planConfig } from "./plan_options.ts";
 import { printResult } from "./print.ts";
@@ -18,8 +17,7 @@ export const exportParts: Command = {
     "Writes to DIR: rank<r>.onnx and rank<r>.bin, each rank's part; plan.json, every placement, collective and cost; graph.txt,\n" +
     "the sharded graph; model.onnx and model.onnx.data, the whole model with ONNX's multi-device annotations (IR 11), unless\n" +
     "--quantize changes its weights. Tokenizer and configuration are copied along. `shardwise run DIR` and `shardwise generate\n" +
-    "DIR` then load each rank's own file. Of encoder-decoders, name one of the .onnx files; of a decoder with a first step of\n" +
-    "its own (merged, or in two files), the later steps are split.\n" +
+    "DIR` then load each rank's own file. Of an encoder-decoder's folder, DIR/encoder and DIR/first_step hold the other graphs.\n" +
     "docs/plan-json.md describes the files.",
   options: {
     tp: { short: "n", value: "N", help: "ranks to split for; required" },
@@ -37,22 +35,21 @@ function writeParts(args: ParsedArgs): Promise<number> {
   const ranks = args.number("tp", { least: 1, most: 1024, whole: true });
   if (ranks === undefined) throw args.error("--tp N is missing");
   const out = args.required("out");
-  const named = args.only("MODEL.onnx"), { model, encoder, firstStep } = ModelFolder.open(named);
+  const named = args.only("MODEL.onnx"), folder = ModelFolder.open(named), { model } = folder;
   if (shardedFor(model) !== undefined) {
     throw args.error(
       `${model} is split already, for ${shardedFor(model)} ranks`,
       "name the model itself: model.onnx in it",
     );
   }
-  if (named !== model && (encoder !== undefined || firstStep !== undefined)) {
-    throw args.error(
-      `${named} is a model of several graphs, and parts hold one: ${
-        [encoder, firstStep].flatMap((file) => file ?? []).map((file) => basename(file)).join(" and ")
-      } would be missing`,
-      `name one .onnx file, for \`shardwise run\`; \`shardwise generate ${named}\` splits all of it as it loads`,
-    );
-  }
-  const { plan: made, files } = shardModel(model, out, { ranks, config: passConfig(planConfig(args), ranks) });
+  const { plan: made, files } = shardModelFolder(
+    named === model ? { model, firstStep: undefined, encoder: undefined } : folder,
+    out,
+    {
+      ranks,
+      config: passConfig(planConfig(args), ranks),
+    },
+  );
   const width = Math.max(...files.map(({ name }) => name.length)) + 2;
   printResult(
     [planSummary(made), ...files.map(({ name, bytes }) => `  ${name.padEnd(width)}${printBytes(bytes)}`)].join("\n"),

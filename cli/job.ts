@@ -54,6 +54,8 @@ export type VerifyCase =
     readonly expected: string;
     readonly atol: number;
     readonly rtol: number;
+    /** As in `Tolerance`. */
+    readonly ofLargest?: number;
   }
   | {
     readonly kind: "greedy";

@@ -69,7 +69,7 @@ export const plan: Command = {
 
 async function printPlan(args: ParsedArgs): Promise<number> {
   const mesh = meshOf(args);
-  const named = args.only("MODEL.onnx"), { model, encoder } = ModelFolder.open(named);
+  const named = args.only("MODEL.onnx"), { model, encoder, firstStep } = ModelFolder.open(named);
   const made = shardedFor(model);
   const ranks = mesh ? meshSize(mesh) : args.number("tp", { least: 1, most: 1024, whole: true }) ?? made;
   if (ranks === undefined) throw args.error("--tp N is missing");
@@ -90,7 +90,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
     ...passConfig(made === undefined ? asked : { file: join(model, FOLDER_FILES.plan) }, mesh?.tp ?? ranks),
   };
   const graph = made === undefined ? model : join(model, FOLDER_FILES.model);
-  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config });
+  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep });
   const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
@@ -103,7 +103,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       ...(comparison ? { comparison } : {}),
     };
     printResult(JSON.stringify({ ...explained.file(), ...more }, undefined, 1));
-    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
+    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep });
     return 0;
   }
   const screens = [
@@ -119,7 +119,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   if (named !== model && encoder !== undefined) {
     printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
   }
-  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config });
+  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep });
   return 0;
 }
 

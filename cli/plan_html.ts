@@ -1,5 +1,5 @@
 /** `--html FILE` of `shardwise plan`. */
-import type { Config } from "../src/passes/context.ts";
+import type { ExplainOptions } from "../src/explain_model.ts";
 import { planPage } from "../src/plan_page.ts";
 import type { OptionSpec, ParsedArgs } from "./command.ts";
 import { writeOutput } from "./output_file.ts";
@@ -14,8 +14,8 @@ export const HTML: OptionSpec = {
 /** Writes the page that `--html` asks for, if it does. @throws {FormatError} If it cannot be written. */
 export async function writePlanPage(
   args: ParsedArgs,
-  { model, ranks, config }: { readonly model: string; readonly ranks: number; readonly config: Config },
+  { model, ...options }: { readonly model: string } & Omit<ExplainOptions, "mesh">,
 ): Promise<void> {
   const path = args.text("html");
-  if (path !== undefined) writeOutput(path, await planPage(model, { ranks, config }));
+  if (path !== undefined) writeOutput(path, await planPage(model, options));
 }

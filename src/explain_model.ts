@@ -10,6 +10,7 @@ import { batchOf, shareNominal } from "./mesh_session.ts";
 import { opDef } from "./ops/table.ts";
 import { cleanBlocks } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { joinSteps } from "./passes/first_step.ts";
 import { foldedReport, reportOf } from "./passes/folded_report.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { cleanPipeline } from "./passes/pipelines.ts";
@@ -35,6 +36,8 @@ export interface ExplainOptions {
   readonly mesh?: DeviceMesh;
   /** What the passes may be told. */
   readonly config?: Config;
+  /** Path of a decoder's first step, where that is a file of its own: the later ones keep the states that it begins. */
+  readonly firstStep?: string | undefined;
 }
 
 /** What {@linkcode explainModel} gives. */
@@ -72,17 +75,31 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
   using file = readOnnx(path);
-  return explainFile(file, { ranks, config });
+  return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep) });
 }
 
-/** Like {@linkcode explainModel} for an opened file; gives its clean graph too, and the configuration with measured costs. */
+/** The graph of a decoder's later steps, with the states that the first step at `firstStep` begins; undefined without one. */
+export function laterSteps(file: OnnxFile, firstStep: string | undefined): Graph<"global"> | undefined {
+  if (firstStep === undefined) return undefined;
+  using first = readOnnx(firstStep);
+  return joinSteps(importOnnx(first), importOnnx(file)).next;
+}
+
+/**
+ * Like {@linkcode explainModel} for an opened file, or for what was made of its `graph`; gives the clean graph too, and the
+ * configuration with measured costs.
+ */
 export function explainFile(
   file: OnnxFile,
-  { ranks, config = {} }: { readonly ranks: number; readonly config?: Config },
+  { ranks, config = {}, graph: given }: {
+    readonly ranks: number;
+    readonly config?: Config;
+    readonly graph?: Graph<"global"> | undefined;
+  },
 ): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
   const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
-  const whole = importOnnx(file), branches = specializeBranches(whole);
+  const whole = given ?? importOnnx(file), branches = specializeBranches(whole);
   // Of a merged decoder, the step that is taken again and again.
   const imported = branches?.steps?.next ?? branches?.whenTrue ?? whole;
   checkNominal(imported, config.nominal ?? {});

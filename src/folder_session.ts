@@ -9,6 +9,7 @@ import { generate, generateBatch, type GenerateBatchOptions, inTurn } from "./ge
 import { isCall, opKey } from "./graph/graph.ts";
 import { ModelFolder } from "./generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "./generate/sampler.ts";
+import { withoutPlan } from "./passes/context.ts";
 import type { ParallelModel } from "./runtime/parallel_model.ts";
 import { parallelizeDecoder, parallelizeModel, type ParallelizeOptions } from "./session.ts";
 
@@ -156,5 +157,6 @@ export async function loadModelFolder(path: string, given: ParallelizeOptions): 
       hint: "keep encoder_model.onnx beside it",
     });
   }
-  return new LoadedFolder(folder, decoder, await parallelizeModel(encoderPath, options));
+  const ofEncoder = { ...options, config: withoutPlan(options.config ?? {}) };
+  return new LoadedFolder(folder, decoder, await parallelizeModel(encoderPath, ofEncoder));
 }

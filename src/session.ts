@@ -1,6 +1,7 @@
 /**
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
+import { join } from "node:path";
 import { FormatError } from "./core/errors.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
 import type { OpenSource } from "./formats/mapped_file.ts";
@@ -18,7 +19,7 @@ import type { Plan } from "./plan/plan.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
 import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
-import { openRankPart, shardedFor } from "./sharded_folder.ts";
+import { FOLDER_FILES, openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions extends ExecutionOptions {
@@ -48,22 +49,32 @@ export async function parallelizeModel(path: string, options: ParallelizeOptions
 
 /** Compiles this rank's part of a folder that holds the model in parts. */
 async function compileSharded(path: string, options: ParallelizeOptions): Promise<ParallelModel> {
-  const { comm } = options;
-  const open = (source: OpenSource) => openRankPart(path, { rank: comm.rank, ranks: comm.size, open: source });
+  const { comm } = options, firstStep = join(path, FOLDER_FILES.firstStep);
+  const folders = [path, ...(shardedFor(firstStep) === undefined ? [] : [firstStep])];
+  const open = (i: number, source: OpenSource) =>
+    openRankPart(folders[i]!, { rank: comm.rank, ranks: comm.size, open: source });
   using sources = mappedSources();
-  using part = open(sources.open);
-  const { sharded, local, plan } = part;
-  const { executors: [executor], notice } = await openExecutors([{
-    sharded,
-    local,
-    plain: async (use) => {
-      // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
-      using again = mappedSources();
-      using copy = open(again.open);
-      return await use(copy.plain());
-    },
-  }], options);
-  return new ParallelModel({ sharded, local, plan, executor: executor!, group: comm, notice });
+  using opened = new DisposableStack();
+  const parts = folders.map((_, i) => opened.use(open(i, sources.open)));
+  const { executors, notice } = await openExecutors(
+    parts.map(({ sharded, local }, i) => ({
+      sharded,
+      local,
+      plain: async (use) => {
+        // The file is mapped again, as few models need this; the plan is the same, so that states keep their placements.
+        using again = mappedSources();
+        using copy = open(i, again.open);
+        return await use(copy.plain());
+      },
+    })),
+    options,
+  );
+  const made = (i: number, other?: OtherGraph) => {
+    const { sharded, local, plan } = parts[i]!;
+    return new ParallelModel({ sharded, local, plan, executor: executors[i]!, group: comm, notice, other });
+  };
+  if (parts.length === 1) return made(0);
+  return made(0, { model: made(1), first: true, choice: undefined, inputs: inputsOf(parts[0]!.sharded) });
 }
 
 /** The two files of a decoder whose first step is a model of its own. */
@@ -130,7 +141,7 @@ function decoderGraphs(files: DecoderFiles, opened: OpenFiles): Graphs {
   return { main: next, other: { graph: first, first: true, choice: undefined, inputs: inputsOf(next) } };
 }
 
-function inputsOf(graph: Graph<"global">): TensorInfo[] {
+function inputsOf(graph: Graph): TensorInfo[] {
   return graph.nodes.flatMap((n) =>
     n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
   );

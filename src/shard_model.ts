@@ -4,6 +4,7 @@ import { byteLength } from "./core/dtype.ts";
 import { cannotWrite, FormatError, ShardwiseError } from "./core/errors.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
+import { importOnnx } from "./formats/import_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { encodeModel } from "./formats/onnx_encode.ts";
 import { create, DATA_LOCATION, type TensorProto } from "./formats/onnx_messages.ts";
@@ -11,15 +12,22 @@ import { exportRankModel } from "./formats/rank_model.ts";
 import type { Graph, TensorData } from "./graph/graph.ts";
 import { printGraph } from "./graph/text.ts";
 import { shardingsOf } from "./passes/annotations.ts";
-import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
+import { type Config, ParallelExecutionCtx, withoutPlan } from "./passes/context.ts";
+import { cleanModel } from "./passes/clean_model.ts";
+import { firstStepOptions, joinSteps } from "./passes/first_step.ts";
 import { localize } from "./passes/localize.ts";
+import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { shardPipeline } from "./passes/pipelines.ts";
+import { specializeBranches } from "./passes/specialize_branches.ts";
+import { explainSolved } from "./plan/explain.ts";
 import type { Plan } from "./plan/plan.ts";
+import { solvePlan } from "./plan/search.ts";
+import { type ModelFolder, PARTS_OF_ENCODER } from "./generate/model_folder.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { explainFile } from "./explain_model.ts";
 import { SizeLimits } from "./runtime/size_limits.ts";
-import { FOLDER_FILES, RANK_METADATA, rankFiles } from "./sharded_folder.ts";
+import { FOLDER_FILES, RANK_METADATA, rankFiles, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is exported. */
 export interface ShardModelOptions {
@@ -27,6 +35,8 @@ export interface ShardModelOptions {
   readonly ranks: number;
   /** What the passes may be told. */
   readonly config?: Config;
+  /** Path of a decoder's first step, where that is a file of its own; a merged decoder's is found in the file. */
+  readonly firstStep?: string;
 }
 
 /** What was written. */
@@ -48,29 +58,50 @@ const COMPANIONS =
 /**
  * Splits the ONNX model at `path` over `ranks` and writes all parts to the folder `to`, which is made if need be.
  *
+ * A decoder's first step, where that is another graph, goes to a folder `first_step` in it.
+ *
  * @throws {FormatError} If the model cannot be read. @throws {PlanError} If `config` asks for the impossible.
  */
-export function shardModel(path: string, to: string, { ranks, config = {} }: ShardModelOptions): ShardedFolder {
+export function shardModel(
+  path: string,
+  to: string,
+  { ranks, config = {}, firstStep }: ShardModelOptions,
+): ShardedFolder {
   using sources = mappedSources();
-  using file = readOnnx(path, { open: sources.open });
-  const { graph, plan, report } = explainFile(file, { ranks, config });
+  using opened = new DisposableStack();
+  const read = (from: string) => opened.use(readOnnx(from, { open: sources.open }));
+  const file = read(path), imported = importOnnx(file);
+  const steps = firstStep === undefined
+    ? specializeBranches(imported)?.steps
+    : joinSteps(importOnnx(read(firstStep)), imported);
+  const explained = explainFile(file, { ranks, config, graph: steps?.next ?? imported });
+  const { graph, plan, report } = explained;
   makeFolder(to);
   refuseOverwriting(path, to);
-  // Parts of an earlier export, for more ranks perhaps.
-  for (const { name } of [...Deno.readDirSync(to)]) if (PART.test(name)) Deno.removeSync(join(to, name));
+  removeParts(to);
   const stored = planFile(graph, plan, report);
-  const { fingerprint } = stored.model;
-  const files = [write(to, FOLDER_FILES.plan, new TextEncoder().encode(JSON.stringify(stored, undefined, 1) + "\n"))];
   const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
   ctx.plan = plan;
   const sharded = shardPipeline().run(graph, ctx);
-  files.push(write(to, FOLDER_FILES.graph, new TextEncoder().encode(printGraph(sharded))));
   // What ranks hold in 4 bits is not in the model's file, and the file is many times as large.
   const isWhole = config.quantize === undefined;
   const data = isWhole ? writeWeights(file, join(to, FOLDER_FILES.data)) : new PlacedData();
   if (!isWhole) { for (const name of [FOLDER_FILES.model, FOLDER_FILES.data]) removeFile(join(to, name)); }
-  for (let rank = 0; rank < ranks; rank++) {
-    files.push(...writeRank(sharded, { to, rank, ranks, fingerprint, data }));
+  const files = writeParts(sharded, { to, stored, data });
+  if (steps) {
+    const first = new ParallelExecutionCtx({ ranks, rank: 0, config: explained.config, shares: ctx });
+    const clean = cleanModel(steps.first, first);
+    const options = firstStepOptions(clean, sharded, planOptions(first.config, ranks, clean));
+    const solved = solvePlan(clean, options);
+    first.plan = solved.plan;
+    const folder = join(to, FOLDER_FILES.firstStep);
+    makeFolder(folder);
+    const own = writeParts(shardPipeline().run(clean, first), {
+      to: folder,
+      stored: planFile(clean, solved.plan, explainSolved(clean, solved, false)),
+      data: new PlacedData(),
+    });
+    files.push(...own.map(({ name, bytes }) => ({ name: join(FOLDER_FILES.firstStep, name), bytes })));
   }
   if (isWhole) {
     // Last, as it changes the model that the weights were read from.
@@ -81,6 +112,49 @@ export function shardModel(path: string, to: string, { ranks, config = {} }: Sha
   }
   for (const name of companions(path, to)) files.push(...sized(to, name));
   return { plan: stored, files };
+}
+
+/**
+ * {@linkcode shardModel} for all graphs of a model folder: a decoder's first step and its encoder lie in folders of their own.
+ */
+export function shardModelFolder(
+  { model, firstStep, encoder }: Pick<ModelFolder, "model" | "firstStep" | "encoder">,
+  to: string,
+  options: Omit<ShardModelOptions, "firstStep">,
+): ShardedFolder {
+  const made = shardModel(model, to, { ...options, ...(firstStep === undefined ? {} : { firstStep }) });
+  if (encoder === undefined) return made;
+  const { files } = shardModel(encoder, join(to, PARTS_OF_ENCODER), {
+    ...options,
+    config: withoutPlan(options.config ?? {}),
+  });
+  return {
+    plan: made.plan,
+    files: [...made.files, ...files.map(({ name, bytes }) => ({ name: join(PARTS_OF_ENCODER, name), bytes }))],
+  };
+}
+
+/** Removes what an earlier export left, for more ranks or another model perhaps. */
+function removeParts(folder: string): void {
+  for (const { name } of [...Deno.readDirSync(folder)]) if (PART.test(name)) Deno.removeSync(join(folder, name));
+  for (const name of [FOLDER_FILES.firstStep, PARTS_OF_ENCODER]) {
+    const inner = join(folder, name);
+    if (shardedFor(inner) !== undefined) Deno.removeSync(inner, { recursive: true });
+  }
+}
+
+/** The plan, the sharded graph, and every rank's model. */
+function writeParts(
+  sharded: Graph<"sharded">,
+  { to, stored, data }: { to: string; stored: PlanFile; data: PlacedData },
+): { name: string; bytes: number }[] {
+  const { ranks, model: { fingerprint } } = stored;
+  const encoder = new TextEncoder();
+  return [
+    write(to, FOLDER_FILES.plan, encoder.encode(JSON.stringify(stored, undefined, 1) + "\n")),
+    write(to, FOLDER_FILES.graph, encoder.encode(printGraph(sharded))),
+    ...Array.from({ length: ranks }, (_, rank) => writeRank(sharded, { to, rank, ranks, fingerprint, data })).flat(),
+  ];
 }
 
 /** The weights of the whole model in one file: where each piece of a source file has gone. */

@@ -8,6 +8,9 @@
  *     rank<r>.onnx       rank r's part
  *     rank<r>.plain.onnx the same without fused ops that have limits of size, where there are such; for sizes above these
  *     rank<r>.bin        the slices of weights that are not contiguous in model.onnx.data
+ *     first_step/        the parts of a decoder's first step, where that is a graph of its own: a folder like this, without
+ *                        the whole model
+ *     encoder/           the parts of its encoder, as a folder like this
  *
  * Running it reads the rank's own file and plans nothing.
  */
@@ -22,12 +25,13 @@ import type { Plan } from "./plan/plan.ts";
 import { storedPlan } from "./plan/plan_file.ts";
 import { readPlanFile } from "./plan_source.ts";
 
-/** Names of the files that all ranks share. */
+/** Names of the files that all ranks share, and of the folder of a first step. */
 export const FOLDER_FILES = {
   plan: "plan.json",
   graph: "graph.txt",
   model: "model.onnx",
   data: "model.onnx.data",
+  firstStep: "first_step",
 } as const;
 
 /** Names of the files of one rank. */

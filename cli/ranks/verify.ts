@@ -11,7 +11,7 @@ import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel 
 import type { Difference } from "../compare.ts";
 import { passConfig } from "../plan_options.ts";
 import { type MeshGroup, meshGroup } from "./mesh_group.ts";
-import type { Against, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
+import type { Against, JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
 export async function verifyOnRank(job: VerifyJob, context: RankContext): Promise<void> {
@@ -40,7 +40,7 @@ async function verifyModel(
     readonly context: RankContext;
   },
 ): Promise<void> {
-  const { cases, against } = job;
+  const { cases, against, on: { dtype } } = job;
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
     // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
     if (error instanceof CommunicatorError) throw error;
@@ -62,7 +62,7 @@ async function verifyModel(
       await requireOneText(got, c, { group, comm });
       // The other ranks wait for rank 0 at the next case.
       if (comm.rank !== 0) continue;
-      report({ name: c.name, ranks: comm.size, ...await judge(got, { c, against, unsplit }), ms });
+      report({ name: c.name, ranks: comm.size, ...await judge(got, { c, against, unsplit, dtype }), ms });
     } catch (error) {
       failed(c, error, performance.now() - start);
     }
@@ -101,12 +101,14 @@ export interface JudgeOptions {
   readonly c: VerifyCase;
   readonly against: Against;
   readonly unsplit: Pick<UnsplitModel, "give">;
+  /** What the ranks hold floats in, if it is not the model's own dtype. */
+  readonly dtype?: JobDevice["dtype"] | undefined;
 }
 
 /** Holds what the ranks gave against what the user trusts, and says who is alone where the reference is not met. */
 export async function judge(
   got: Given,
-  { c, against, unsplit }: JudgeOptions,
+  { c, against, unsplit, dtype }: JudgeOptions,
 ): Promise<Difference & Pick<VerifyResult, "verdict">> {
   if (against === "unsharded") return compareGiven(got, await unsplit.give(c), c);
   const reference = await givenByReference(c), found = compareGiven(got, reference, c);
@@ -120,7 +122,8 @@ export async function judge(
   if (compareGiven(got, whole, c).pass) {
     return { ...found, verdict: `${SESSION[c.kind]} gives the same: the reference is of another runtime or processor` };
   }
-  const meets = compareGiven(whole, reference, c).pass ? "the reference: splitting made the difference" : "neither";
+  const what = dtype === undefined ? "splitting" : `splitting or ${dtype}`;
+  const meets = compareGiven(whole, reference, c).pass ? `the reference: ${what} made the difference` : "neither";
   return { ...found, verdict: `${SESSION[c.kind]} gives ${meets}` };
 }
 

@@ -64,6 +64,11 @@ const LIBRARIES: Readonly<Record<CudaLibraryName, LibraryRow>> = {
 /** The libraries' names. */
 export const CUDA_LIBRARIES: readonly CudaLibraryName[] = Object.keys(LIBRARIES) as CudaLibraryName[];
 
+/** Which packages have a library. */
+export function installHint(name: CudaLibraryName): string {
+  return LIBRARIES[name].install;
+}
+
 /** Where to look. */
 export interface CudaSearch {
   /** The variables to read instead of the process's own. */

@@ -14,6 +14,8 @@ const GRAPHS = ["model.onnx", "decoder_model_merged.onnx", "decoder_with_past_mo
 /** The first step of a decoder in two files, whose later steps are `decoder_with_past_model.onnx`. */
 const FIRST_STEP = "decoder_model.onnx";
 const ENCODER = "encoder_model.onnx";
+/** The folder of the encoder's parts in the folder of a model in parts. */
+export const PARTS_OF_ENCODER = "encoder";
 /** Names under which configurations of various families keep the longest sequence. */
 const CONTEXT_LENGTHS = ["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"] as const;
 
@@ -53,7 +55,7 @@ export class ModelFolder {
         basename(folder) === "onnx" && !exists(join(folder, "config.json")) ? dirname(folder) : folder,
       );
     }
-    if (exists(join(path, "plan.json")) && exists(join(path, "rank0.onnx"))) return new ModelFolder(path, path);
+    if (isParts(path)) return new ModelFolder(path, path);
     const places = GRAPHS.flatMap((name) => [join(path, name), join(path, "onnx", name)]);
     const known = places.find((file) =>
       exists(file) && (basename(file) !== GRAPHS[2] || exists(join(dirname(file), FIRST_STEP)))
@@ -74,8 +76,12 @@ export class ModelFolder {
     return basename(this.model) === GRAPHS[2] ? this.#beside(FIRST_STEP) : undefined;
   }
 
-  /** Path of the encoder's graph, where the model is a decoder with an encoder beside it. */
+  /** Path of the encoder's graph, or of the folder of its parts, where the model is a decoder with an encoder beside it. */
   get encoder(): string | undefined {
+    if (isParts(this.model)) {
+      const folder = join(this.model, PARTS_OF_ENCODER);
+      return isParts(folder) ? folder : undefined;
+    }
     return basename(this.model).startsWith("decoder_") ? this.#beside(ENCODER) : undefined;
   }
 
@@ -203,6 +209,11 @@ function exists(file: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** Whether the folder holds a model in parts. */
+function isParts(folder: string): boolean {
+  return exists(join(folder, "plan.json")) && exists(join(folder, "rank0.onnx"));
 }
 
 function isDirectory(path: string): boolean {

@@ -46,6 +46,12 @@ export interface Config {
   readonly dump?: boolean;
 }
 
+/** `config` for another graph than the one that its plan is of: an encoder beside a decoder. */
+export function withoutPlan(config: Config): Config {
+  const { plan: _, annotations: __, ...rest } = config;
+  return rest;
+}
+
 /** The text of a graph after a pass. */
 export interface Dump {
   /** Name of the pass. */

@@ -28,6 +28,11 @@ export function joinSteps(
  * @throws {PlanError} If the overrides cannot be met.
  */
 export function planFirstStep(first: Graph<"global">, next: Graph<"sharded">, options: PlanOptions): Plan {
+  return search(first, firstStepOptions(first, next, options));
+}
+
+/** `options` with what the later steps have decided for the (clean) graph `first`. */
+export function firstStepOptions(first: Graph<"global">, next: Graph<"sharded">, options: PlanOptions): PlanOptions {
   const states = new Map(
     next.carried.map(({ input }) => [input, valueOf(next, input).placement ?? REPLICATE] as const),
   );
@@ -42,5 +47,5 @@ export function planFirstStep(first: Graph<"global">, next: Graph<"sharded">, op
     const list = n.kind === "get_attr" ? placements.get(n.data) : undefined;
     return list ? [[n.outputs[0]!, list] as const] : [];
   }));
-  return search(first, { ...options, states, held });
+  return { ...options, states, held };
 }

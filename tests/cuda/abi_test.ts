@@ -11,7 +11,7 @@ import { ARCHITECTURES, type KernelText, nvccMissing, requireNvcc } from "./kern
 import { KERNELS } from "./programs/kernels.cu.ts";
 import { run, wheels } from "./wheels.ts";
 
-/** Every text that the product can hand to NVRTC stands here. */
+/** Texts that show what a compiler takes; those of the product's ops are in kernel_texts_test.ts. */
 const TEXTS: readonly KernelText[] = [{ name: "the tests' kernels", source: KERNELS }];
 
 const found = await wheels(), missing = "missing" in found ? found.missing : undefined;

@@ -99,6 +99,22 @@ standinTest("device auto uses CPUs where a library is missing that only computin
   }
 });
 
+standinTest(
+  "device auto takes GPUs that a scheduler gave to each rank alone, and none that ranks would share",
+  async (env) => {
+    const program = new URL("./programs/auto.ts", import.meta.url);
+    const path = join(REPOSITORY, "tests/data/models/bert/model.onnx");
+    for (const { stdout } of await runRanks(2, program, { args: [path, "own"], env })) {
+      assert.equal(stdout, "nccl: no notice\n");
+    }
+    for (
+      const { stdout } of await runRanks(2, program, { args: [path, "-"], env: { ...env, CUDA_VISIBLE_DEVICES: "3" } })
+    ) {
+      assert.match(stdout, /^shm: no GPU \(ranks 0, 1 of 2 see the same GPU\): using the CPU/);
+    }
+  },
+);
+
 Deno.test("elementwise ops become one kernel only as far as its argument takes them all", () => {
   const launchesOf = (count: number) => {
     const inputs = Array.from({ length: count + 1 }, (_, i) => `%x${i} = placeholder : f32[2,3]\n`).join("");

@@ -1,4 +1,5 @@
 /** Every kernel that the ops' examples need compiles with NVIDIA's compiler, for each architecture that is supported. */
+import assert from "node:assert/strict";
 import { type Graph, isCall } from "../../src/graph/graph.ts";
 import { REPLICATE } from "../../src/graph/placement.ts";
 import { loweringOf } from "../../src/ops/kernels/table.ts";
@@ -8,7 +9,10 @@ import type { DType } from "../../src/core/dtype.ts";
 import { lowerGraph } from "../../src/runtime/cuda/lower.ts";
 import { PRELUDE } from "../../src/runtime/cuda/prelude.ts";
 import { exampleGraph } from "../support/op_examples.ts";
+import { CudaLibraries } from "../../src/ffi/cuda_libraries.ts";
+import { Nvrtc } from "../../src/ffi/nvrtc.ts";
 import { ARCHITECTURES, nvccMissing, requireNvcc } from "./kernel_gate.ts";
+import { wheels } from "./wheels.ts";
 
 const missing = Deno.env.get("SHARDWISE_TEST_ALL") === "1"
   ? await nvccMissing()
@@ -45,6 +49,23 @@ Deno.test({
       for (const architecture of ARCHITECTURES) {
         await requireNvcc([{ name: `the kernels of all ops in ${float}`, source }], [architecture]);
       }
+    }
+  },
+});
+
+const site = await wheels(), noWheels = "missing" in site ? site.missing : undefined;
+
+Deno.test({
+  name: `the real NVRTC compiles the kernels of all ops${noWheels ? ` (skipped: ${noWheels})` : ""}`,
+  ignore: noWheels !== undefined,
+  fn: () => {
+    const folder = "folder" in site ? site.folder : "";
+    const nvrtc = new Nvrtc(new CudaLibraries({ env: {}, sitePackages: [folder] }));
+    // nvcc, which has the same front end, compiles each for all; what is shown here is that no header is missing.
+    for (const [float, architecture] of [["f16", 75], ["bf16", 80], ["f32", 90], ["bf16", 100]] as const) {
+      const options = [`--gpu-architecture=sm_${architecture}`, "--std=c++17"];
+      const { kind } = nvrtc.compile({ source: PRELUDE + texts(float).join("\n"), name: `${float}.cu`, options });
+      assert.equal(kind, "cubin");
     }
   },
 });

@@ -73,9 +73,9 @@ async function backendFor(device: DeviceChoice, record: EnvRecord): Promise<Back
 
 /** Whether NCCL can join the ranks. Those of one host ask each other, as one that cannot would be waited for in vain. */
 async function allHaveGpus(env: LaunchEnv): Promise<boolean> {
-  const { gpuProblem } = await import("../cuda/probe.ts"), own = gpuProblem(env);
+  const { gpuProblem } = await import("../cuda/probe.ts"), problem = gpuProblem(env);
   // Hosts would have to ask each other by MPI, which a process can begin only once.
-  if (env.localWorldSize !== env.worldSize) return own === undefined;
+  if (env.localWorldSize !== env.worldSize) return problem === undefined;
   const { problemOfAnyRank } = await import("../cuda/agree.ts");
   await using meeting = await openEngine("shm", {
     env: { ...env, runId: `${env.runId}-gpus` },
@@ -83,7 +83,7 @@ async function allHaveGpus(env: LaunchEnv): Promise<boolean> {
     timeoutMs: MEETING_MS,
     joinTimeoutMs: MEETING_MS,
   });
-  return await problemOfAnyRank(meeting, own) === undefined;
+  return await problemOfAnyRank(meeting, { problem }) === undefined;
 }
 
 /**

@@ -1,4 +1,5 @@
 /** What a machine's facts mean for whoever runs models on it, in plain words. Pure. */
+import { installHint } from "../../ffi/cuda_libraries.ts";
 import type { HostReport } from "./host_report.ts";
 
 /** One sentence. `problem`: something will not work. `note`: something will be slower or smaller than it might be. */
@@ -105,13 +106,13 @@ function adviseGpus({ machine: { gpus }, libraries }: Pick<HostReport, "machine"
     return [{ kind: "good", text: has("libcuda") ? "no GPU: CPU only" : "no GPU library: CPU only" }];
   }
   const gpu = count === 1 ? "1 GPU" : `${count} GPUs`;
-  if (!has("libcuda")) {
-    return [{ kind: "note", text: `${gpu}, but libcuda does not load: CPU only (install the driver's libraries)` }];
-  }
-  const missing = ["libcublas", "libnvrtc", ...(count > 1 ? ["libnccl"] : [])].filter((name) => !has(name));
-  return missing.length === 0
-    ? [{ kind: "good", text: `${gpu}, and all CUDA libraries load` }]
-    : [{ kind: "note", text: `${gpu}, but ${missing.join(" and ")} ${missing.length === 1 ? "does" : "do"} not load` }];
+  const needed = ["libcuda", "libcublas", "libnvrtc", ...(count > 1 ? ["libnccl" as const] : [])] as const;
+  const missing = needed.filter((name) => !has(name));
+  if (missing.length === 0) return [{ kind: "good", text: `${gpu}, and all CUDA libraries load` }];
+  return missing.map((name) => ({
+    kind: "note",
+    text: `${gpu}, but ${name} does not load: ${name === "libnccl" ? "one GPU" : "CPU"} only (${installHint(name)})`,
+  }));
 }
 
 function adviseMpi({ libraries }: Pick<HostReport, "libraries">): Advice[] {

@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { heldCases } from "./held_cases.ts";
+import type { VerifyCase } from "./job.ts";
+
+const OUTPUTS: VerifyCase = {
+  kind: "outputs",
+  name: "llama decode",
+  model: "m.onnx",
+  inputs: "i",
+  expected: "e",
+  atol: 1e-4,
+  rtol: 1e-4,
+};
+const GREEDY: VerifyCase = { kind: "greedy", name: "llama greedy", model: "m.onnx", prompt: [1], expected: [2] };
+const FOUND = { cases: [OUTPUTS, GREEDY], skipped: [{ name: "other", reason: "absent" }] };
+
+Deno.test("heldCases() allows outputs the roundings of a dtype, and compares no text in it", () => {
+  for (const [dtype, ofLargest] of [["bf16", 12 / 256], ["fp16", 12 / 2048]] as const) {
+    const { cases, skipped } = heldCases(FOUND, dtype);
+    assert.deepEqual(cases, [{ ...OUTPUTS, ofLargest }]);
+    assert.deepEqual(skipped, [...FOUND.skipped, {
+      name: "llama greedy",
+      reason: `a text may be another one in ${dtype}`,
+    }]);
+  }
+});
+
+Deno.test("heldCases() leaves cases alone where floats keep their 32 bits, or their own dtype", () => {
+  assert.equal(heldCases(FOUND, "fp32"), FOUND);
+  assert.equal(heldCases(FOUND, undefined), FOUND);
+});
