@@ -54,4 +54,7 @@ cudaTest("where a step cannot be recorded it runs command by command, and says w
   assert.ok(grows.issued.every((n) => n > 10) && grows.difference < 1e-4, `${grows.difference}`);
   const staged = await decode(2, ["llama", "3", "6", "32", "-"], { ...env, SHARDWISE_BACKEND: "shm" });
   assert.equal(staged.notRecorded, "exchanges go through the host");
+  const plain = await decode(2, ["llama", "3", "6", "32", "-"], { ...env, SHARDWISE_CUDA_GRAPHS: "0" });
+  assert.equal(plain.notRecorded, "SHARDWISE_CUDA_GRAPHS is 0");
+  assert.ok(plain.issued.every((n) => n > 10), plain.issued.join());
 });

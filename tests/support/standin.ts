@@ -8,7 +8,7 @@ const missing = ON_GPU ? undefined : standinMissing();
 
 /** Variables of a process that is to use the tests' CUDA libraries; builds the stand-in at the first call. */
 export async function cudaEnv(): Promise<Record<string, string>> {
-  return ON_GPU ? {} : { SHARDWISE_CUDA_LIBS: await buildStandin() };
+  return ON_GPU ? Deno.env.toObject() : { SHARDWISE_CUDA_LIBS: await buildStandin() };
 }
 
 /** A test that needs CUDA libraries; skipped, saying what is missing, where there is neither a compiler nor enough GPUs. */

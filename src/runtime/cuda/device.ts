@@ -195,7 +195,8 @@ export class GpuDevice implements Disposable {
     const alpha = Scalar.of(step.alpha), beta = Scalar.of(step.beta);
     const at = ({ operand, offset }: Matrix) => addressOf(operand) + BigInt(offset * bytesOf(operand.dtype));
     const op = (x: Matrix) => x.transposed ? CUBLAS_ENUM.CUBLAS_OP_T : CUBLAS_ENUM.CUBLAS_OP_N;
-    const side = (x: Matrix) => ({ op: op(x), at: at(x), row: x.stride, batch: BigInt(x.batch) });
+    // Matrices without columns too must have a stride.
+    const side = (x: Matrix) => ({ op: op(x), at: at(x), row: Math.max(1, x.stride), batch: BigInt(x.batch) });
     // cuBLAS counts by columns: what is row-major here is transposed there, so b comes first.
     const [left, right, to] = [side(b), side(a), side(c)];
     if (step.epilogue) {

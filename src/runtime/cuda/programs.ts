@@ -174,7 +174,7 @@ export class StepPrograms implements Disposable {
       this.notRecorded = collectives.unrecordable;
       return;
     }
-    const why = entry.program.unsteady ?? runner.record();
+    const why = switchedOff() ?? entry.program.unsteady ?? runner.record();
     entry.records = collectives ? collectives.allAgree(why === undefined) : why === undefined;
     this.notRecorded = entry.records ? undefined : why ?? "another rank cannot record it";
     if (!entry.records) runner.forget();
@@ -199,6 +199,11 @@ export class StepPrograms implements Disposable {
     this.#arena?.[Symbol.dispose]();
     this.#upload?.[Symbol.dispose]();
   }
+}
+
+/** What the user says against recording. Where NCCL fails while it is captured, its communicator is lost, so that this is the way around. */
+function switchedOff(): string | undefined {
+  return Deno.env.get("SHARDWISE_CUDA_GRAPHS") === "0" ? "SHARDWISE_CUDA_GRAPHS is 0" : undefined;
 }
 
 function release(entry: Entry | undefined): void {
