@@ -58,6 +58,11 @@ const VICTIM_PATIENCE = 500;
 const TOLD_TO_END: ReadonlySet<string> = new Set(["SIGTERM", "SIGINT", "SIGHUP"]);
 /** How long after a rank ended by one of them the launcher's own may come, in ms. */
 const COMPANY_MS = 300;
+/**
+ * How long the others have to notice a failure by themselves before they are ended, in ms: a rank that waits for the one that failed
+ * then says in which collective, and leaves the dump of its flight recorder, which one that is ended by a signal cannot.
+ */
+const NOTICE_MS = 250;
 
 /** A running generation. */
 export class Attempt {
@@ -72,6 +77,7 @@ export class Attempt {
   #graceMs: number | undefined;
   #graceTimer: ReturnType<typeof setTimeout> | undefined;
   #victimTimer: ReturnType<typeof setTimeout> | undefined;
+  #noticeTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** Starts all ranks. @throws {UnavailableError} If one cannot be started; those before it are killed. */
   constructor(options: AttemptOptions) {
@@ -104,6 +110,7 @@ export class Attempt {
     await Promise.all(this.ranks.map((rank) => this.#watch(rank)));
     clearTimeout(this.#graceTimer);
     clearTimeout(this.#victimTimer);
+    clearTimeout(this.#noticeTimer);
     const cause = this.#cause ?? this.#outcomes.find(isFailure) ??
       (this.#stop === undefined || this.#stop.kind === "failure"
         ? this.#outcomes.find((o) => o.kind === "victim")
@@ -199,8 +206,10 @@ export class Attempt {
       this.#victimTimer ??= setTimeout(() => this.stopping || this.stop({ kind: "failure" }), VICTIM_PATIENCE);
       return;
     }
+    // The cause is frozen; a failure that comes while the others take notice is one of its consequences.
+    if (this.#cause !== undefined) return;
     this.#freeze(outcome);
-    this.stop({ kind: "failure" });
+    this.#noticeTimer = setTimeout(() => this.stop({ kind: "failure" }), NOTICE_MS);
   }
 
   #freeze(cause: RankOutcome): void {

@@ -70,6 +70,22 @@ Deno.test("under the launcher, dumps lie in the ranks' log folders, and a signal
   }
 });
 
+Deno.test("under the launcher, the others notice a killed rank and leave their dumps before they are ended", async () => {
+  const logs = await Deno.makeTempDir();
+  try {
+    const { code } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", LAUNCHER.pathname, "--nproc", "3", "--log-dir", logs, FAULTS.pathname, "killed", "allReduce"],
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).output();
+    assert.equal(code, 137);
+    assert.match(await flight(logs), /2 of 3 ranks left a dump[^]*rank 2 is missing at collective 2, allReduce/);
+  } finally {
+    await Deno.remove(logs, { recursive: true });
+  }
+});
+
 /** What the command prints after three ranks of faults.ts ended. */
 async function flightOf(fault: string, verb: string): Promise<string> {
   const directory = await Deno.makeTempDir();
