@@ -4,7 +4,7 @@ import { StopStrings, TextStream } from "./text_stream.ts";
 
 /** A decoder of tokens that are one byte each. */
 function decodeBytes(ids: readonly number[]): string {
-  return new TextDecoder().decode(Uint8Array.from(ids));
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(ids));
 }
 
 /** A decoder like SentencePiece's: a word's space stands before it, and the first one is dropped. */
@@ -54,7 +54,8 @@ Deno.test("TextStream gives in pieces exactly what decoding at once gives", () =
     const stream = new TextStream(decodeBytes);
     const pieces = [...new TextEncoder().encode(text)].map((byte) => stream.push(byte));
     assert.equal(pieces.join("") + stream.end(), text);
-    assert.ok(pieces.every((piece) => !piece.includes("\uFFFD")));
+    // A text may have that character itself.
+    assert.ok(text.includes("\uFFFD") || pieces.every((piece) => !piece.includes("\uFFFD")));
   }));
 });
 
