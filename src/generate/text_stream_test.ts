@@ -51,11 +51,11 @@ Deno.test("TextStream decodes a window that does not grow", () => {
 
 Deno.test("TextStream gives in pieces exactly what decoding at once gives", () => {
   fc.assert(fc.property(fc.string({ unit: "grapheme", maxLength: 40 }), (text) => {
+    fc.pre(!text.includes("\uFFFD")); // which decoders write for half a character
     const stream = new TextStream(decodeBytes);
     const pieces = [...new TextEncoder().encode(text)].map((byte) => stream.push(byte));
     assert.equal(pieces.join("") + stream.end(), text);
-    // A text may have that character itself.
-    assert.ok(text.includes("\uFFFD") || pieces.every((piece) => !piece.includes("\uFFFD")));
+    assert.ok(pieces.every((piece) => !piece.includes("\uFFFD")));
   }));
 });
 
