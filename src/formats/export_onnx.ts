@@ -21,6 +21,7 @@ import {
   type TensorData,
 } from "../graph/graph.ts";
 import type { TensorType } from "../graph/types.ts";
+import { ATTRIBUTE_TYPES } from "./onnx_messages.ts";
 
 /** Where the bytes of a tensor lie: `length` bytes from `offset` of the file `location`, relative to the model. */
 export interface ExternalReference {
@@ -182,18 +183,6 @@ function writeNode(writer: BinaryWriter, node: Call, exporter: Exporter): void {
     writeEntry(writer, 9, key, value);
   }
 }
-
-/** `AttributeProto.type` by kind. */
-const ATTRIBUTE_TYPES = {
-  float: 1,
-  int: 2,
-  string: 3,
-  tensor: 4,
-  graph: 5,
-  floats: 6,
-  ints: 7,
-  strings: 8,
-} as const satisfies Record<Attribute["kind"], number>;
 
 function writeAttribute(writer: BinaryWriter, name: string, attribute: Attribute, exporter: Exporter): void {
   writer.uint32(tag(1, BYTES)).string(name); // name

@@ -139,6 +139,27 @@ function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["exa
 const f32 = (...shape: number[]) => ({ dtype: "f32" as const, shape });
 const u8 = (...shape: number[]) => ({ dtype: "u8" as const, shape });
 
+const QMOE_EXAMPLE = {
+  inputs: [
+    f32(5, 32),
+    f32(5, 3),
+    u8(3, 128, 16),
+    f32(3, 128, 2),
+    f32(3, 128),
+    u8(3, 32, 32),
+    f32(3, 32, 4),
+    f32(3, 32),
+  ],
+  ranges: { 2: [0, 256], 5: [0, 256] },
+  attributes: {
+    activation_type: text("swiglu"),
+    k: int(2),
+    swiglu_fusion: int(1),
+    expert_weight_bits: int(4),
+    block_size: int(16),
+  },
+} as const;
+
 /** MoE, QMoE. */
 export function moeOps(): OpDef[] {
   return [
@@ -181,47 +202,8 @@ export function moeOps(): OpDef[] {
       "fc2_zero_points",
       "fc3_zero_points",
     ], [
-      {
-        inputs: [
-          f32(5, 32),
-          f32(5, 3),
-          u8(3, 128, 16),
-          f32(3, 128, 2),
-          f32(3, 128),
-          u8(3, 32, 32),
-          f32(3, 32, 4),
-          f32(3, 32),
-        ],
-        ranges: { 2: [0, 256], 5: [0, 256] },
-        attributes: {
-          activation_type: text("swiglu"),
-          k: int(2),
-          swiglu_fusion: int(1),
-          expert_weight_bits: int(4),
-          block_size: int(16),
-        },
-      },
-      {
-        inputs: [
-          f32(5, 32),
-          f32(5, 3),
-          u8(3, 128, 16),
-          f32(3, 128, 2),
-          f32(3, 128),
-          u8(3, 32, 32),
-          f32(3, 32, 4),
-          f32(3, 32),
-        ],
-        ranges: { 2: [0, 256], 5: [0, 256] },
-        attributes: {
-          activation_type: text("swiglu"),
-          k: int(2),
-          normalize_routing_weights: int(1),
-          swiglu_fusion: int(1),
-          expert_weight_bits: int(4),
-          block_size: int(16),
-        },
-      },
+      QMOE_EXAMPLE,
+      { ...QMOE_EXAMPLE, attributes: { ...QMOE_EXAMPLE.attributes, normalize_routing_weights: int(1) } },
     ]),
   ];
 }

@@ -7,7 +7,8 @@ import { broadcast, stridesOf, whole } from "./access.ts";
 import type { Access, AttentionSizes, KernelStep, Operand, Params } from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { softmaxRows } from "./rows.ts";
-import { type AttentionStream, streamedAttention } from "./streamed_attention.ts";
+import type { AttentionStream } from "./attention_stream.ts";
+import { streamedAttention } from "./streamed_attention.ts";
 import { tiledAttention } from "./tiled_attention.ts";
 
 /** An operand of `[batch, heads, queries, keys]` that masks; broadcast from its own shape. */

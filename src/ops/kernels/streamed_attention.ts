@@ -3,28 +3,11 @@
  * holds the queries of all heads that share the keys, and for each a sum of values that is scaled anew when a larger score comes. A second
  * kernel joins what the blocks found.
  */
-import type { Access, AttentionSizes, CodeStep, Operand, Params, Pointer } from "./kernel.ts";
+import { type AttentionStream, keyAndValue, loads, pointers, strided, used } from "./attention_stream.ts";
+import type { CodeStep, Operand } from "./kernel.ts";
 
 /** Warps of a block, and elements of queries and sums that a thread of one holds. */
 const WARPS = 4, HELD = 32;
-
-/** An attention whose scores never lie in memory. Accesses are over `[batch, heads, queries, …]`, with a last stride of 1. */
-export interface AttentionStream {
-  readonly sizes: AttentionSizes;
-  readonly query: Access;
-  /** Over `[batch, kvHeads, keys, size]`, and with `valueSize` for values. */
-  readonly key: Access;
-  readonly value: Access;
-  readonly result: Access;
-  /** Over `[batch, heads, queries, keys]`. */
-  readonly reads: readonly Access[];
-  /** Of `dot`, `x0`, … (reads), `i0`, `i1`, `i2` and `r0`, the key. */
-  readonly score: string;
-  /** Keys from the first up to the second are looked at, all by default; so memory on the device may tell how many there are. */
-  readonly from?: string | undefined;
-  readonly until?: string | undefined;
-  readonly params: Params;
-}
 
 /** An attention of few queries. */
 export interface StreamedAttention extends AttentionStream {
@@ -38,44 +21,12 @@ export function streamedAttention(attention: StreamedAttention): CodeStep[] {
   return [partsStep(attention), joinStep(attention)];
 }
 
-/** What an access adds for dims `i0`, `i1`, `i2`, with its numbers among `params`. */
-export function strided(name: string, { offset, strides }: Access, params: Record<string, number>): string {
-  const terms = strides.slice(0, 3).flatMap((s, d) => {
-    if (s === 0) return [];
-    params[`${name}_${d}`] = s;
-    return [`i${d} * ${name}_${d}`];
-  });
-  if (offset === 0) return terms.join(" + ") || "0";
-  params[`${name}_at`] = offset;
-  return [`${name}_at`, ...terms].join(" + ");
-}
-
-/** Loads of the reads that `expressions` name: those that no key moves, and those that each key does. */
-export function loads(
-  attention: AttentionStream,
-  to: { readonly reads: Record<string, Pointer>; readonly params: Record<string, number> },
-): { readonly once: string; readonly each: string } {
-  const { score, from = "", until = "" } = attention, once: string[] = [], each: string[] = [];
-  attention.reads.forEach((read, r) => {
-    if (!new RegExp(`\\bx${r}\\b`).test(`${score} ${from} ${until}`)) return;
-    to.reads[`p${r}`] = { operand: read.operand };
-    const at = strided(`s${r}`, read, to.params), step = read.strides[3]!;
-    if (step !== 0) to.params[`s${r}_3`] = step;
-    (step === 0 ? once : each).push(`const auto x${r} = ld(p${r}[${at}${step === 0 ? "" : ` + r0 * s${r}_3`}]);`);
-  });
-  return { once: once.join(" "), each: each.join(" ") };
-}
-
 function partsStep(attention: StreamedAttention): CodeStep {
   const { sizes, parts } = attention, { batch, heads, kvHeads, queries, keys, size, valueSize } = sizes;
   const group = heads / kvHeads, own = Math.ceil(size / 32), values = Math.ceil(valueSize / 32);
   const together = Math.max(1, Math.min(group, Math.floor(HELD / Math.max(own, values))));
   const turns = Math.ceil(group / together), blocks = batch * kvHeads * turns * queries * parts;
-  const reads: Record<string, Pointer> = {
-    q: { operand: attention.query.operand },
-    k: { operand: attention.key.operand },
-    v: { operand: attention.value.operand },
-  };
+  const reads = pointers(attention);
   const params: Record<string, number> = {
     n_keys: keys,
     n_queries: queries,
@@ -84,9 +35,7 @@ function partsStep(attention: StreamedAttention): CodeStep {
     n_rows: blocks,
   };
   const query = strided("sq", attention.query, params);
-  const [key, value] = ([["sk", attention.key], ["sv", attention.value]] as const).map(([name, access]) =>
-    strided(name, access, params).replaceAll("i1", "kv").replaceAll("i2", "r0")
-  );
+  const [key, value] = keyAndValue(attention, "r0", params);
   const { once, each } = loads(attention, { reads, params });
   /** Whether lane and `e` are within a row of `width`. */
   const inside = (of: number, width: number) => (of * 32 === width ? "" : `e * 32 + lane < ${width} && `);
@@ -170,12 +119,6 @@ function partsStep(attention: StreamedAttention): CodeStep {
     blocks,
     threads: 32 * WARPS,
   };
-}
-
-/** The caller's numbers that its expressions name. */
-export function used({ params, score, from = "", until = "" }: AttentionStream): Params {
-  const text = `${score} ${from} ${until}`;
-  return Object.fromEntries(Object.entries(params).filter(([name]) => new RegExp(`\\b${name}\\b`).test(text)));
 }
 
 /** Rows of the parts' results become one; a row that attends to nothing is zeros. */

@@ -3,8 +3,8 @@
  * of which the next is on its way to shared memory while the present one is multiplied. Scores live in registers; sums are scaled anew when a
  * larger score comes.
  */
-import type { CodeStep, Pointer } from "./kernel.ts";
-import { type AttentionStream, loads, strided, used } from "./streamed_attention.ts";
+import { type AttentionStream, keyAndValue, loads, pointers, strided, used } from "./attention_stream.ts";
+import type { CodeStep } from "./kernel.ts";
 
 const WARPS = 4, QUERIES = 16 * WARPS;
 
@@ -17,11 +17,7 @@ export function tiledAttention(attention: AttentionStream): CodeStep {
   // Rows 16 bytes longer than their elements begin in other banks.
   const keyRow = dims * 16 + 8, valueRow = values * 16 + 8;
   const turns = Math.ceil(queries / QUERIES), units = batch * heads * turns;
-  const reads: Record<string, Pointer> = {
-    q: { operand: attention.query.operand },
-    k: { operand: attention.key.operand },
-    v: { operand: attention.value.operand },
-  };
+  const reads = pointers(attention);
   const params: Record<string, number> = {
     n_keys: keys,
     n_queries: queries,
@@ -30,9 +26,7 @@ export function tiledAttention(attention: AttentionStream): CodeStep {
     n_units: units,
   };
   const query = strided("sq", attention.query, params), to = strided("sy", attention.result, params);
-  const [key, value] = ([["sk", attention.key], ["sv", attention.value]] as const).map(([name, access]) =>
-    strided(name, access, params).replaceAll("i1", "kv").replaceAll("i2", "at")
-  );
+  const [key, value] = keyAndValue(attention, "at", params);
   const { once, each } = loads(attention, { reads, params });
   const copyTile = (to: string, from: string, o: { readonly blocks: number; readonly size: number }) => `
       for (int e = threadIdx.x; e < ${tile} * ${o.blocks * 2}; e += ${32 * WARPS}) {
