@@ -114,7 +114,7 @@ export function explainFile(
   checkNominal(imported, config.nominal ?? {});
   // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
-  const blocks = cleanBlocks(imported, ctx);
+  const blocks = ctx.config.logits === "last" ? undefined : cleanBlocks(imported, ctx);
   const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
   const rewrites = () => {
     // Of every place, and not of a few blocks.
