@@ -25,7 +25,8 @@
  */
 
 // The short way: a file in, a model that runs out.
-export { type DecoderFiles, parallelizeDecoder, parallelizeModel, type ParallelizeOptions } from "./src/session.ts";
+export type { DecoderFiles } from "./src/model_graphs.ts";
+export { parallelizeDecoder, parallelizeModel, type ParallelizeOptions } from "./src/session.ts";
 export { type OverMeshOptions, parallelizeOverMesh } from "./src/mesh_session.ts";
 export { type ExplainedModel, explainModel, type ExplainOptions } from "./src/explain_model.ts";
 export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";

@@ -24,6 +24,8 @@ export interface RunJob {
   readonly kind: "run";
   readonly on: JobDevice;
   readonly model: string;
+  /** Files of the model's other graphs. */
+  readonly beside: readonly string[];
   readonly inputs: string;
   readonly outputs: string;
   readonly plan: PlanConfig;
@@ -50,6 +52,8 @@ export type VerifyCase =
     readonly kind: "outputs";
     readonly name: string;
     readonly model: string;
+    /** Files of the other graphs of its folder's model. */
+    readonly beside?: readonly string[];
     readonly inputs: string;
     readonly expected: string;
     readonly atol: number;
