@@ -11,12 +11,13 @@ import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import { bindSymbols, evalShape } from "../cpu/shapes.ts";
-import type { Executor, StepOptions, StepTiming } from "../executor.ts";
+import type { Executor, GpuUse, StepOptions, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
 import type { GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
 import { Lowerer } from "./lower.ts";
+import { gpuPeaks } from "./peaks.ts";
 import { StepPrograms } from "./programs.ts";
 import type { RankExchange } from "./step_runner.ts";
 import { WeightPool } from "./weights.ts";
@@ -44,7 +45,8 @@ const NONE: ReadonlySet<string> = new Set();
 export class GpuExecutor implements Executor {
   readonly #graph: Graph<"local">;
   readonly #options: GpuOptions;
-  readonly #held: (dtype: DType) => DType;
+  /** In which dtype values of a dtype are held. */
+  readonly held: (dtype: DType) => DType;
   readonly #inputs: ReadonlyMap<string, TensorType>;
   readonly #outputTypes: ReadonlyMap<string, TensorType>;
   readonly #carried: readonly CarriedTensor[];
@@ -67,7 +69,7 @@ export class GpuExecutor implements Executor {
   constructor(graph: Graph<"local">, options: GpuOptions) {
     this.#graph = withOwnAttributes(graph);
     this.#options = options;
-    this.#held = options.held ?? ((dtype) => dtype);
+    this.held = options.held ?? ((dtype) => dtype);
     this.#inputs = new Map(
       graph.nodes.flatMap((n) =>
         n.kind === "placeholder" ? [[n.outputs[0], valueOf(graph, n.outputs[0]).type] as const] : []
@@ -75,7 +77,7 @@ export class GpuExecutor implements Executor {
     );
     const { names, inputs } = outputOf(graph);
     this.#outputTypes = new Map(names.map((name, i) => [name, valueOf(graph, inputs[i]!).type]));
-    this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.#held });
+    this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.held });
     this.#carried = carriedTensors(graph);
     const moving = graph.carried.flatMap((c) => (c.output === undefined ? [] : [{ ...c, value: inputs[c.output]! }]));
     const next = moving.map((c) => ({ input: c.input, type: valueOf(graph, c.value).type }));
@@ -86,7 +88,7 @@ export class GpuExecutor implements Executor {
     const alike = Map.groupBy(this.#carried, (c) => `${printType(c.from)} ${c.to && printType(c.to)}`);
     const spare = new Set([...alike.values()].flatMap((list) => list.slice(1).map((c) => c.input)));
     this.#binding = new Map([...this.#inputs].filter(([name]) => !spare.has(name)));
-    const target = { device: options.device, held: this.#held, onProgress: options.onProgress };
+    const target = { device: options.device, held: this.held, onProgress: options.onProgress };
     this.#pool = options.weights ?? new WeightPool(target);
     const weights = this.#pool.upload(graph), { device, collectives } = options;
     this.#programs = new StepPrograms({ device, lowerer: this.#lowerer, collectives, weights });
@@ -101,10 +103,15 @@ export class GpuExecutor implements Executor {
     return this.#timing;
   }
 
+  get gpu(): GpuUse {
+    const { context, memory } = this.#options.device, { name, architecture, totalBytes } = context.facts;
+    return { name, architecture, totalBytes, memory: Object.fromEntries(memory.held), peaks: gpuPeaks(context) };
+  }
+
   start(batch: number, capacity?: number): DeviceState {
     const state = new DeviceState(batch, this.#carried, {
       device: this.#options.device,
-      held: this.#held,
+      held: this.held,
       inPlace: this.#lowerer.statesInPlace,
       capacity,
     });
@@ -144,7 +151,7 @@ export class GpuExecutor implements Executor {
     const { program, runner } = this.#programs.at(bindings, { state, inPlace, top });
     for (const [name, { offset }] of program.inputs) {
       const tensor = inputs[name]!;
-      program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
+      program.image.set(bytesAs(tensor, this.held(tensor.dtype)), offset);
     }
     runner.run();
     const fetched = program.outputs.map(({ name, place, tensor }) => {
