@@ -44,6 +44,7 @@ export interface Wants {
   readonly sums?: boolean;
   /** Whether the token is drawn there, with {@linkcode Sampler.nextNumber}. */
   readonly draws?: boolean;
+  /** Of those that may be drawn, the least weight against the largest. */
   readonly minP?: number;
   /** The repetition penalty that comes before. */
   readonly penalty?: number;
