@@ -37,19 +37,22 @@ export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptio
   for (const graph of graphs) requireKernels(graph);
   const { comm, dtype, onProgress } = options, held = heldBy(graphs, dtype);
   const device = openDevice(comm), weights = new WeightPool({ device, held, onProgress });
+  let collectives: RankExchange | undefined;
   const release = () => {
+    collectives?.[Symbol.dispose]();
     weights[Symbol.dispose]();
     device[Symbol.dispose]();
   };
   let open = graphs.length;
   try {
+    const exchange = collectives = exchangeOf(comm, device);
     return graphs.map((graph) =>
       new GpuExecutor(graph, {
         device,
         weights,
         rank: comm.rank,
         ranks: comm.size,
-        collectives: exchangeOf(comm, device),
+        collectives: exchange,
         held,
         onDispose: () => {
           if (--open === 0) release();
@@ -64,7 +67,7 @@ export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptio
 
 function exchangeOf(comm: Communicator, device: GpuDevice): RankExchange | undefined {
   if (comm.size === 1) return undefined;
-  return comm instanceof NcclCommunicator ? new NcclExchange(comm, device) : new StagedExchange(comm, device);
+  return comm instanceof NcclCommunicator ? NcclExchange.open(comm, device) : new StagedExchange(comm, device);
 }
 
 function openDevice(comm: Communicator): GpuDevice {
