@@ -167,7 +167,8 @@ export class GpuExecutor implements Executor {
     state?.advance(nextShapes, inPlace);
     this.recorder?.step(started);
     const { issued } = runner, { notRecorded } = this.#programs;
-    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded };
+    const reduces = collectives?.reduces;
+    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, reduces };
     return results;
   }
 
