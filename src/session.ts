@@ -75,7 +75,7 @@ async function compileSharded(path: string, options: ParallelizeOptions): Promis
         return await use(copy.plain());
       },
     })),
-    options,
+    { ...options, fuse: options.config?.fuse },
   );
   const made = (i: number, other?: OtherGraph) => {
     const { sharded, local, plan } = parts[i]!;
@@ -131,7 +131,7 @@ async function compileGraphs(
         return await use(localize(graph, comm.rank, comm.size, { plain: true }));
       },
     })),
-    options,
+    { ...options, fuse: config.fuse },
   );
   const made = (i: number, otherGraph?: OtherGraph) => {
     const { ctx: _, ...part } = parts[i]!;

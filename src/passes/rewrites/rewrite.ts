@@ -5,7 +5,7 @@
  * why it leaves the place alone; both go into the report. What a rule replaces must give equal results for every input that the
  * model takes, not only for those that a generation loop feeds.
  */
-import type { Call, Graph, Node, Value } from "../../graph/graph.ts";
+import type { Call, Graph, Node, Stage, Value } from "../../graph/graph.ts";
 import { eliminateDeadCode } from "../eliminate_dead_code.ts";
 import { Matcher } from "./matcher.ts";
 
@@ -62,10 +62,10 @@ export class FreshNames {
 }
 
 /** The graph after one rule, and what it did where. */
-export function applyRewrite(
-  graph: Graph<"global">,
+export function applyRewrite<S extends Stage>(
+  graph: Graph<S>,
   rule: Rewrite,
-): { readonly graph: Graph<"global">; readonly notes: readonly RewriteNote[] } {
+): { readonly graph: Graph<S>; readonly notes: readonly RewriteNote[] } {
   const matcher = new Matcher(graph), names = new FreshNames(graph);
   const notes: RewriteNote[] = [];
   const removed = new Set<string>(), values = new Map(graph.values);
