@@ -2,8 +2,8 @@
  * Cleaning a model of equal blocks at the price of a few.
  *
  * ```text
- * imported:  head, block 0 … block 79, tail      ->  head, block 0 … block 5, tail
- * cleaned:   head', block 0' … block 5', tail'   ->  head', block 0' … block 5', 74 times block 1' renamed, tail'
+ * imported:  head, block 0 … block 79, tail      ->  head, block 0 … block 3, tail
+ * cleaned:   head', block 0' … block 3', tail'   ->  head', block 0' … block 3', 76 times block 1' renamed, tail'
  * ```
  * Passes look at a place and its surroundings, so what they make of three equal blocks in a row they make of any number. That
  * the clean blocks are equal is looked for again, and nothing is assumed of where they begin: calls that all blocks share move
@@ -28,7 +28,7 @@ import { lastLogits } from "./last_logits.ts";
 import { cleanPipeline } from "./pipelines.ts";
 
 /** Blocks that are cleaned: as many as a search takes, and one of which parts move to the others. */
-const CLEANED = KEPT_BLOCKS + 1;
+const CLEANED = KEPT_BLOCKS[0] + 1;
 /** Of fewer blocks, all are cleaned in about the same time. */
 const LEAST_BLOCKS = CLEANED + 3;
 /** Equal blocks of the clean graph, of which the middle one stands for those that were left out. */

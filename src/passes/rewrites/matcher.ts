@@ -13,6 +13,7 @@ import {
   opKey,
   outputOf,
   producers,
+  type Stage,
   type TensorData,
   type Value,
   valueOf,
@@ -42,14 +43,14 @@ export function isFused(dtype: DType | undefined): dtype is FusedDType {
 }
 
 /** Questions about one graph. */
-export class Matcher {
-  readonly graph: Graph;
+export class Matcher<S extends Stage = Stage> {
+  readonly graph: Graph<S>;
   readonly #producers: ReadonlyMap<string, Node>;
   readonly #consumers: ReadonlyMap<string, readonly Node[]>;
   readonly #results: ReadonlySet<string>;
   #positions: ReadonlyMap<string, number> | undefined;
 
-  constructor(graph: Graph) {
+  constructor(graph: Graph<S>) {
     this.graph = graph;
     this.#producers = producers(graph);
     this.#consumers = consumers(graph);
