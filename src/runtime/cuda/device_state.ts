@@ -124,8 +124,7 @@ export class DeviceState extends ModelState {
     return this.#cells.has(name);
   }
 
-  /** The shape of `name`. */
-  shapeOf(name: string): readonly number[] {
+  override shapeOf(name: string): readonly number[] {
     return this.#cells.get(name)!.shape;
   }
 

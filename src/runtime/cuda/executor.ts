@@ -44,6 +44,7 @@ const NONE: ReadonlySet<string> = new Set();
 export class GpuExecutor implements Executor {
   readonly #graph: Graph<"local">;
   readonly #options: GpuOptions;
+  /** In which dtype values of a dtype are held. */
   readonly #held: (dtype: DType) => DType;
   readonly #inputs: ReadonlyMap<string, TensorType>;
   readonly #outputTypes: ReadonlyMap<string, TensorType>;
@@ -166,7 +167,8 @@ export class GpuExecutor implements Executor {
     state?.advance(nextShapes, inPlace);
     this.recorder?.step(started);
     const { issued } = runner, { notRecorded } = this.#programs;
-    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded };
+    const reduces = collectives?.reduces;
+    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, reduces };
     return results;
   }
 

@@ -1,11 +1,12 @@
 /** A model's graph on a GPU: as one program where the GPU runs all of it, else in parts. */
+import type { DType } from "../../core/dtype.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
 import type { Graph } from "../../graph/graph.ts";
 import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import { HostState } from "../cpu/host_state.ts";
-import type { Executor, StepOptions, StepTiming } from "../executor.ts";
+import type { Executor, GpuUse, StepOptions, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors, ModelState } from "../model_state.ts";
 import type { DeviceState } from "./device_state.ts";
 import { GpuExecutor, type GpuOptions } from "./executor.ts";
@@ -13,6 +14,7 @@ import type { HostEngine } from "./host_session.ts";
 import { LoweringError } from "./lowering_error.ts";
 import { deviceSubgraphs, withOwnData } from "./own_data.ts";
 import { PartsExecutor } from "./parts_executor.ts";
+import { gpuPeaks } from "./peaks.ts";
 import type { WeightPool } from "./weights.ts";
 
 /** What a model's graph is run by. */
@@ -40,6 +42,10 @@ class MovableState extends ModelState {
     return this.at instanceof HostState ? this.at.get(name, true) : this.at.get(name);
   }
 
+  override shapeOf(name: string): readonly number[] {
+    return this.at.shapeOf(name);
+  }
+
   override reorder(rows: readonly number[], o: { readonly kept: boolean }): void {
     this.at.reorder(rows, o);
   }
@@ -51,6 +57,7 @@ class MovableState extends ModelState {
 
 /** A rank's part of a model on its GPU. */
 export class GpuModelExecutor implements Executor {
+  readonly held: (dtype: DType) => DType;
   readonly #graph: Graph<"local">;
   readonly #options: GpuModelOptions;
   /** For what it is made of. */
@@ -67,6 +74,7 @@ export class GpuModelExecutor implements Executor {
   constructor(graph: Graph<"local">, options: GpuModelOptions) {
     this.#graph = withOwnData(graph);
     this.#options = options;
+    this.held = options.held ?? ((dtype) => dtype);
     this.#carried = carriedTensors(graph);
     const { onDispose: _, ...own } = options;
     this.#own = own;
@@ -90,6 +98,11 @@ export class GpuModelExecutor implements Executor {
 
   get timing(): StepTiming {
     return this.#parts ? this.#timing : this.#whole!.timing;
+  }
+
+  get gpu(): GpuUse {
+    const { context, memory } = this.#options.device, { name, architecture, totalBytes } = context.facts;
+    return { name, architecture, totalBytes, memory: Object.fromEntries(memory.held), peaks: gpuPeaks(context) };
   }
 
   start(batch: number, capacity?: number): MovableState {

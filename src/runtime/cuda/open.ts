@@ -50,19 +50,22 @@ export async function openGpu(graphs: readonly Graph<"local">[], options: OpenGp
   const inParts = Int32Array.of(onHost.length);
   await comm.allReduce(inParts, "max");
   const device = openDevice(comm), weights = new WeightPool({ device, held, onProgress });
+  let collectives: RankExchange | undefined;
   const release = () => {
+    collectives?.[Symbol.dispose]();
     weights[Symbol.dispose]();
     device[Symbol.dispose]();
   };
   let open = graphs.length;
   try {
+    const exchange = collectives = exchangeOf(comm, device);
     const executors = graphs.map((graph) =>
       new GpuModelExecutor(graph, {
         device,
         weights,
         rank: comm.rank,
         ranks: comm.size,
-        collectives: exchangeOf(comm, device),
+        collectives: exchange,
         held,
         host,
         inParts: inParts[0] !== 0,
@@ -80,7 +83,7 @@ export async function openGpu(graphs: readonly Graph<"local">[], options: OpenGp
 
 function exchangeOf(comm: Communicator, device: GpuDevice): RankExchange | undefined {
   if (comm.size === 1) return undefined;
-  return comm instanceof NcclCommunicator ? new NcclExchange(comm, device) : new StagedExchange(comm, device);
+  return comm instanceof NcclCommunicator ? NcclExchange.open(comm, device) : new StagedExchange(comm, device);
 }
 
 function openDevice(comm: Communicator): GpuDevice {
