@@ -11,7 +11,8 @@ import { type HostTensor, toNumbers } from "../src/core/host_tensor.ts";
 import { hostTensor, init, parallelizeModel } from "../mod.ts";
 import { ENCODERS } from "./models/architectures.ts";
 import { cachedModel } from "./models/model_cache.ts";
-import { describeMachine, median } from "./models/statistics.ts";
+import { median } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 /** Differences of results, against the largest, that another order of rounding explains. */

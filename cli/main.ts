@@ -4,6 +4,7 @@ import { describeError, ShardwiseError, UsageError } from "../src/core/errors.ts
 import { EXIT, signalExitCode } from "../src/core/exit_codes.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
+import { bench } from "./bench.ts";
 import { calibrate } from "./calibrate.ts";
 import { doctor } from "./doctor.ts";
 import { exportParts } from "./export.ts";
@@ -17,7 +18,18 @@ import { printNote, printResult } from "./print.ts";
 
 /** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
 const USER_ERROR = 2;
-const COMMANDS: readonly Command[] = [run, verify, generate, plan, exportParts, trace, calibrate, flight, doctor];
+const COMMANDS: readonly Command[] = [
+  run,
+  verify,
+  generate,
+  plan,
+  exportParts,
+  bench,
+  trace,
+  calibrate,
+  flight,
+  doctor,
+];
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #define __global__
 #define __device__
@@ -16,6 +18,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __constant__ static
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ thread_local  // inside a function it is static; dynamic arrays are rewritten by nvrtc.cpp
@@ -256,6 +259,13 @@ static inline int __any_sync(unsigned m, int yes) { return __ballot_sync(m, yes)
 static inline int __all_sync(unsigned m, int yes) { return __ballot_sync(m, !yes) == 0; }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
+static inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void __nanosleep(unsigned) { usleep(20); }
+static inline long long clock64() {  // nanoseconds: the device says that its clock makes 1 GHz
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
 
 template <class T> static inline T shim_exchange(T* p, T v) { T old = *p; *p = v; return old; }
 template <class T> static inline T atomicAdd(T* p, T v) { return shim_exchange(p, T(*p + v)); }  // blocks run one at a time

@@ -74,7 +74,7 @@ void drain_all();
 // ---- memory: every range that the library is given must lie in a live allocation ----
 bool on_device(u64 address, u64 bytes);
 bool pinned(u64 address, u64 bytes);
-int allocate(u64* address, u64 bytes);
+int allocate(u64* address, u64 bytes, bool pool = false);
 int release(u64 address);
 int check_canaries();             // ILLEGAL_ADDRESS if somebody wrote past the end of an allocation
 

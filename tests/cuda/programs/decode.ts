@@ -45,7 +45,7 @@ async function logits(
 
 await using comm = await init({ device: "cuda" });
 await using model = await parallelizeModel(path, { comm, device: "cuda" });
-const { rows, issued } = await logits(model), { notRecorded } = model.timing;
+const { rows, issued } = await logits(model), { notRecorded, reduces } = model.timing;
 let difference = 0;
 if (comm.size === 1) {
   await using reference = await parallelizeModel(path, { comm, device: "cpu" });
@@ -61,4 +61,4 @@ if (comm.size === 1 && batch === 1) {
     assert.deepEqual(found[step], [...ids.map((id) => last[id]!), ...ids]);
   });
 }
-if (comm.rank === 0) console.log(JSON.stringify({ issued, notRecorded, difference }));
+if (comm.rank === 0) console.log(JSON.stringify({ issued, notRecorded, difference, reduces, rows: rows.at(-1) }));
