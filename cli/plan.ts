@@ -1,11 +1,11 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import Table from "cli-table3";
 import { ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { foldRows, planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
+import { isFile } from "../src/core/paths.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
@@ -82,7 +82,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       `name ${join(model, FOLDER_FILES.model)}`,
     );
   }
-  if (made !== undefined && !existsSync(join(model, FOLDER_FILES.model))) {
+  if (made !== undefined && !isFile(join(model, FOLDER_FILES.model))) {
     throw args.error(
       `${model} was split with --quantize, and does not hold the whole model`,
       `its plan is ${join(model, FOLDER_FILES.plan)}; or name the model itself, with --quantize`,
