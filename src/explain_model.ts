@@ -6,7 +6,7 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { hostMeasurement, withMeasured } from "./measured_costs.ts";
-import { batchOf, shareNominal } from "./mesh_session.ts";
+import { batchOf, shareNominal } from "./mesh_batch.ts";
 import { graphsOfFile, OpenFiles } from "./model_graphs.ts";
 import { opDef } from "./ops/table.ts";
 import { cleanBlocks } from "./passes/clean_model.ts";
