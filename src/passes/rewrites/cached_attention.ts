@@ -15,7 +15,7 @@
  * what the graph gave them (blind_rows.ts).
  */
 import { type Dim, dimAdd, dimSub } from "../../core/dim.ts";
-import { float, int } from "../../graph/attributes.ts";
+import { float, int, ints } from "../../graph/attributes.ts";
 import type { Call, Node } from "../../graph/graph.ts";
 import { type Attention, attentionAt } from "./attention_pattern.ts";
 import { blindRows, blindRowsProblem } from "./blind_rows.ts";
@@ -131,7 +131,7 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
       ...(merging.turned === undefined ? {} : { output: merging.turned }),
     });
     if (merging.turned === undefined) {
-      const attributes = { perm: intsAttribute(HEADS_FIRST) };
+      const attributes = { perm: ints(HEADS_FIRST) };
       const { type } = m.value(node.outputs[0]!);
       emit.call({ op: "Transpose", inputs: [tokensFirst], attributes, type, output: node.outputs[0]! });
     }
