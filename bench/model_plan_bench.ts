@@ -18,7 +18,8 @@ import { cleanModel } from "../src/passes/clean_model.ts";
 import { explainModel } from "../src/explain_model.ts";
 import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
 import { scaledGraph } from "./models/model_cache.ts";
-import { describeMachine, spreadOver } from "./models/statistics.ts";
+import { spreadOver } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 /** One planning. */

@@ -273,6 +273,8 @@ const TYPES = [
   "StateTensor",
   "Step",
   "StepOptions",
+  "GpuPeaks",
+  "GpuUse",
   "StepTiming",
   "Stored",
   "Strategy",

@@ -75,11 +75,11 @@ async function open(
   group: MeshGroup,
   comm: Communicator,
 ): Promise<ParallelModel | DataParallelModel | LoadedFolder> {
-  const { model: path, kind } = c!;
+  const { model: path, kind } = c!, beside = c!.kind === "outputs" ? c!.beside ?? [] : [];
   if (mesh && group.count > 1 && kind === "outputs") {
-    return await parallelizeOverMesh(path, { comm, mesh, ...on, config: passConfig(plan, mesh.tp) });
+    return await parallelizeOverMesh(path, { comm, mesh, ...on, config: passConfig(plan, mesh.tp), beside });
   }
-  const options = { comm: group.comm, on, plan, threads: group.threads };
+  const options = { comm: group.comm, on, plan, threads: group.threads, beside };
   return kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
 }
 

@@ -3,6 +3,7 @@ import { byteLength } from "../core/dtype.ts";
 import type { Graph, TensorData } from "../graph/graph.ts";
 import { JoinedWeights } from "./rewrites/joined_weights.ts";
 import { joinedProducts } from "./rewrites/joined_products.ts";
+import { Matcher } from "./rewrites/matcher.ts";
 import { applyRewrite, type Rewrite, type RewriteNote } from "./rewrites/rewrite.ts";
 import { SKIP_NORM } from "./rewrites/skip_norm.ts";
 
@@ -23,10 +24,10 @@ export function fuseRank(
   const fused = graphs.map((graph) => {
     const rules: readonly Rewrite[] = [SKIP_NORM, ...(isMapped(graph) ? [] : [joinedProducts(weights)])];
     return rules.reduce((current, rule) => {
-      const { graph: next, notes: more } = applyRewrite(current, rule);
+      const { matcher: next, notes: more } = applyRewrite(current, rule);
       notes.push(...more);
       return next;
-    }, graph);
+    }, new Matcher(graph)).graph;
   });
   return { graphs: fused, notes };
 }

@@ -22,8 +22,11 @@ import { type Move, placeReshards, readSolution, stepCost } from "./read_solutio
 import type { SolvedPlan } from "./capped.ts";
 import type { Problem, StepSource } from "./sequence.ts";
 
-/** Blocks that are solved: some until the frontier repeats, one that repeats, one that ends. */
-export const KEPT_BLOCKS = 5;
+/**
+ * Blocks that are solved: some until the frontier repeats, one that repeats, one that ends. Where the first number proves nothing,
+ * the next is tried.
+ */
+export const KEPT_BLOCKS = [3, 6] as const;
 
 /** The plan of a graph with fewer blocks, which is that of the whole. */
 export interface FoldedPlan {

@@ -77,15 +77,20 @@ export async function openExecutors(
   if (wanted !== "cpu" && problem === undefined) {
     const dtype = options.dtype ?? (Deno.env.get("SHARDWISE_DTYPE") || undefined);
     const { openGpu } = await import("./cuda/open.ts");
-    const executors = openGpu(graphs.map((g) => g.local), {
+    return await openGpu(graphs.map((g) => g.local), {
       comm,
+      host: { open: () => openEngine(options.engine), threads: threadsOf(options) },
       dtype: dtype === undefined ? undefined : requireHeldDType(dtype),
       onProgress: options.onProgress,
     });
-    return { executors, notice: undefined };
   }
   const opened = await openCpu(graphs, options);
   return problem === undefined ? opened : { ...opened, notice: opened.notice ?? `no GPU (${problem}): using the CPU` };
+}
+
+/** Threads of each session of this rank. */
+function threadsOf({ comm, threads }: ExecutionOptions): number {
+  return threads ?? Math.max(1, Math.floor(comm.cores / comm.size));
 }
 
 function deviceOf({ comm, device }: ExecutionOptions): DeviceChoice {

@@ -42,6 +42,13 @@ cudaTest("a cache that is full moves to one of twice the size, and its step is r
   assert.deepEqual(issued.flatMap((n, i) => (n === 1 ? [] : [i])), [0, 1, 2, 14]);
 });
 
+cudaTest("caches that a model extends by Concat grow where they lie, and move when they are full", async (env) => {
+  for (const [model, how] of [["gpt2", ""], ["llama", "plain"]] as const) {
+    const { difference } = await decode(1, [model, "3", "9", "8", "4", how], env);
+    assert.ok(difference < 1e-4, `${model} ${difference}`);
+  }
+});
+
 cudaTest("rows of a batch that change places keep their recorded steps", async (env) => {
   const { issued, difference } = await decode(1, ["llama", "3", "9", "32", "4"], env);
   assert.ok(difference < 1e-4, `${difference}`);

@@ -69,6 +69,10 @@ export class HostState extends ModelState {
     return whole ? cell.tensor.compact() : { dtype: cell.tensor.dtype, shape: cell.tensor.shape, data: NOTHING };
   }
 
+  override shapeOf(name: string): readonly number[] {
+    return this.get(name).shape;
+  }
+
   /**
    * Memory for the next content of `name`; of its own, not in place, for a program that takes it `whole`.
    *
