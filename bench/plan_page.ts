@@ -7,7 +7,6 @@
  * `--shots` leaves screenshots, light and dark.
  */
 import { parseArgs } from "node:util";
-import { explainModel } from "../src/explain_model.ts";
 import { planPage } from "../src/plan_page.ts";
 import { openPage, type Page } from "./models/chromium.ts";
 import { writeHollowModel } from "./models/hollow_model.ts";
