@@ -102,7 +102,7 @@ int allocate(u64* out, u64 bytes, bool pool) {
   // As near to the guard page as the alignment lets it be, so that overruns hit it.
   u64 offset = (whole - bytes) / ALIGNMENT * ALIGNMENT;
   char* address = map + PAGE + offset;
-  memset(address, POISON, bytes);
+  memset(address, idle() ? 0 : POISON, bytes);
   memset(address + bytes, CANARY, whole - offset - bytes);
   blocks[reinterpret_cast<u64>(address)] = {bytes, map, mapped, physical_device(current_device), pool};
   used += bytes;

@@ -182,6 +182,7 @@ API int cuLaunchKernel(u64 handle, unsigned gx, unsigned gy, unsigned gz, unsign
   }
   Launch launch;
   if (int status = arguments_of(function.info, params, extra, launch)) return status;
+  if (idle()) return enqueue(stream, [] { return int(OK); });
   return enqueue(stream, [=]() mutable {
     std::vector<void*> arguments;
     for (size_t offset : launch.offsets) arguments.push_back(&launch.block[offset]);

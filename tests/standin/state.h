@@ -72,6 +72,8 @@ int enqueue(u64 stream, Op op);   // or records it, where the stream captures
 int enqueue_reserved(u64 stream, Op op);  // by whoever has reserved the stream
 // Whether this thread captures in a mode that forbids what may wait for the GPU, or allocate; that capture is then lost.
 bool capturing();
+// Whether kernels and products do nothing: what is left of a step's time is the host's. (SHARDWISE_STANDIN_IDLE=1)
+bool idle();
 void drain(Stream* stream);
 void drain_all();
 
