@@ -6,7 +6,7 @@
  */
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { ownMemory } from "./memory.ts";
+import { ownMemory } from "../../src/runtime/host/process_memory.ts";
 import { longestSequence, measure, type Runner, type Workload } from "./workload.ts";
 
 /** What llama.cpp is asked to do. */
