@@ -7,12 +7,12 @@
  */
 import { statSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { median, spreadOver } from "../src/core/statistics.ts";
 import { parseQuantize } from "../src/passes/quantise/weight_format.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { describeDecoder } from "./models/decoder.ts";
 import { type LlamaTask, packageModule } from "./models/llama_cpp.ts";
 import { runOurs, writeTask } from "./models/round.ts";
-import { median, spreadOver } from "../src/core/statistics.ts";
-import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 import { caseNames, type Measured, type Workload } from "./models/workload.ts";
 
