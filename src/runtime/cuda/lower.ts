@@ -7,6 +7,7 @@ import { fuseProducts } from "../../ops/kernels/fused_products.ts";
 import type { KernelTensor, Operand } from "../../ops/kernels/kernel.ts";
 import { lastRowsOf, topOfLastRows } from "../../ops/kernels/top.ts";
 import { sizeOf } from "./host_values.ts";
+import { withoutCopies } from "./copies.ts";
 import { LoweringError } from "./lowering_error.ts";
 import { Memory } from "./memory.ts";
 import { Preparer, type StepSizes, type Work } from "./prepare.ts";
@@ -82,20 +83,23 @@ export class Lowerer {
   readonly #states: ReadonlyMap<string, { readonly input: string; readonly inPlace: boolean }>;
   /** Carried inputs that grow in place. */
   readonly statesInPlace: ReadonlySet<string>;
+  /** Whether nodes read such states with the gaps between their rows, which a state that fills its room does not have. */
+  readonly readsGaps: boolean;
 
   constructor(whole: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
-    const graph = fuseProducts(whole);
+    const graph = fuseProducts(withoutCopies(whole));
     this.#graph = graph;
-    this.#preparer = new Preparer(graph, { rank, ranks, held });
     this.#units = unitsOf(graph);
     this.#lastReads = lastReads(graph, this.#units);
-    const inPlace = statesInPlace(this.#units), { inputs } = outputOf(graph);
+    const inPlace = statesInPlace(graph, this.#units), { inputs } = outputOf(graph);
+    this.#preparer = new Preparer(graph, { rank, ranks, held, growing: inPlace });
     this.#states = new Map(
       graph.carried.flatMap(({ input, output }) =>
         output === undefined ? [] : [[inputs[output]!, { input, inPlace: inPlace.has(inputs[output]!) }] as const]
       ),
     );
-    this.statesInPlace = new Set(inPlace.values());
+    this.readsGaps = this.#units.some((u) => !u.grows && u.inputs.some((name) => inPlace.has(name)));
+    this.statesInPlace = new Set([...inPlace.values()].map((s) => s.input));
   }
 
   /** The program of a step. @throws {GraphError} If an op does not run on a GPU. */

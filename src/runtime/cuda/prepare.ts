@@ -17,6 +17,7 @@ import type {
   Operand,
   RowsStep,
 } from "../../ops/kernels/kernel.ts";
+import { stridesOf } from "../../ops/kernels/access.ts";
 import { withBounds } from "../../ops/kernels/bounded.ts";
 import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
@@ -25,7 +26,7 @@ import { fuseMaps, withOperands } from "./fuse_maps.ts";
 import { ARGUMENT_BYTES, argumentBytes, type Launch } from "./kernel_arguments.ts";
 import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
-import type { Unit } from "./units.ts";
+import type { GrowingState, Unit } from "./units.ts";
 
 /** One thing that the GPU does. */
 export type Work =
@@ -45,6 +46,8 @@ export interface PrepareTarget {
   readonly rank: number;
   readonly ranks: number;
   readonly held: (dtype: DType) => DType;
+  /** States that grow in place where there is room, by the value that extends them. */
+  readonly growing: ReadonlyMap<string, GrowingState>;
 }
 
 /** Sizes of a step. */
@@ -87,7 +90,8 @@ export class Preparer {
     for (const name of this.#tensors.keys()) if (depends(name)) this.#tensors.delete(name);
     for (const name of this.#ints.keys()) if (depends(name)) this.#ints.delete(name);
     for (const unit of this.#prepared.keys()) {
-      if ((unit.grows && room !== before.room) || this.varies(unit, changed)) this.#prepared.delete(unit);
+      const usesRoom = unit.grows || unit.inputs.some((n) => this.#target.growing.has(n));
+      if ((usesRoom && room !== before.room) || this.varies(unit, changed)) this.#prepared.delete(unit);
     }
   }
 
@@ -211,11 +215,18 @@ export class Preparer {
       node,
       attributes: node.attributes,
       opset: this.#graph.opsets.get(node.domain) ?? 1,
-      inputs: node.inputs.map((n) => (n === "" ? undefined : this.tensorOf(n))),
+      inputs: node.inputs.map((n) => (n === "" ? undefined : this.#inputOf(n))),
       outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
       ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
       rooms,
     };
+  }
+
+  /** A value as a call reads it: with gaps, where it lies in a state that has room for more. */
+  #inputOf(name: string): KernelTensor {
+    const tensor = this.tensorOf(name), growing = this.#target.growing.get(name), { room } = this.#sizes;
+    if (!growing || room === undefined) return tensor;
+    return { ...tensor, strides: stridesOf(tensor.shape.with(growing.dim, room)) };
   }
 
   #lowered({ steps, scratch = [] }: Lowered): Prepared {
@@ -236,7 +247,8 @@ export class Preparer {
       this.#attributes.set(node, own = plain ? JSON.stringify([node.domain, node.op, opset, attributes]) : null);
     }
     if (own === null) return undefined;
-    const tensors = (list: KernelContext["inputs"]) => list.map((t) => (t ? `${t.dtype}[${t.shape}]` : "-")).join(" ");
+    const tensors = (list: KernelContext["inputs"]) =>
+      list.map((t) => (t ? `${t.dtype}[${t.shape}]${t.strides ?? ""}` : "-")).join(" ");
     const known = ints.map((i) => i?.join() ?? "-").join(";");
     return `${own} ${tensors(inputs)} > ${tensors(outputs)} ${known} ${rooms!.join()}`;
   }
