@@ -61,8 +61,6 @@ export type VerifyCase =
     readonly expected: string;
     readonly atol: number;
     readonly rtol: number;
-    /** As in `Tolerance`. */
-    readonly ofLargest?: number;
   }
   | {
     readonly kind: "greedy";

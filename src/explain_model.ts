@@ -79,8 +79,15 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const ranks = mesh?.tp ?? given.ranks;
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
+  const explained = (file: OnnxFile) =>
+    explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
   using file = readOnnx(path);
-  return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
+  // Rules are tried again for their notes, and read constants, which may lie in another file: it is open when they are asked for.
+  const get = () => {
+    using again = readOnnx(path);
+    return explained(again).rewrites;
+  };
+  return Object.defineProperty(explained(file), "rewrites", { get, enumerable: true });
 }
 
 /** Files of the graphs that are not planned, in which patterns may find their layers. */
