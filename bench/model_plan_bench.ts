@@ -15,8 +15,9 @@ import { ParallelLayerAnnotatePass } from "../src/passes/parallel_layer_annotate
 import { ParallelLayerReplacePass } from "../src/passes/parallel_layer_replace_pass.ts";
 import { cleanModel } from "../src/passes/clean_model.ts";
 import { explainModel } from "../src/explain_model.ts";
+import { spreadOver } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { writeHollowModel } from "./models/hollow_model.ts";
-import { describeMachine, spreadOver } from "./models/statistics.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 /** One planning. */

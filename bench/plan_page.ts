@@ -10,7 +10,8 @@ import { parseArgs } from "node:util";
 import { planPage } from "../src/plan_page.ts";
 import { openPage, type Page } from "./models/chromium.ts";
 import { writeHollowModel } from "./models/hollow_model.ts";
-import { describeMachine, spreadOver } from "./models/statistics.ts";
+import { spreadOver } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 const { values: options } = parseArgs({

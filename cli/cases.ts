@@ -2,7 +2,7 @@
 import { basename, dirname, join } from "node:path";
 import { FormatError } from "../src/core/errors.ts";
 import { isFile } from "../src/core/paths.ts";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { graphsBeside, ModelFolder } from "../src/generate/model_folder.ts";
 import type { VerifyCase } from "./job.ts";
 
 /** A case that is not run, and why. */
@@ -134,11 +134,12 @@ function outputsCase(entry: unknown, where: string, folder: string, label: strin
       hint: `paths are relative to ${dirname(join(folder, "cases.json"))}`,
     });
   };
-  const model = basename(text("model"), ".onnx");
+  const model = basename(text("model"), ".onnx"), beside = graphsBeside(path("model"));
   return {
     kind: "outputs",
     name: `${label}${model === "model" ? "" : `/${model}`} ${text("name")}`,
     model: path("model"),
+    ...(beside.length > 0 ? { beside } : {}),
     inputs: path("inputs"),
     expected: path("expected"),
     atol: number("atol"),

@@ -1,7 +1,7 @@
 /** The `shardwise` command: finds the command that is meant, and turns errors into one message and an exit code. */
 import config from "../deno.json" with { type: "json" };
 import { describeError, ShardwiseError, UsageError } from "../src/core/errors.ts";
-import { EXIT } from "../src/core/exit_codes.ts";
+import { EXIT, signalExitCode } from "../src/core/exit_codes.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
 import { printNote, printResult } from "./print.ts";
@@ -15,6 +15,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   generate: async () => (await import("./generate.ts")).generate,
   plan: async () => (await import("./plan.ts")).plan,
   export: async () => (await import("./export.ts")).exportParts,
+  bench: async () => (await import("./bench.ts")).bench,
   trace: async () => (await import("./trace.ts")).trace,
   calibrate: async () => (await import("./calibrate.ts")).calibrate,
   flight: async () => (await import("./flight.ts")).flight,
@@ -26,6 +27,8 @@ export async function main(args: readonly string[]): Promise<number> {
   try {
     return await dispatch(args);
   } catch (error) {
+    // The reader of a pipe has what it wanted: `shardwise plan MODEL | head -1`.
+    if (error instanceof Deno.errors.BrokenPipe) return signalExitCode("SIGPIPE");
     printNote(errorText(error));
     if (error instanceof UsageError) return EXIT.usage;
     return error instanceof ShardwiseError || isRefusal(error) ? USER_ERROR : 1;

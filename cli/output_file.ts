@@ -1,7 +1,7 @@
 /** Files that commands write where their user says. */
 import { dirname } from "node:path";
 import { cannotWrite } from "../src/core/errors.ts";
-import { isFile, isFolder } from "../src/core/paths.ts";
+import { exists, isFolder } from "../src/core/paths.ts";
 import type { ParsedArgs } from "./command.ts";
 import { printNote } from "./print.ts";
 
@@ -13,7 +13,8 @@ import { printNote } from "./print.ts";
 export function checkOutput(path: string | undefined, name: string, args: ParsedArgs): void {
   if (path === undefined) return;
   requireFolder(path, name, args);
-  const isNew = !isFile(path);
+  // A device that is no file (/dev/stdout) is not ours to remove.
+  const isNew = !exists(path);
   try {
     Deno.openSync(path, { append: true, create: true }).close();
     if (isNew) Deno.removeSync(path);

@@ -1,7 +1,7 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
 import { join } from "node:path";
 import Table from "cli-table3";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { graphsBeside, ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
 import { foldRows, planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
@@ -99,7 +99,9 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   };
   const graph = made === undefined ? model : join(model, FOLDER_FILES.model);
   const begun = join(model, FOLDER_FILES.firstStep), first = shardedFor(begun) === undefined ? firstStep : begun;
-  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep: first });
+  // Who names a folder means a model with all of its graphs.
+  const beside = named === model ? [] : graphsBeside(graph);
+  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep: first, beside });
   const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
@@ -112,7 +114,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       ...(comparison ? { comparison } : {}),
     };
     printResult(JSON.stringify({ ...explained.file(), ...more }, undefined, 1));
-    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first });
+    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first, beside });
     return 0;
   }
   const screens = [
@@ -128,7 +130,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   if (named !== model && encoder !== undefined) {
     printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
   }
-  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first });
+  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first, beside });
   return 0;
 }
 

@@ -10,6 +10,11 @@ export function isFolder(path: string): boolean {
   return statOf(path)?.isDirectory ?? false;
 }
 
+/** Whether there is anything at all: a device and a pipe are neither files nor folders. */
+export function exists(path: string): boolean {
+  return statOf(path) !== undefined;
+}
+
 function statOf(path: string): Deno.FileInfo | undefined {
   try {
     return Deno.statSync(path);

@@ -27,6 +27,13 @@ export function modelName(path: string): string {
   return (GRAPHS as readonly string[]).includes(last) ? folders.at(-2) ?? last : last.replace(/\.onnx$/, "");
 }
 
+/** Files of the other graphs of the model that has its graph at `file`: of an encoder its decoder, of a decoder its encoder and first step. */
+export function graphsBeside(file: string): string[] {
+  const names = [ENCODER, FIRST_STEP, ...GRAPHS.slice(1)], own = basename(file);
+  if (!names.includes(own)) return [];
+  return names.filter((name) => name !== own).map((name) => join(dirname(file), name)).filter(isFile);
+}
+
 /** The files of one model. Nothing is read before it is asked for. */
 export class ModelFolder {
   /**

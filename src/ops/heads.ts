@@ -67,6 +67,6 @@ export interface Heads {
 /** Scores and weighted values: 4 · tokens · keys · width, with as many keys as the cache has, else as tokens. */
 export function attentionFlops({ inputs, outputs }: TypedContext): Dim {
   const y = outputs[0]?.shape ?? [];
-  const keys = outputs[1]?.shape?.at(-2) ?? inputs[1]?.shape?.at(1) ?? y[1] ?? 1;
+  const keys = outputs[1]?.shape?.at(-2) ?? inputs[1]?.shape?.at(-2) ?? y[1] ?? 1;
   return y.reduce<Dim>(dimMul, dimMul(4, keys));
 }

@@ -204,7 +204,10 @@ export class Pricing {
 }
 
 /** Multiply-adds ×2 a second of a product with so many rows. */
-function rateOf({ gemmRates = [], flopsPerSecond }: CostModel, rows: number): number {
+export function rateOf(
+  { gemmRates = [], flopsPerSecond }: Pick<CostModel, "gemmRates" | "flopsPerSecond">,
+  rows: number,
+): number {
   const above = gemmRates.findIndex(([r]) => r >= rows);
   if (above < 0) return gemmRates.at(-1)?.[1] ?? flopsPerSecond;
   const [b, high] = gemmRates[above]!;

@@ -5,7 +5,7 @@
  * why it leaves the place alone; both go into the report. What a rule replaces must give equal results for every input that the
  * model takes, not only for those that a generation loop feeds.
  */
-import type { Call, Graph, Node, Value } from "../../graph/graph.ts";
+import type { Call, Graph, Node, Stage, Value } from "../../graph/graph.ts";
 import { eliminateDeadCode } from "../eliminate_dead_code.ts";
 import { Matcher } from "./matcher.ts";
 
@@ -65,10 +65,10 @@ export class FreshNames {
 }
 
 /** What a rule made of a graph, ready for the next one, and what it did where. */
-export function applyRewrite(
-  matcher: Matcher,
+export function applyRewrite<S extends Stage>(
+  matcher: Matcher<S>,
   rule: Rewrite,
-): { readonly matcher: Matcher; readonly notes: readonly RewriteNote[] } {
+): { readonly matcher: Matcher<S>; readonly notes: readonly RewriteNote[] } {
   const { graph } = matcher, names = new FreshNames(graph);
   const notes: RewriteNote[] = [];
   const removed = new Set<string>(), made: Value[] = [];
