@@ -3,7 +3,7 @@ import { type Dim, dimAdd, dimDivide, dimMul } from "../core/dim.ts";
 import { int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
-import { attentionFlops, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
+import { attentionFlops, batchFactor, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 export const MULTI_HEAD_ATTENTION: OpDef = {
@@ -43,12 +43,16 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
       inputs: { 0: at(2, { inner: size }), ...(mask === undefined ? {} : { 5: at(mask) }) },
       outputs: { 0: at(2, { inner: valueSize }) },
     };
+    const sequences = batchFactor(context, {
+      inputs: { 0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0 },
+      outputs: { 0: 0, 1: 0, 2: 0 },
+    });
     const kPlaces = { inputs: { 1: kAt, 6: at(1) }, outputs: { 1: at(1) } };
     const vPlaces = { inputs: { 2: vAt, 7: at(1) }, outputs: { 2: at(1) } };
     if (!b) {
       const inputs = { ...q.inputs, ...kPlaces.inputs, ...vPlaces.inputs };
       const outputs = { ...q.outputs, ...kPlaces.outputs, ...vPlaces.outputs };
-      return { factors: [headFactor(context, "h", heads, { inputs, outputs })] };
+      return { factors: [headFactor(context, "h", heads, { inputs, outputs }), ...sequences] };
     }
     const bias = (inner: number, offset: number) => ({ 3: at(0, { inner, offset }) });
     return {
@@ -63,6 +67,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
           inputs: { ...vPlaces.inputs, ...bias(valueSize, 2 * width) },
           outputs: vPlaces.outputs,
         }),
+        ...sequences,
       ],
     };
   },
@@ -129,6 +134,7 @@ export const PACKED_ATTENTION: OpDef = {
           inputs: { ...fused(v, q + k), 4: at(2) },
           outputs: { 0: at(2, { inner: v / heads }), 1: at(2) },
         }),
+        ...batchFactor(context, { inputs: { 0: 0, 3: 0, 4: 1, 5: 0 }, outputs: { 0: 0, 1: 1 } }),
       ],
     };
   },
@@ -154,5 +160,6 @@ export const PACKED_ATTENTION: OpDef = {
       inputs: [f32(1, 3, 32), f32(32, 96), f32(96)],
       attributes: { num_heads: int(4), unidirectional: int(1) },
     },
+    { inputs: [f32(2, 3, 32), f32(32, 96), f32(96)], attributes: { num_heads: int(4) } },
   ],
 };
