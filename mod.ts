@@ -140,6 +140,7 @@ export {
 export { balanced, type Layout, layout, type Range } from "./src/graph/layout.ts";
 
 // Passes.
+export type { NarrowDType } from "./src/passes/round_values.ts";
 export { type Config, type Dump, ParallelExecutionCtx } from "./src/passes/context.ts";
 export type { RewriteNote } from "./src/passes/rewrites/rewrite.ts";
 export { type Pass, pass } from "./src/passes/pass.ts";

@@ -6,15 +6,17 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { hostMeasurement, withMeasured } from "./measured_costs.ts";
-import { batchOf, shareNominal } from "./mesh_session.ts";
+import { batchOf, shareNominal } from "./mesh_batch.ts";
 import { graphsOfFile, OpenFiles } from "./model_graphs.ts";
 import { opDef } from "./ops/table.ts";
 import { cleanBlocks } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps } from "./passes/first_step.ts";
 import { foldedReport, reportOf } from "./passes/folded_report.ts";
+import { fuseRank } from "./passes/fuse_rank.ts";
+import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
-import { cleanPipeline } from "./passes/pipelines.ts";
+import { cleanPipeline, shardPipeline } from "./passes/pipelines.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type Branches, specializeBranches } from "./passes/specialize_branches.ts";
 import { wishesByGraph } from "./passes/wishes.ts";
@@ -79,8 +81,15 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const ranks = mesh?.tp ?? given.ranks;
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
+  const explained = (file: OnnxFile) =>
+    explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
   using file = readOnnx(path);
-  return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
+  // Rules are tried again for their notes, and read constants, which may lie in another file: it is open when they are asked for.
+  const get = () => {
+    using again = readOnnx(path);
+    return explained(again).rewrites;
+  };
+  return Object.defineProperty(explained(file), "rewrites", { get, enumerable: true });
 }
 
 /** Files of the graphs that are not planned, in which patterns may find their layers. */
@@ -127,11 +136,15 @@ export function explainFile(
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
   const blocks = ctx.config.logits === "last" ? undefined : cleanBlocks(imported, ctx);
   const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
-  const rewrites = () => {
+  const rewrites = (plan: Plan) => {
     // Of every place, and not of a few blocks.
     const whole = new ParallelExecutionCtx({ ranks, rank: 0, config: ctx.config });
-    cleanPipeline().run(imported, whole);
-    return whole.rewrites;
+    const clean = cleanPipeline().run(imported, whole);
+    if (config.fuse === false) return whole.rewrites;
+    // What a rank fuses that computes on a CPU.
+    whole.plan = plan;
+    const { notes } = fuseRank([localize(shardPipeline().run(clean, whole), 0, ranks)]);
+    return [...whole.rewrites, ...notes];
   };
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
@@ -145,7 +158,7 @@ export function explainFile(
       graph: graph(),
       config: ctx.config,
       get rewrites() {
-        return rewrites();
+        return rewrites(plan);
       },
       measured,
       plan,
@@ -168,7 +181,7 @@ export function explainFile(
     },
     config: ctx.config,
     get rewrites() {
-      return rewrites();
+      return rewrites(solved().plan);
     },
     measured,
     get plan() {

@@ -274,6 +274,7 @@ const TYPES = [
   "Step",
   "StepOptions",
   "GpuPeaks",
+  "NarrowDType",
   "GpuUse",
   "StepTiming",
   "Stored",

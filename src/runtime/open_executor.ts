@@ -1,6 +1,9 @@
 /** From a rank's graphs to what runs them: sessions of a CPU engine, or a GPU. */
+import { UnavailableError } from "../core/errors.ts";
 import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
+import { byteLength } from "../core/dtype.ts";
+import { Libc } from "../ffi/libc.ts";
 import { fuseRank } from "../passes/fuse_rank.ts";
 import type { Communicator } from "./comm/communicator.ts";
 import { compile, compileAll } from "./compile.ts";
@@ -10,6 +13,7 @@ import { CpuModelExecutor } from "./cpu/model_executor.ts";
 import { type EngineChoice, openEngine } from "./cpu/open_engine.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "./device_choice.ts";
 import type { Executor } from "./executor.ts";
+import { moveToHugePages } from "./host/huge_pages.ts";
 
 /** On what a model runs. */
 export interface ExecutionOptions {
@@ -104,8 +108,10 @@ async function openCpu(graphs: readonly ExecutableGraphs[], options: OpenOptions
     plain && SizeLimits.of(sharded) ? new SharedSessions() : undefined
   );
   const fused = await compileAll(fuse(graphs.map((g) => g.local)), { ...common, onProgress, sessions });
+  const settle = weightBytes(graphs) < LARGE ? undefined : settleMemory;
   const executors = graphs.map(({ sharded, local, plain }, i) =>
     new CpuModelExecutor({
+      settle,
       sharded,
       local,
       fused: fused[i]!,
@@ -114,4 +120,27 @@ async function openCpu(graphs: readonly ExecutableGraphs[], options: OpenOptions
     })
   );
   return { executors, notice: engine.notice };
+}
+
+/** Of fewer bytes of weights most stay in the processor's caches, in pages of any size. */
+const LARGE = 32 << 20;
+
+function weightBytes(graphs: readonly ExecutableGraphs[]): number {
+  const all = new Set(graphs.flatMap(({ local }) => local.nodes.flatMap((n) => n.kind === "get_attr" ? [n.data] : [])));
+  let bytes = 0;
+  for (const { dtype, shape } of all) bytes += byteLength(dtype, shape.reduce((a, b) => a * b, 1));
+  return bytes;
+}
+
+/** Moves what steps read to huge pages; nothing where there is no C library that we know. */
+function settleMemory(): void {
+  let libc: Libc;
+  try {
+    libc = new Libc();
+  } catch (error) {
+    if (error instanceof UnavailableError) return;
+    throw error;
+  }
+  moveToHugePages(libc);
+  libc[Symbol.dispose]();
 }

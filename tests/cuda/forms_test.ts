@@ -5,6 +5,7 @@ import { CudaLibraries } from "../../src/ffi/cuda_libraries.ts";
 import type { Attributes } from "../../src/graph/graph.ts";
 import { float, int, string } from "../../src/graph/attributes.ts";
 import type { OpExample } from "../../src/ops/def.ts";
+import { inlineData } from "../../src/graph/builder.ts";
 import { OPS } from "../../src/ops/table.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { GpuDevice } from "../../src/runtime/cuda/device.ts";
@@ -106,6 +107,18 @@ cudaTest("products with weights of few bits, and experts, at all forms that size
     ...halves.map((dtype) => gpuCase(op("com.microsoft.MoE"), moe(2, 6, 2), "few tokens", dtype)!),
     ...[qmoe(1, 16), qmoe(30, 16)].map((e, i) => gpuCase(op("com.microsoft.QMoE"), e, `${i}`)!),
   ];
+  await assertGpuCases(cases, { device, engine: await openNativeEngine() });
+});
+
+cudaTest("a tensor of one number is made in what the GPU holds floats in", async (env) => {
+  using device = new GpuDevice({ gpu: 0, libraries: new CudaLibraries({ env }) });
+  const def = OPS.get("ConstantOfShape")!;
+  const filled: OpExample = {
+    inputs: [{ dtype: "i64", shape: [2] }],
+    constants: { 0: [2, 3] },
+    attributes: { value: { kind: "tensor", value: inlineData("f32", [1], Float32Array.of(1.5)) } },
+  };
+  const cases = (["f32", "f16", "bf16"] as const).map((dtype) => gpuCase(def, filled, "of 1.5", dtype)!);
   await assertGpuCases(cases, { device, engine: await openNativeEngine() });
 });
 

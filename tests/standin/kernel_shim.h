@@ -211,23 +211,24 @@ template <bool SYNC, class Body> int run(uint3 grid, uint3 dim, unsigned shared_
   return 0;
 }
 
-struct Info { int count; const uint32_t* sizes; int (*run)(uint3, uint3, unsigned, void**); };
-template <bool SYNC, auto K> struct Kernel;
-template <bool SYNC, class... A, void (*K)(A...)> struct Kernel<SYNC, K> {
+struct Info { int count; const uint32_t* sizes; int (*run)(uint3, uint3, unsigned, void**); unsigned bound; };
+template <bool SYNC, unsigned BOUND, auto K> struct Kernel;
+template <bool SYNC, unsigned BOUND, class... A, void (*K)(A...)> struct Kernel<SYNC, BOUND, K> {
+  static_assert((sizeof(A) + ... + 0) <= 4096, "Formal parameter space overflowed (max 4096 bytes allowed)");
   static constexpr uint32_t sizes[sizeof...(A) + 1] = {sizeof(A)..., 0};
   template <size_t... I> static int go(uint3 g, uint3 b, unsigned s, void** p, std::index_sequence<I...>) {
     return run<SYNC>(g, b, s, [&] { K(*(A*)p[I]...); });
   }
   static int launch(uint3 g, uint3 b, unsigned s, void** p) { return go(g, b, s, p, std::index_sequence_for<A...>()); }
-  static constexpr Info info{sizeof...(A), sizes, launch};
+  static constexpr Info info{sizeof...(A), sizes, launch, BOUND};
 };
 
 }  // namespace shim
 
 // Called where the compiler's check finds an address that its type is not aligned to.
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { shim::misaligned = true; }
-#define SHIM_EXPORT(k, sync) \
-  extern "C" __attribute__((visibility("default"))) const shim::Info* shim_info_##k() { return &shim::Kernel<sync, k>::info; }
+#define SHIM_EXPORT(k, sync, bound) \
+  extern "C" __attribute__((visibility("default"))) const shim::Info* shim_info_##k() { return &shim::Kernel<sync, bound, k>::info; }
 
 static inline void __syncthreads() { shim::meet(shim::whole, shim::alive); }
 static inline void __syncwarp(unsigned mask = ~0u) { shim::meet_lanes(mask); }

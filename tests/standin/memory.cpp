@@ -102,7 +102,7 @@ int allocate(u64* out, u64 bytes, bool pool) {
   // As near to the guard page as the alignment lets it be, so that overruns hit it.
   u64 offset = (whole - bytes) / ALIGNMENT * ALIGNMENT;
   char* address = map + PAGE + offset;
-  memset(address, POISON, bytes);
+  memset(address, idle() ? 0 : POISON, bytes);
   memset(address + bytes, CANARY, whole - offset - bytes);
   blocks[reinterpret_cast<u64>(address)] = {bytes, map, mapped, physical_device(current_device), pool};
   used += bytes;
@@ -229,10 +229,10 @@ API int cuDeviceGetDefaultMemPool(u64* pool, int) { *pool = 1; return OK; }
 API int cuMemPoolSetAttribute(u64 pool, int, void*) { return pool == 1 ? OK : INVALID_VALUE; }
 API int cuMemPoolTrimTo(u64 pool, u64) { return pool == 1 ? OK : INVALID_VALUE; }
 
-API int cuMemHostAlloc(u64* out, u64 bytes, unsigned) {
+API int cuMemHostAlloc(u64* out, u64 bytes, unsigned flags) {
   NEEDS_CONTEXT;
   if (capturing()) return CAPTURE_UNSUPPORTED;
-  if (bytes == 0) return INVALID_VALUE;
+  if (bytes == 0 || flags > 7) return INVALID_VALUE;
   void* memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   memset(memory, POISON, bytes);
   std::lock_guard<std::mutex> guard(lock_);
@@ -242,6 +242,7 @@ API int cuMemHostAlloc(u64* out, u64 bytes, unsigned) {
 }
 API int cuMemFreeHost(u64 address) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   drain_all();
   std::lock_guard<std::mutex> guard(lock_);
   if (!host.erase(address)) return INVALID_VALUE;
@@ -250,6 +251,8 @@ API int cuMemFreeHost(u64 address) {
 }
 API int cuMemHostRegister_v2(u64 address, u64 bytes, unsigned) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
+  if (address == 0 || bytes == 0) return INVALID_VALUE;
   std::lock_guard<std::mutex> guard(lock_);
   if (inside(host, address, 1, [](u64 b) { return b; })) return 712;  // CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED
   host[address] = bytes;
@@ -260,9 +263,9 @@ API int cuMemHostUnregister(u64 address) {
   std::lock_guard<std::mutex> guard(lock_);
   return host.erase(address) ? OK : 713;  // CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED
 }
-API int cuMemHostGetDevicePointer_v2(u64* out, u64 address, unsigned) {
+API int cuMemHostGetDevicePointer_v2(u64* out, u64 address, unsigned flags) {
   NEEDS_CONTEXT;
-  if (!pinned(address, 1)) return INVALID_VALUE;
+  if (flags != 0 || !pinned(address, 1)) return INVALID_VALUE;
   *out = address;
   return OK;
 }

@@ -218,7 +218,8 @@ function oneHot(context: KernelContext): Lowered {
 
 function constantOfShape(context: KernelContext): Lowered {
   const { shape, dtype } = outputOf(context), value = tensorOf(context.attributes, "value");
-  const fill = value ? toNumbers(hostTensorFromBytes(dtype, [1], value.bytes().slice()))[0]! : 0;
+  // The output may be held in another dtype than the attribute's.
+  const fill = value ? toNumbers(hostTensorFromBytes(value.dtype, [1], value.bytes().slice()))[0]! : 0;
   return {
     steps: [{
       kind: "map",

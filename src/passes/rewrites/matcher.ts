@@ -1,5 +1,5 @@
 /** Looking at a graph from a node upwards: what rules match with. */
-import { type Dim, dimEquals } from "../../core/dim.ts";
+import { type Dim, dimAdd, dimEquals } from "../../core/dim.ts";
 import { toNumbers } from "../../core/host_tensor.ts";
 import { type DType, dtypeInfo } from "../../core/dtype.ts";
 import { intOf, intsOf } from "../../graph/attributes.ts";
@@ -175,7 +175,7 @@ export class Matcher<S extends Stage = Stage> {
     return { input, dim: axis[0]! < 0 ? axis[0]! + ndim : axis[0]!, from: from[0]!, to: to[0]! };
   }
 
-  /** Whether an integer tensor is `start`, `start + 1`, … along one dim of `length`, and has no other. */
+  /** Whether an integer tensor is `start`, `start + 1`, … along one dim of `length`, and has no other: a Range, or one plus a size. */
   counts(
     name: string,
     { fromRight, start, length }: { readonly fromRight: number; readonly start: Dim; readonly length: Dim },
@@ -183,16 +183,21 @@ export class Matcher<S extends Stage = Stage> {
     const shape = this.shape(name);
     const isAlone = shape?.every((d, i) => i === shape.length - fromRight ? dimEquals(d, length) : d === 1);
     if (!isAlone || shape!.length < fromRight) return false;
-    let source = name;
+    let source = name, offset: Dim = 0;
     for (;;) {
-      const renamed = this.call(source, "Unsqueeze", "Reshape", "Cast");
-      if (!renamed) break;
-      source = renamed.inputs[0]!;
+      const call = this.call(source, "Unsqueeze", "Reshape", "Cast", "Add");
+      if (!call) break;
+      if (call.op === "Add") {
+        const position = call.inputs.findIndex((input) => this.sizes(input)?.length === 1);
+        if (position < 0) break;
+        offset = dimAdd(offset, this.sizes(call.inputs[position]!)![0]!);
+        source = call.inputs[1 - position]!;
+      } else source = call.inputs[0]!;
     }
     const range = this.call(source, "Range");
     if (!range || this.value(source).type.dtype !== this.value(name).type.dtype) return false;
     const [first] = this.sizes(range.inputs[0]!) ?? [], step = this.ints(range.inputs[2]!);
-    return this.sameDim(first, start) && step?.[0] === 1;
+    return first !== undefined && this.sameDim(dimAdd(first, offset), start) && step?.[0] === 1;
   }
 
   /** The dim along which Concat joins, never negative. */

@@ -5,6 +5,7 @@ import type { OnProgress } from "../../core/progress.ts";
 import { CudaDriver } from "../../ffi/cuda_driver.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import type { Graph } from "../../graph/graph.ts";
+import { mostFloats } from "../../passes/round_values.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import { NcclCommunicator } from "../comm/nccl/nccl_communicator.ts";
 import type { HeldDType } from "../device_choice.ts";
@@ -101,15 +102,7 @@ function openDevice(comm: Communicator): GpuDevice {
 /** The dtype in which each dtype is held: the one that most of the weights have becomes `dtype`, others stay. */
 export function heldBy(graphs: readonly Graph<"local">[], dtype: HeldDType | undefined): (dtype: DType) => DType {
   if (dtype === undefined) return (own) => own;
-  const bytes = new Map<DType, number>();
-  for (const node of graphs.flatMap((g) => g.nodes)) {
-    if (node.kind !== "get_attr") continue;
-    const { dtype: own, shape } = node.data;
-    if (own === "f32" || own === "f16" || own === "bf16") {
-      bytes.set(own, (bytes.get(own) ?? 0) + shape.reduce((a, b) => a * b, 1));
-    }
-  }
-  const [most] = [...bytes].sort((a, b) => b[1] - a[1])[0] ?? [];
+  const most = mostFloats(graphs);
   if (most === undefined) throw new InputError(`Cannot hold the model in ${dtype}: it has no weights that are floats`);
   return (own) => (own === most ? HELD[dtype] : own);
 }

@@ -58,6 +58,14 @@ export interface StepSizes {
   readonly room?: number | undefined;
 }
 
+/** What depends on some symbols. */
+interface Dependents {
+  readonly names: readonly string[];
+  readonly units: readonly Unit[];
+  /** Of how many units these are. */
+  readonly among: number;
+}
+
 /** The units of a graph at the sizes of the last `bind`. */
 export class Preparer {
   readonly #graph: Graph<"local">;
@@ -72,6 +80,10 @@ export class Preparer {
   readonly #forms = new Map<string, Prepared>();
   /** The part of a call's form that does not change; null for calls that have none. */
   readonly #attributes = new Map<Call, string | null>();
+  /** What depends on a set of symbols; as a text grows, it is the same set at every step. */
+  readonly #dependents = new Map<string, Dependents>();
+  /** All that were prepared so far. */
+  readonly #units = new Set<Unit>();
   #sizes: StepSizes = { bindings: new Map() };
 
   constructor(graph: Graph<"local">, target: PrepareTarget) {
@@ -87,12 +99,15 @@ export class Preparer {
     const changed = new Set([...bindings.keys()].filter((name) => before.bindings.get(name) !== bindings.get(name)));
     if (changed.size === 0 && room === before.room) return;
     this.#forms.clear();
-    const depends = (name: string) => name !== "" && this.dependsOn(name, changed);
-    for (const name of this.#tensors.keys()) if (depends(name)) this.#tensors.delete(name);
-    for (const name of this.#ints.keys()) if (depends(name)) this.#ints.delete(name);
+    const { names, units } = this.#dependentsOf(changed);
+    for (const name of names) {
+      this.#tensors.delete(name);
+      this.#ints.delete(name);
+    }
+    for (const unit of units) this.#prepared.delete(unit);
+    if (room === before.room) return;
     for (const unit of this.#prepared.keys()) {
-      const usesRoom = unit.grows || unit.inputs.some((n) => this.#target.growing.has(n));
-      if ((usesRoom && room !== before.room) || this.varies(unit, changed)) this.#prepared.delete(unit);
+      if (unit.grows || unit.inputs.some((n) => this.#target.growing.has(n))) this.#prepared.delete(unit);
     }
   }
 
@@ -147,6 +162,7 @@ export class Preparer {
       prepared = unit.nodes.length > 1 ? this.#chain(unit) : this.#call(unit, node);
     } else prepared = this.#collective(node!);
     this.#prepared.set(unit, prepared);
+    this.#units.add(unit);
     return prepared;
   }
 
@@ -271,6 +287,16 @@ export class Preparer {
     const { exchange, steps, scratch } = collectiveSteps(node, context);
     const copies = steps.flatMap((step) => kernelOf(step, this.#texts));
     return { works: [{ kind: "exchange", exchange }, ...copies], aliases: [], scratch };
+  }
+
+  #dependentsOf(symbols: ReadonlySet<string>): Dependents {
+    const key = [...symbols].join(), known = this.#dependents.get(key);
+    if (known?.among === this.#units.size) return known;
+    const names = known?.names ?? [...this.#graph.values.keys()].filter((name) => this.dependsOn(name, symbols));
+    const units = [...this.#units].filter((unit) => this.varies(unit, symbols)), among = this.#units.size;
+    const found = { names, units, among };
+    this.#dependents.set(key, found);
+    return found;
   }
 
   #symbolsOf(name: string): ReadonlySet<string> {
