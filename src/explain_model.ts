@@ -6,7 +6,7 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { hostMeasurement, withMeasured } from "./measured_costs.ts";
-import { batchOf, shareNominal } from "./mesh_session.ts";
+import { batchOf, shareNominal } from "./mesh_batch.ts";
 import { graphsOfFile, OpenFiles } from "./model_graphs.ts";
 import { opDef } from "./ops/table.ts";
 import { cleanBlocks } from "./passes/clean_model.ts";
@@ -79,8 +79,15 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const ranks = mesh?.tp ?? given.ranks;
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
+  const explained = (file: OnnxFile) =>
+    explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
   using file = readOnnx(path);
-  return explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
+  // Rules are tried again for their notes, and read constants, which may lie in another file: it is open when they are asked for.
+  const get = () => {
+    using again = readOnnx(path);
+    return explained(again).rewrites;
+  };
+  return Object.defineProperty(explained(file), "rewrites", { get, enumerable: true });
 }
 
 /** Files of the graphs that are not planned, in which patterns may find their layers. */
@@ -125,7 +132,7 @@ export function explainFile(
   checkNominal(imported, config.nominal ?? {});
   // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
-  const blocks = cleanBlocks(imported, ctx);
+  const blocks = ctx.config.logits === "last" ? undefined : cleanBlocks(imported, ctx);
   const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
   const rewrites = () => {
     // Of every place, and not of a few blocks.

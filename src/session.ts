@@ -20,6 +20,7 @@ import { planFirstStep } from "./passes/first_step.ts";
 import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { loadPipeline, shardPipeline } from "./passes/pipelines.ts";
+import { roundValues } from "./passes/round_values.ts";
 import { wishesByGraph } from "./passes/wishes.ts";
 import type { Plan } from "./plan/plan.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
@@ -75,7 +76,7 @@ async function compileSharded(path: string, options: ParallelizeOptions): Promis
         return await use(copy.plain());
       },
     })),
-    options,
+    { ...options, fuse: options.config?.fuse },
   );
   const made = (i: number, other?: OtherGraph) => {
     const { sharded, local, plan } = parts[i]!;
@@ -128,10 +129,11 @@ async function compileGraphs(
         using again = new OpenFiles();
         const { main, other } = read(again);
         const graph = shardPipeline().run(cleanModel(i === 0 ? main : other!.graph, ctx), ctx);
-        return await use(localize(graph, comm.rank, comm.size, { plain: true }));
+        const local = localize(graph, comm.rank, comm.size, { plain: true });
+        return await use(config.roundTo ? roundValues(local, config.roundTo) : local);
       },
     })),
-    options,
+    { ...options, fuse: config.fuse },
   );
   const made = (i: number, otherGraph?: OtherGraph) => {
     const { ctx: _, ...part } = parts[i]!;

@@ -152,6 +152,8 @@ export interface OpDef {
   readonly factors?: (context: TypedContext) => FactorRule;
   /** Multiply-adds ×2 of the whole op; absent: one per output element. */
   readonly flops?: (context: TypedContext) => Dim;
+  /** Which part of its constant inputs the op reads, 0 to 1, of those that it reads only partly: the experts that tokens choose. */
+  readonly readsOf?: (context: TypedContext, size: (dim: Dim) => number) => number;
   /** Emits the node on one rank where the op itself does not do (sizes in attributes or int inputs, masks). Returns the output names. */
   readonly localize?: (context: LocalizeContext) => readonly string[];
   /**

@@ -2,6 +2,7 @@
 import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import type { Shape } from "../graph/types.ts";
 import type { InferContext, OpDef, TypedContext } from "./def.ts";
+import { dataSizedExpansion } from "./data_sized_target.ts";
 import { at, type Factor, type FactorRule } from "./factors.ts";
 import { movedNumbers, type RowsContext, type RowsOutcome, tellsRows } from "./rows.ts";
 import { isDataDependent, known } from "./known_ints.ts";
@@ -31,8 +32,12 @@ export const EXPAND: OpDef = {
   shapedBy: [1],
   localize: (context) => {
     const [y] = context.outputTensors;
-    if (y?.placement.kind !== "S" || !y.localShape || y.localShape.some(isDataDependent)) return emitUnchanged(context);
-    return [context.emit.op("Expand", [context.names[0]!, context.emit.sizes(y.localShape)])];
+    if (y?.placement.kind !== "S" || !y.localShape) return emitUnchanged(context);
+    const { emit, names } = context;
+    const target = y.localShape.some(isDataDependent)
+      ? dataSizedExpansion(context, y.localShape)
+      : emit.sizes(y.localShape);
+    return [emit.op("Expand", [names[0]!, target])];
   },
   examples: [
     { from: [3, 1], to: [2, 3, 4] },

@@ -1,7 +1,7 @@
 /** Ops that make tensors: Shape, Size, Sizes, ConstantOfShape, Range, OneHot, NonZero, Trilu, EyeLike. */
 import { asSymbol, type Dim, dimAdd, dimCeilDiv, dimSub } from "../core/dim.ts";
 import { int, intOf, tensorOf } from "../graph/attributes.ts";
-import { numel } from "../graph/types.ts";
+import { type KnownInts, numel } from "../graph/types.ts";
 import type { OpDef } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
 import { constantInts, isIntegral, known, knownScalar, knownVector, MAX_KNOWN } from "./known_ints.ts";
@@ -159,15 +159,38 @@ export const ONE_HOT: OpDef = {
   ],
 };
 
+/**
+ * Where a known content is not 0, in row order: torch.repeat_interleave counts out what to repeat so, by numbers that shapes give.
+ * Undefined where only data tells.
+ */
+function nonZeroPlaces(content: KnownInts | undefined): number[][] | undefined {
+  const numbers = constantInts(content);
+  return content && numbers?.flatMap((n, flat) => {
+    if (n === 0) return [];
+    let rest = flat;
+    return [
+      content.dims.toReversed().map((size) => {
+        const at = rest % size;
+        rest = (rest - at) / size;
+        return at;
+      }).toReversed(),
+    ];
+  });
+}
+
 export const NON_ZERO: OpDef = {
   op: "NonZero",
   domain: "",
   since: 13,
   inputs: ["X"],
-  infer: (context) => [{
-    dtype: "i64",
-    shape: context.inputs[0]?.shape ? [context.inputs[0].shape.length, context.fresh("nonzero")] : undefined,
-  }],
+  infer: (context) => {
+    const shape = context.inputs[0]?.shape;
+    if (!shape) return [{ dtype: "i64", shape: undefined }];
+    const at = nonZeroPlaces(context.ints[0]), count = at?.length ?? context.fresh("nonzero");
+    const ints = at && known([shape.length, at.length], shape.flatMap((_, dim) => at.map((place) => place[dim]!)));
+    const type = { dtype: "i64", shape: [shape.length, count] } as const;
+    return [ints ? { ...type, ints } : type];
+  },
   // A list of entries, each of one sample; their order within a sample is that of the whole.
   rows: ({ inputs: [x], outputs: [y], facts: [fact], batch }) => {
     const place = fact?.place, of = asSymbol(y?.shape?.[1] ?? 0);

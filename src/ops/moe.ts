@@ -135,6 +135,12 @@ function moeFlops({ inputs, outputs, attributes }: TypedContext, positions: Posi
   return [tokens, width, first?.[1] ?? 1].reduce<Dim>(dimMul, 4 * k);
 }
 
+/** Of all experts, those that tokens choose, if each chooses others. */
+function chosenPart({ inputs, attributes }: TypedContext, size: (dim: Dim) => number): number {
+  const [tokens = 1, experts = 1] = inputs[1]?.shape ?? [], k = intOf(attributes, "k") ?? 1;
+  return Math.min(1, size(tokens) * k / size(experts));
+}
+
 function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["examples"]): OpDef {
   const positions = op === "MoE" ? MOE_AT : QMOE_AT;
   return {
@@ -150,6 +156,7 @@ function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["exa
       return placement?.kind === "S" && placement.dim === 0 ? emitOwnExperts(context, weights) : emitUnchanged(context);
     },
     flops: (context) => moeFlops(context, positions),
+    readsOf: chosenPart,
     examples,
   };
 }

@@ -1,8 +1,8 @@
 /** MultiHeadAttention, and the Attention that makes q, k and v itself. Source: com.microsoft, ContribOperators.md. */
-import { type Dim, dimAdd, dimDivide, dimMul } from "../core/dim.ts";
-import { int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
+import { type Dim, dimAdd, dimDivide, dimEquals, dimMul } from "../core/dim.ts";
+import { float, int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
-import { at, NO_FACTORS } from "./factors.ts";
+import { at, type Factor, NO_FACTORS } from "./factors.ts";
 import { attentionFlops, batchFactor, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
@@ -52,7 +52,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
     if (!b) {
       const inputs = { ...q.inputs, ...kPlaces.inputs, ...vPlaces.inputs };
       const outputs = { ...q.outputs, ...kPlaces.outputs, ...vPlaces.outputs };
-      return { factors: [headFactor(context, "h", heads, { inputs, outputs }), ...sequences] };
+      return { factors: [headFactor(context, "h", heads, { inputs, outputs }), ...rowFactors(context)] };
     }
     const bias = (inner: number, offset: number) => ({ 3: at(0, { inner, offset }) });
     return {
@@ -84,8 +84,45 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
   examples: [
     { inputs: [f32(1, 3, 32), f32(1, 3, 32), f32(1, 3, 32)], attributes: { num_heads: int(4) } },
     { inputs: [f32(2, 3, 32), f32(2, 5, 32), f32(2, 5, 32), f32(96)], attributes: { num_heads: int(4) } },
+    // A bias for all heads, and one for each; keys and values by heads.
+    {
+      inputs: [f32(2, 5, 32), f32(2, 3, 32), f32(2, 3, 16), undefined, undefined, f32(1, 1, 5, 3)],
+      attributes: { num_heads: int(4), scale: float(0.5) },
+    },
+    {
+      inputs: [f32(2, 3, 24), f32(2, 3, 5, 8), f32(2, 3, 5, 8), undefined, undefined, f32(2, 3, 3, 5)],
+      attributes: { num_heads: int(3) },
+    },
   ],
 };
+
+/** Sequences of the batch, and tokens of the query: each row of scores is a softmax of its own. */
+function rowFactors(context: TypedContext): readonly Factor[] {
+  const shapes = context.inputs.map((i) => i?.shape), [batch, sequence] = shapes[0] as [Dim, Dim];
+  const padding = shapes[4];
+  // A padding mask of one dim is a length for each sequence, or these and more behind each other.
+  if (padding?.length === 1 && !dimEquals(padding[0]!, batch)) return [];
+  const rows = at(0), tokens = at(1);
+  const masks = {
+    ...(padding ? { 4: rows } : {}),
+    ...(shapes[5] && !dimEquals(shapes[5][0]!, 1) ? { 5: rows } : {}),
+  };
+  const past = { 6: rows, 7: rows }, caches = { 1: rows, 2: rows };
+  const factors = dimEquals(batch, 1) ? [] : [
+    headFactor(context, "b", batch, {
+      inputs: { 0: rows, 1: rows, 2: rows, ...masks, ...past },
+      outputs: { 0: rows, ...caches },
+    }),
+  ];
+  const isCausal = intOf(context.attributes, "unidirectional") === 1;
+  if (isCausal || dimEquals(sequence, 1) || context.outputs[1] || context.outputs[2]) return factors;
+  const inputs = {
+    0: tokens,
+    ...(padding?.length === 3 ? { 4: tokens } : {}),
+    ...(shapes[5] ? { 5: at(2) } : {}),
+  };
+  return [...factors, headFactor(context, "s", sequence, { inputs, outputs: { 0: tokens } })];
+}
 
 /** Widths of q, k and v of com.microsoft Attention. */
 function packedWidths(context: InferContext | TypedContext): readonly number[] | undefined {

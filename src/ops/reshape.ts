@@ -5,6 +5,7 @@ import { int, intOf } from "../graph/attributes.ts";
 import type { Shape } from "../graph/types.ts";
 import type { InferContext, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { withContent } from "./dims.ts";
+import { dataSizedReshape } from "./data_sized_target.ts";
 import { type At, at, type Factor, type FactorRule } from "./factors.ts";
 import { isDataDependent } from "./known_ints.ts";
 import { movedNumbers, type RowsContext, type RowsOutcome } from "./rows.ts";
@@ -153,14 +154,27 @@ function reshapeTarget(context: InferContext, shape: Shape, target: readonly Dim
 }
 
 /** Emits a Reshape of local input 0 to the local shape of the output; unchanged where nothing is sharded. */
-export function localizeRegrouping(context: LocalizeContext): readonly string[] {
-  const target = context.outputTensors[0]?.localShape;
-  const whole = context.outputTensors[0]?.placement.kind !== "S" && context.inputTensors[0]?.placement.kind !== "S";
-  if (whole || !target || target.some(isDataDependent)) return emitUnchanged(context);
+function localizeReshape(context: LocalizeContext): readonly string[] {
+  const local = localTarget(context);
+  if (!local) return emitUnchanged(context);
   // A literal 0 means "copy the dim" unless allowzero says otherwise: an empty shard needs it.
-  const allow = context.opset >= 14 && target.some((d) => d === 0);
+  const allow = context.opset >= 14 && local.some((d) => d === 0);
   const { emit, names } = context;
-  return [emit.op("Reshape", [names[0]!, emit.sizes(target)], allow ? { allowzero: int(1) } : {})];
+  const target = local.some(isDataDependent)
+    ? dataSizedReshape(context, local, intOf(context.attributes, "allowzero") !== 1)
+    : emit.sizes(local);
+  return [emit.op("Reshape", [names[0]!, target], allow ? { allowzero: int(1) } : {})];
+}
+
+/** Flatten, whose own form tells the sizes, stays where data decides one. */
+function localizeFlatten(context: LocalizeContext): readonly string[] {
+  const local = localTarget(context);
+  if (!local || local.some(isDataDependent)) return emitUnchanged(context);
+  return localizeReshape(context);
+}
+
+function localTarget({ inputTensors: [x], outputTensors: [y] }: LocalizeContext): Shape | undefined {
+  return y?.placement.kind === "S" || x?.placement.kind === "S" ? y?.localShape : undefined;
 }
 
 /** Elements keep their order: with as many before and after each sample, it is found in another dim. */
@@ -204,7 +218,7 @@ export const RESHAPE: OpDef = {
   rows: regroupedRows,
   numbers: (context) => movedNumbers(context, regroupingFactors(context).factors),
   shapedBy: [1],
-  localize: localizeRegrouping,
+  localize: localizeReshape,
   examples: [
     [[2, 3, 12], [2, 3, 4, 3]],
     [[2, 3, 4, 3], [0, 0, -1]],
@@ -234,7 +248,7 @@ export const FLATTEN: OpDef = {
   factors: regroupingFactors,
   rows: regroupedRows,
   numbers: (context) => movedNumbers(context, regroupingFactors(context).factors),
-  localize: localizeRegrouping,
+  localize: localizeFlatten,
   examples: [
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }] },
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }], attributes: { axis: int(2) } },

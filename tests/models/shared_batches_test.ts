@@ -11,7 +11,7 @@ import type { HostTensor } from "../../src/core/host_tensor.ts";
 import { readTensors } from "../../src/formats/tensor_file.ts";
 import { balanced, scale } from "../../src/graph/layout.ts";
 import { shard } from "../../src/graph/placement.ts";
-import { batchOf } from "../../src/mesh_session.ts";
+import { batchOf } from "../../src/mesh_batch.ts";
 import { type Batch, type BatchDim, batchFor } from "../../src/plan/batch.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { shardTensor } from "../../src/runtime/shard_io.ts";
