@@ -246,12 +246,13 @@ function wishesOf(
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */
 function checkNominal(graph: Graph<"global">, nominal: Nominal): void {
-  const symbols = new Set<string>();
+  const symbols = new Set<string>(), names = Object.keys(nominal);
+  if (names.length === 0) return;
   for (const node of graph.nodes) {
     if (node.kind !== "placeholder") continue;
     for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
   }
-  for (const name of Object.keys(nominal)) {
+  for (const name of names) {
     if (!symbols.has(name)) {
       throw new InputError(
         `Cannot plan with a size for "${name}": no input has such a dim${didYouMean(name, [...symbols])}`,
