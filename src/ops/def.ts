@@ -153,6 +153,8 @@ export interface OpDef {
   readonly flops?: (context: TypedContext) => Dim;
   /** Emits the node on one rank where the op itself does not do (sizes in attributes or int inputs, masks). Returns the output names. */
   readonly localize?: (context: LocalizeContext) => readonly string[];
+  /** Whether `localize` is asked also where nothing of the node is cut: it bears more than engines do. */
+  readonly localizesWhole?: (context: TypedContext) => boolean;
   /** Pairs (input, output) that carry a state from step to step, as positions: KV caches. */
   readonly carries?: (context: TypedContext) => readonly (readonly [number, number])[];
   /** Outputs for which the engine needs no memory of their own: a cache that grows in place. */
