@@ -2,13 +2,12 @@
  * What planning costs on models as exporters write them: `deno run -A bench/model_plan_bench.ts [--rounds 5] [--markdown] [--layers 2,12,32,80]
  * [--ranks 2,4,8] [--architectures llama,gpt2,llama-70b]`.
  *
- * Every time is taken in a process of its own, as on a rank: code that has not been compiled yet is slower. `report` is what
- * `shardwise plan` does: reading the file, and the plan with its prices. The other columns are the stages of a rank that runs the model.
+ * Every time is taken in a process of its own, as on a rank: code that has not been compiled yet is slower. `command` is
+ * `shardwise plan` from its start to its end; `report` is the larger part of that: reading the file, and the plan with its prices. The other columns are the stages of a rank that runs the model.
  * Weights are never read by planning: the files of theirs are holes. `bench/plan_bench.ts` times the search alone, warm.
  */
 import { parseArgs } from "node:util";
 import { importOnnx } from "../src/formats/import_onnx.ts";
-import { exportOnnx } from "../src/formats/export_onnx.ts";
 import { readOnnx } from "../src/formats/onnx_file.ts";
 import { ParallelExecutionCtx } from "../src/passes/context.ts";
 import { ParallelAxisSolverPass } from "../src/passes/parallel_axis_solver_pass.ts";
@@ -16,10 +15,9 @@ import { ParallelLayerAnnotatePass } from "../src/passes/parallel_layer_annotate
 import { ParallelLayerReplacePass } from "../src/passes/parallel_layer_replace_pass.ts";
 import { cleanModel } from "../src/passes/clean_model.ts";
 import { explainModel } from "../src/explain_model.ts";
-import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
-import { scaledGraph } from "./models/model_cache.ts";
 import { spreadOver } from "../src/core/statistics.ts";
 import { describeMachine } from "../src/runtime/host/describe_machine.ts";
+import { writeHollowModel } from "./models/hollow_model.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 /** One planning. */
@@ -36,8 +34,8 @@ interface Found {
   readonly nodes: number;
 }
 
-/** The sizes of a model of 70 billion parameters; three query heads a key/value head, as the small model has. */
-const LARGE = { layers: 80, hidden: 8064, heads: 63, kvHeads: 21, ffn: 28_672, vocabulary: 128_256 };
+/** Layers of `llama-70b`. */
+const MOST_LAYERS = 80;
 const STAGES = ["read", "clean", "plan", "replace"];
 
 const { values: options } = parseArgs({
@@ -58,34 +56,37 @@ async function compare(rounds: number): Promise<void> {
   try {
     const list = (text: string) => text.split(",");
     const models = list(options.architectures).flatMap((name) => {
-      const layers = name === "llama-70b" ? [LARGE.layers] : list(options.layers).map(Number);
-      return layers.map((n) => ({ title: `${name}, ${n} layers`, path: writeModel(folder, name, n) }));
+      const layers = name === "llama-70b" ? [MOST_LAYERS] : list(options.layers).map(Number);
+      return layers.map((n) => ({ title: `${name}, ${n} layers`, path: writeHollowModel(folder, name, n) }));
     });
     const cases = models.flatMap((m) => list(options.ranks).map((ranks) => ({ ...m, ranks: Number(ranks) })));
-    const found = cases.map(() => ({ report: [] as Found[], stages: [] as Found[] }));
+    const found = cases.map(() => ({ command: [] as number[], report: [] as Found[], stages: [] as Found[] }));
     for (let round = 0; round < rounds; round++) {
       for (const [i, { path, ranks }] of cases.entries()) {
+        found[i]!.command.push(await runCommand(path, ranks));
         for (const what of ["report", "stages"] as const) {
           found[i]![what].push(await runJob({ model: path, ranks, what }));
         }
       }
     }
     const rows = cases.map(({ title, ranks }, i) => {
-      const { report, stages } = found[i]!;
-      const spread = (all: readonly Found[], key: string) => {
-        const { median, least, largest } = spreadOver(all.map((f) => f.times[key]!));
+      const { command, report, stages } = found[i]!;
+      const spreadText = (times: readonly number[]) => {
+        const { median, least, largest } = spreadOver(times);
         return `${milliseconds(median)} (${milliseconds(least)}–${milliseconds(largest)})`;
       };
+      const spread = (all: readonly Found[], key: string) => spreadText(all.map((f) => f.times[key]!));
       const memory = Math.max(...report.map((f) => f.memory));
       return [
         `${title}, ${ranks} ranks`,
         `${stages[0]!.nodes}`,
+        spreadText(command),
         spread(report, "report"),
         `${(memory / 1e6).toFixed(0)}`,
         ...STAGES.map((stage) => spread(stages, stage)),
       ];
     });
-    const head = ["ms", "nodes", "report", "its MB", ...STAGES];
+    const head = ["ms", "nodes", "command", "report", "its MB", ...STAGES];
     print(printTable({ head, rows }, options.markdown));
     print(`\n${describeMachine()}; ${new Date().toISOString().slice(0, 10)}.`);
     print(
@@ -96,25 +97,18 @@ async function compare(rounds: number): Promise<void> {
   }
 }
 
-/** A model of which the weights' file is a hole. */
-function writeModel(folder: string, name: string, layers: number): string {
-  const large = name === "llama-70b";
-  const known: Architecture = ARCHITECTURES[large ? "llama" : name as keyof typeof ARCHITECTURES];
-  const graph = scaledGraph(known, large ? LARGE : { ...known.to, layers });
-  const path = `${folder}/${name}-${layers}.onnx`;
-  let end = 0;
-  const bytes = exportOnnx(graph, {
-    external: (_, data) => {
-      const length = 4 * data.shape.reduce((a, b) => a * b, 1), offset = end;
-      if (length < 1024) return undefined;
-      end += length;
-      return { location: `${name}-${layers}.onnx_data`, offset, length };
-    },
+/** The time of the whole command, in ms. */
+async function runCommand(model: string, ranks: number): Promise<number> {
+  const cli = new URL("../cli/main.ts", import.meta.url).pathname;
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", cli, "plan", model, "--tp", String(ranks)],
+    stdin: "null",
+    stdout: "null",
+    stderr: "inherit",
   });
-  Deno.writeFileSync(path, bytes);
-  using file = Deno.openSync(`${path}_data`, { write: true, create: true });
-  file.truncateSync(end);
-  return path;
+  const began = performance.now(), { code } = await command.output();
+  if (code !== 0) throw new Error(`Planning ${model} ended with code ${code}`);
+  return performance.now() - began;
 }
 
 async function runJob(job: Job): Promise<Found> {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { UsageError } from "../src/core/errors.ts";
 import type { BeamSearchOptions } from "../src/generate/beam_search.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
-import { launch } from "../launcher/launch.ts";
+import { launch, type LaunchConfig } from "../launcher/launch.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
 import type { DType } from "../src/core/dtype.ts";
@@ -300,7 +300,11 @@ export interface RankContext {
  * reports goes through a file, so that the command can print it after everything else. So does the job: with hundreds
  * of cases in the arguments, Deno was seen to end by a stack overflow at its start.
  */
-export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
+export async function startJob(
+  job: Job,
+  nproc: number,
+  { onClosedOutput }: Pick<LaunchConfig, "onClosedOutput"> = {},
+): Promise<JobEnd> {
   const folder = Deno.makeTempDirSync({ prefix: "shardwise-job-" });
   const files = [join(folder, "job.json"), join(folder, "reports.jsonl")] as const;
   try {
@@ -308,7 +312,7 @@ export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
     Deno.writeTextFileSync(files[1], "");
     const script = new URL("./worker.ts", import.meta.url).href;
     const program = { kind: "deno", script } as const;
-    const code = await launch({ program, args: files, nproc, output: "rank0", stdin: "none" });
+    const code = await launch({ program, args: files, nproc, output: "rank0", stdin: "none", onClosedOutput });
     const lines = Deno.readTextFileSync(files[1]).split("\n").filter((line) => line !== "");
     return { code, reports: lines.map((line) => JSON.parse(line)) };
   } finally {

@@ -1,16 +1,16 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import Table from "cli-table3";
 import { graphsBeside, ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
-import { planOutline } from "../src/plan/outline.ts";
+import { foldRows, planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
+import { isFile } from "../src/core/paths.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
 import type { Measurement } from "../src/runtime/host/calibration.ts";
-import { explainModel } from "../src/explain_model.ts";
+import { compareMeshes, explainModel } from "../src/explain_model.ts";
 import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
@@ -29,7 +29,8 @@ export const plan: Command = {
   description:
     "Prints every layer with what becomes of it (column-, row- or vocab-parallel, or replicated), the placement of its weights\n" +
     "(R: whole on every rank; S(d): cut along dim d), its bytes on a rank, its collectives with the bytes of one token, and what\n" +
-    "the model would cost more if this one layer were not split. No rank is started, and no weights are read.",
+    "the model would cost more if this one layer were not split. Equal layers share a row, of which the numbers are those of each.\n" +
+    "No rank is started, and no weights are read.",
   options: {
     tp: { short: "n", value: "N", help: "ranks to plan for; required" },
     set: {
@@ -51,7 +52,7 @@ export const plan: Command = {
     mesh: {
       value: "dp=D,tp=T",
       help: "D groups of T ranks: groups share the batch, the ranks of a group the layers; instead of --tp.\n" +
-        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+        "dp=D,tp=T,assume: samples are known to be independent where that cannot be proved",
     },
     ...PLAN_OPTIONS,
     html: HTML,
@@ -81,7 +82,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       `name ${join(model, FOLDER_FILES.model)}`,
     );
   }
-  if (made !== undefined && !existsSync(join(model, FOLDER_FILES.model))) {
+  if (made !== undefined && !isFile(join(model, FOLDER_FILES.model))) {
     throw args.error(
       `${model} was split with --quantize, and does not hold the whole model`,
       `its plan is ${join(model, FOLDER_FILES.plan)}; or name the model itself, with --quantize`,
@@ -126,6 +127,9 @@ async function printPlan(args: ParsedArgs): Promise<number> {
     printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
   }
   printResult(`${head}\n${costsLine(explained.measured)}`);
+  if (mesh && mesh.dp > 1 && config.plan === undefined) {
+    printResult(`\n${meshLines(compareMeshes(graph, { mesh, config, firstStep: first, beside })).join("\n")}`);
+  }
   if (named !== model && encoder !== undefined) {
     printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
   }
@@ -140,6 +144,16 @@ export function meshOf(args: ParsedArgs): DeviceMesh | undefined {
   const mesh = parseMesh(text), tp = args.text("tp");
   if (tp !== undefined && Number(tp) !== mesh.tp) throw args.error(`--tp ${tp} and --mesh ${text} disagree`);
   return mesh;
+}
+
+/** What each mesh of as many ranks would cost, a line each. */
+function meshLines({ rows, meshes }: ReturnType<typeof compareMeshes>): string[] {
+  return [
+    `meshes of as many ranks, for a step of ${rows} row${rows === 1 ? "" : "s"}:`,
+    ...meshes.map(({ mesh, seconds, weightBytes }) =>
+      `  ${printMesh(mesh).padEnd(14)}${printSeconds(seconds).padEnd(10)}${printBytes(weightBytes)} of weights a rank`
+    ),
+  ];
 }
 
 /** Which costs a plan was made with. */
@@ -164,7 +178,7 @@ function rules(args: ParsedArgs): Baseline[] {
 /** The report as a table between an outline and the estimated cost. */
 export function planScreen(report: PlanReport): string {
   const table = new Table({ head: [...PLAN_COLUMNS], style: { head: [], border: [], compact: true } });
-  table.push(...planRows(report));
+  table.push(...foldRows(planRows(report)));
   const { compute, communication, memory } = report.cost;
   const ms = (s: number) => `${(s * 1000).toPrecision(3)} ms`;
   return [

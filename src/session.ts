@@ -76,7 +76,7 @@ async function compileSharded(path: string, options: ParallelizeOptions): Promis
         return await use(copy.plain());
       },
     })),
-    options,
+    { ...options, fuse: options.config?.fuse },
   );
   const made = (i: number, other?: OtherGraph) => {
     const { sharded, local, plan } = parts[i]!;
@@ -133,7 +133,7 @@ async function compileGraphs(
         return await use(config.roundTo ? roundValues(local, config.roundTo) : local);
       },
     })),
-    options,
+    { ...options, fuse: config.fuse },
   );
   const made = (i: number, otherGraph?: OtherGraph) => {
     const { ctx: _, ...part } = parts[i]!;

@@ -2,6 +2,7 @@
 import { basename, dirname, join } from "node:path";
 import { byteLength } from "./core/dtype.ts";
 import { cannotWrite, FormatError, ShardwiseError } from "./core/errors.ts";
+import { isFile } from "./core/paths.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
@@ -385,12 +386,4 @@ function refuseOverwriting(model: string, to: string): void {
 /** Removes what an earlier export wrote. */
 function removeFile(path: string): void {
   if (isFile(path)) Deno.removeSync(path);
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
 }

@@ -1,12 +1,14 @@
 /** Reshape and Flatten: factors by groups of dims with equal products. Source: ONNX Reshape-14 (`allowzero`), Flatten-13. */
-import { type Dim, dimDivide, dimEquals, dimFloorDiv, dimMul, dimProduct } from "../core/dim.ts";
+import { type Dim, dimDivide, dimEquals, dimFloorDiv, dimMul, dimProduct, symbol } from "../core/dim.ts";
 import { ShapeError } from "../core/errors.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { Shape } from "../graph/types.ts";
 import type { InferContext, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { withContent } from "./dims.ts";
+import { dataSizedReshape } from "./data_sized_target.ts";
 import { type At, at, type Factor, type FactorRule } from "./factors.ts";
 import { isDataDependent } from "./known_ints.ts";
+import { movedNumbers, type RowsContext, type RowsOutcome } from "./rows.ts";
 import { emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 
 /** A block of consecutive indices within a dim. */
@@ -152,14 +154,45 @@ function reshapeTarget(context: InferContext, shape: Shape, target: readonly Dim
 }
 
 /** Emits a Reshape of local input 0 to the local shape of the output; unchanged where nothing is sharded. */
-export function localizeRegrouping(context: LocalizeContext): readonly string[] {
-  const target = context.outputTensors[0]?.localShape;
-  const whole = context.outputTensors[0]?.placement.kind !== "S" && context.inputTensors[0]?.placement.kind !== "S";
-  if (whole || !target || target.some(isDataDependent)) return emitUnchanged(context);
+function localizeReshape(context: LocalizeContext): readonly string[] {
+  const local = localTarget(context);
+  if (!local) return emitUnchanged(context);
   // A literal 0 means "copy the dim" unless allowzero says otherwise: an empty shard needs it.
-  const allow = context.opset >= 14 && target.some((d) => d === 0);
+  const allow = context.opset >= 14 && local.some((d) => d === 0);
   const { emit, names } = context;
-  return [emit.op("Reshape", [names[0]!, emit.sizes(target)], allow ? { allowzero: int(1) } : {})];
+  const target = local.some(isDataDependent)
+    ? dataSizedReshape(context, local, intOf(context.attributes, "allowzero") !== 1)
+    : emit.sizes(local);
+  return [emit.op("Reshape", [names[0]!, target], allow ? { allowzero: int(1) } : {})];
+}
+
+/** Flatten, whose own form tells the sizes, stays where data decides one. */
+function localizeFlatten(context: LocalizeContext): readonly string[] {
+  const local = localTarget(context);
+  if (!local || local.some(isDataDependent)) return emitUnchanged(context);
+  return localizeReshape(context);
+}
+
+function localTarget({ inputTensors: [x], outputTensors: [y] }: LocalizeContext): Shape | undefined {
+  return y?.placement.kind === "S" || x?.placement.kind === "S" ? y?.localShape : undefined;
+}
+
+/** Elements keep their order: with as many before and after each sample, it is found in another dim. */
+function regroupedRows({ inputs, outputs, facts: [fact] }: RowsContext): RowsOutcome {
+  const from = inputs[0]?.shape, to = outputs[0]?.shape, place = fact?.place;
+  // Numbers by index of a dim are for the factors to move.
+  if (!from || !to || !place || fact.numbers?.along !== undefined) return undefined;
+  const before = dimMul(dimProduct(from.slice(0, place.dim)), place.outer);
+  const after = dimMul(dimProduct(from.slice(place.dim + 1)), place.inner);
+  for (const [dim, size] of to.entries()) {
+    const outer = dimDivide(before, dimProduct(to.slice(0, dim))),
+      inner = dimDivide(after, dimProduct(to.slice(dim + 1)));
+    if (outer === undefined || inner === undefined) continue;
+    if (dimEquals(size, dimProduct([outer, symbol(place.of), inner]))) {
+      return [{ place: { dim, outer, inner, of: place.of }, numbers: fact.numbers }];
+    }
+  }
+  return undefined;
 }
 
 export const RESHAPE: OpDef = {
@@ -182,7 +215,10 @@ export const RESHAPE: OpDef = {
     return [withContent(context, reshapeTarget(context, x.shape, target))];
   },
   factors: regroupingFactors,
-  localize: localizeRegrouping,
+  rows: regroupedRows,
+  numbers: (context) => movedNumbers(context, regroupingFactors(context).factors),
+  shapedBy: [1],
+  localize: localizeReshape,
   examples: [
     [[2, 3, 12], [2, 3, 4, 3]],
     [[2, 3, 4, 3], [0, 0, -1]],
@@ -210,7 +246,9 @@ export const FLATTEN: OpDef = {
     return [{ dtype: x.dtype, shape: [dimProduct(x.shape.slice(0, cut)), dimProduct(x.shape.slice(cut))] }];
   },
   factors: regroupingFactors,
-  localize: localizeRegrouping,
+  rows: regroupedRows,
+  numbers: (context) => movedNumbers(context, regroupingFactors(context).factors),
+  localize: localizeFlatten,
   examples: [
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }] },
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }], attributes: { axis: int(2) } },

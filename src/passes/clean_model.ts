@@ -2,8 +2,8 @@
  * Cleaning a model of equal blocks at the price of a few.
  *
  * ```text
- * imported:  head, block 0 … block 79, tail      ->  head, block 0 … block 5, tail
- * cleaned:   head', block 0' … block 5', tail'   ->  head', block 0' … block 5', 74 times block 1' renamed, tail'
+ * imported:  head, block 0 … block 79, tail      ->  head, block 0 … block 3, tail
+ * cleaned:   head', block 0' … block 3', tail'   ->  head', block 0' … block 3', 76 times block 1' renamed, tail'
  * ```
  * Passes look at a place and its surroundings, so what they make of three equal blocks in a row they make of any number. That
  * the clean blocks are equal is looked for again, and nothing is assumed of where they begin: calls that all blocks share move
@@ -28,7 +28,7 @@ import { lastLogits } from "./last_logits.ts";
 import { cleanPipeline } from "./pipelines.ts";
 
 /** Blocks that are cleaned: as many as a search takes, and one of which parts move to the others. */
-const CLEANED = KEPT_BLOCKS + 1;
+const CLEANED = KEPT_BLOCKS[0] + 1;
 /** Of fewer blocks, all are cleaned in about the same time. */
 const LEAST_BLOCKS = CLEANED + 3;
 /** Equal blocks of the clean graph, of which the middle one stands for those that were left out. */
@@ -47,8 +47,8 @@ export function cleanModel(graph: Graph<"global">, ctx: ParallelExecutionCtx): G
 export interface CleanBlocks {
   /** Its blocks, for a search of a few. */
   readonly repeats: Repeats;
-  /** The module that a call of the whole comes from, by name. */
-  readonly scopes: ReadonlyMap<string, string | undefined>;
+  /** The module that a call of the whole comes from. */
+  readonly scopeOf: (name: string) => string | undefined;
   /** The whole clean graph. */
   readonly graph: () => Graph<"global">;
 }
@@ -145,7 +145,7 @@ class Unfolding {
     if (!outputOf(this.#graph).inputs.every((name) => repeats.values.has(name) || repeats.graph.values.has(name))) {
       return undefined;
     }
-    return { repeats, scopes: this.#scopes(repeats), graph: () => this.#whole() };
+    return { repeats, scopeOf: this.#scopesOf(repeats), graph: () => this.#whole() };
   }
 
   /**
@@ -278,11 +278,9 @@ class Unfolding {
     return { graph, kept, blocks: kept + more, ...full };
   }
 
-  #scopes({ graph, nodes }: Repeats): Map<string, string | undefined> {
-    const scopes = new Map<string, string | undefined>();
-    for (const node of graph.nodes) if (isCall(node)) scopes.set(node.name, node.scope);
-    for (const name of nodes.keys()) if (!scopes.has(name)) scopes.set(name, this.#origin(name)?.scope);
-    return scopes;
+  #scopesOf({ graph }: Repeats): CleanBlocks["scopeOf"] {
+    const scopes = new Map(graph.nodes.flatMap((n) => (isCall(n) ? [[n.name, n.scope] as const] : [])));
+    return (name) => scopes.has(name) ? scopes.get(name) : this.#origin(name)?.scope;
   }
 
   #whole(): Graph<"global"> {

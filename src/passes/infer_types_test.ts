@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { type Dim, dimAdd, dimKey, symbol } from "../core/dim.ts";
 import { ShapeError } from "../core/errors.ts";
-import { int } from "../graph/attributes.ts";
+import { int, tensor as tensorAttribute } from "../graph/attributes.ts";
 import { GraphBuilder, inlineData } from "../graph/builder.ts";
 import { type Attributes, type Graph, isCall, valueOf } from "../graph/graph.ts";
 import { printType } from "../graph/types.ts";
@@ -79,6 +79,21 @@ Deno.test("foldShapes() keeps what data decides", () => {
   const graph = foldShapes(inferTypes(g.finish("count")));
   assert.deepEqual(graph.nodes.filter(isCall).map((n) => n.op), ["NonZero", "Shape"]);
   assert.match(dimKey(valueOf(graph, "count").ints!.elements[0]!), /#/);
+});
+
+Deno.test("inferTypes() counts the places of what shapes decide, as torch.repeat_interleave does", () => {
+  const g = new Sketch();
+  g.input("x", [b, 3]);
+  const twos = { value: tensorAttribute(inlineData("i64", [1], BigInt64Array.of(2n))) };
+  g.call("ConstantOfShape", [g.ints("three", [3])], "repeats", twos);
+  g.call("Range", [g.ints("from", [0], true), g.ints("most", [2], true), g.ints("by", [1], true)], "columns");
+  g.call("Unsqueeze", ["repeats", g.ints("last", [1])], "rows");
+  g.call("Less", ["columns", "rows"], "wanted");
+  g.call("NonZero", ["wanted"], "places");
+  g.call("Transpose", ["places"], "indices");
+  const indices = valueOf(inferTypes(g.finish("indices")), "indices");
+  assert.equal(printType(indices.type), "i64[6,2]");
+  assert.deepEqual(indices.ints?.elements, [0, 0, 0, 1, 1, 0, 1, 1, 2, 0, 2, 1]);
 });
 
 Deno.test("inferTypes() dissolves the expand(-1) idiom of exporters", () => {

@@ -162,6 +162,11 @@ export class Pricing {
     return bytes * (1 - 1 / this.ranks) / this.model.bytesPerSecond;
   }
 
+  /** What `collectives` spare that share the barriers of others. */
+  sharedBarriers(collectives: number): number {
+    return collectives * picoseconds(this.model.collectiveSeconds);
+  }
+
   /** The collectives that a call with an `internal` factor brings along, for an output of `bytes`. */
   internal(bytes: number): number {
     const { internalCollectives, collectiveSeconds, sharedBytesPerSecond } = this.model;

@@ -114,7 +114,7 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
       const value = valueOf(graph, name);
       if (node.kind === "placeholder") return declare(value, { kind: "input", name });
       if (node.kind === "get_attr") {
-        builder.append(node, [value]);
+        builder.append({ ...node, name: builder.freshNode(node.name) }, [value]);
         return name;
       }
       if (isSizes(node)) {
@@ -172,7 +172,8 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
       } else if (isCall(node) && !isSizes(node) && levelOf(firstOutput(node)) === k) {
         const captures = new Map((node.captures ?? []).map((c) => [c, read(c)]));
         const here = renameCaptures({ ...node, inputs: node.inputs.map(read) }, captures);
-        builder.append(here, node.outputs.filter((o) => o !== "").map((o) => valueOf(graph, o)));
+        // Its name may be that of a value, which another segment gives to the placeholder that it reads.
+        builder.call(here, node.outputs.filter((o) => o !== "").map((o) => valueOf(graph, o)));
       } else continue;
       for (const name of node.outputs) {
         const last = lastRead.get(name) ?? -1;

@@ -40,3 +40,21 @@ Deno.test("segment() has a rank meet the others also where it does not read the 
   assert.equal(meetings[0]!.length, meetings[1]!.length);
   assert.equal(barriers(meetings[1]!), 2);
 });
+
+Deno.test("segment() takes a value that is called as a call of another segment is", () => {
+  const builder = new GraphBuilder("local", "g", new Map([["", 17]]));
+  builder.placeholder({ name: "x", type: TYPE });
+  const add = (name: string, inputs: readonly string[], output: string, level: number) =>
+    builder.call(
+      { kind: "call_function", name, domain: "", op: "Sum", inputs, outputs: [output], attributes: {}, level },
+      [{ name: output, type: TYPE }],
+    );
+  add("first", ["x"], "second", 0);
+  builder.collective({ collective: "all_reduce", reduction: "sum", inputs: ["x"], outputs: ["sum"] }, {
+    name: "sum",
+    type: TYPE,
+  });
+  add("second", ["second", "sum"], "y", 1);
+  const program = segment(builder.finish({ inputs: ["y"], names: ["out"] }), 0, 2);
+  assert.deepEqual(program.steps.map((s) => s.kind), ["segment", "barrier", "segment"]);
+});

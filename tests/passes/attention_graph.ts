@@ -39,6 +39,10 @@ export interface AttentionForm {
   readonly causal?: boolean;
   /** Whether keys are transposed with batch and heads folded into one dim, as torch.export has it. */
   readonly folded?: boolean;
+  /** Whether this step's tokens are counted from 0, with the past added. */
+  readonly counted?: boolean;
+  /** How heads are merged: to rows of batch and tokens, or after something else has read them; default `[batch, sequence, width]`. */
+  readonly merged?: "rows" | "later";
   /** Whether the keys are a result under a second name too. */
   readonly keysRead?: boolean;
 }
@@ -95,7 +99,9 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
   const pastSize = dimOf("past.key", 2), totalSize = dimOf("attention_mask", 1);
 
   // The mask: key <= token, and no padding, and within the window.
-  const tokens = op("Unsqueeze", [op("Range", [pastSize, totalSize, scalarInt(1)]), sizes(0, 1, 3)]);
+  const counted = op("Add", [op("Range", [scalarInt(0), dimOf("x", 1), scalarInt(1)]), pastSize]);
+  const stepsAt = form.counted ? counted : op("Range", [pastSize, totalSize, scalarInt(1)]);
+  const tokens = op("Unsqueeze", [stepsAt, sizes(0, 1, 3)]);
   const keysAt = op("Unsqueeze", [op("Range", [scalarInt(0), totalSize, scalarInt(1)]), sizes(0, 1, 2)]);
   const padding = op("Unsqueeze", [op("Cast", ["attention_mask"], { to: int(9) }), sizes(1, 2)]);
   let allowed = form.causal === false ? padding : op("And", [op("LessOrEqual", [keysAt, tokens]), padding]);
@@ -212,8 +218,15 @@ export function attentionGraph(form: AttentionForm): Graph<"global"> {
     });
     return op("Reshape", [op("Transpose", [folded], { perm: ints([0, 2, 1]) }), target]);
   };
-  const joinHeads = (x: string) => op("Reshape", [op("Transpose", [x], { perm: ints([0, 2, 1, 3]) }), sizes(0, 0, -1)]);
-  const output = (x: string) => op("MatMul", [x, weight("o", heads * headDim, HIDDEN)], {}, "y");
+  const joinHeads = (x: string) => {
+    const read = form.merged === "later" ? op("Mul", [x, number(2)]) : x;
+    const turned = op("Transpose", [read], { perm: ints([0, 2, 1, 3]) });
+    return op("Reshape", [turned, form.merged === "rows" ? sizes(-1, heads * headDim) : sizes(0, 0, -1)]);
+  };
+  const output = (x: string) => {
+    if (form.merged !== "rows") return op("MatMul", [x, weight("o", heads * headDim, HIDDEN)], {}, "y");
+    return op("Reshape", [op("MatMul", [x, weight("o", heads * headDim, HIDDEN)]), op("Shape", ["x"])], {}, "y");
+  };
   if (form.asOp) {
     output(joinHeads(op("Attention", [q, repeat(keys), repeat(values), allowed], { scale: real(headDim ** -0.5) })));
     const results = ["y", "present.key", "present.value"];

@@ -119,6 +119,21 @@ const FORMS: Readonly<Record<string, AttentionForm>> = {
   "a mask that is added before scores are scaled": { heads: 4, kvHeads: 2, headDim: 8, rotated: 0, scaledLast: true },
   "a cache that is a result under another name": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, named: true },
   "ONNX's Attention after the cache": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, asOp: true },
+  "tokens that are counted from 0, with the past added": {
+    heads: 4,
+    kvHeads: 2,
+    headDim: 8,
+    rotated: 0,
+    counted: true,
+  },
+  "heads that are merged to rows": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, merged: "rows" },
+  "heads that something reads before they are merged": {
+    heads: 3,
+    kvHeads: 3,
+    headDim: 8,
+    rotated: 0,
+    merged: "later",
+  },
   "16 bits": { heads: 4, kvHeads: 2, headDim: 8, rotated: 8, dtype: "f16" },
   "later tokens' scores replaced, and padding added": {
     heads: 4,

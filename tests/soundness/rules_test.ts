@@ -97,3 +97,24 @@ Deno.test("a loss over classes in another dim than the last is taken over all of
   const [loss] = net.ops("SoftmaxCrossEntropyLoss", [h, labels], 1, { ignore_index: int(-100) });
   await sameOnAllRanks(net, net.finish(loss!));
 });
+
+Deno.test("heads are cut where data decides how many tokens there are, however a target says so", async () => {
+  // On three ranks one has no head, and parts of no elements from which no size can be told.
+  const net = new Net(), heads = 2, width = heads * 4;
+  const rows = net.op("Squeeze", [net.op("NonZero", [net.ids([1, 0, 1, 1, 0])]), net.ints(0)]);
+  const x = net.op("Gather", [net.linear(net.input([2, 5, 8]), 8, 8), rows], { axis: int(1) });
+  const count = net.op("Slice", [net.op("Shape", [x]), net.ints(1), net.ints(2), net.ints(0)]);
+  const sizes = (...parts: (number | string)[]) =>
+    net.op("Concat", parts.map((p) => (typeof p === "number" ? net.ints(p) : p)), { axis: int(0) });
+  const turned = (t: string, ...perm: number[]) => net.op("Transpose", [t], { perm: ints(perm) });
+  const split = (...target: (number | string)[]) =>
+    turned(net.op("Reshape", [net.linear(x, 8, width), sizes(...target)]), 0, 2, 1, 3);
+  const q = split(2, count, heads, 4), k = split(2, -1, heads, 4), v = split(0, 0, heads, 4);
+  const scores = net.op("MatMul", [q, turned(k, 0, 1, 3, 2)]);
+  const folded = net.op("Softmax", [net.op("Reshape", [scores, sizes(2 * heads, count, count)])], { axis: int(-1) });
+  const mixed = net.op("MatMul", [net.op("Reshape", [folded, sizes(2, heads, count, count)]), v]);
+  const twice = net.op("Expand", [net.op("Unsqueeze", [mixed, net.ints(2)]), sizes(2, heads, 2, count, 4)]);
+  const repeated = net.op("Reshape", [twice, sizes(2, 2 * heads, count, 4)]);
+  const merged = net.op("Reshape", [turned(repeated, 0, 2, 1, 3), sizes(2, count, 2 * width)]);
+  await sameOnAllRanks(net, net.finish(net.linear(merged, 2 * width, 8)));
+});

@@ -10,10 +10,12 @@
 import type { DType } from "../../core/dtype.ts";
 import type { Attributes, Call } from "../../graph/graph.ts";
 
-/** A tensor in device memory: contiguous, row-major, all sizes known. */
+/** A tensor in device memory: row-major, all sizes known. */
 export interface KernelTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
+  /** Where there are gaps between rows, as in the memory of a state that grows: elements from index to index of each dim. */
+  readonly strides?: readonly number[];
 }
 
 /** What a lowering is given: one call with its sizes. */
@@ -92,6 +94,8 @@ export interface RowsStep {
   readonly inner: readonly number[];
   readonly reads: readonly Access[];
   readonly reductions: readonly Reduction[];
+  /** Names for expressions over the reads, and over results in what is written; in order. */
+  readonly lets?: readonly { readonly name: string; readonly expression: string }[];
   /** `each`: for every element of the row, else once a row (the strides of inner dims are then unused). */
   readonly writes: readonly { readonly access: Access; readonly expression: string; readonly each: boolean }[];
   readonly params?: Params;

@@ -1,5 +1,5 @@
 /** Matrix products: cuBLAS where the batch is regular, sums over rows for the rest. */
-import { floatOf, intOf, intsOf as intsAttribute, stringOf } from "../../graph/attributes.ts";
+import { floatOf, intOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { broadcast, count, input, inputOf, output, outputOf, stridesOf, unknownForm, whole } from "./access.ts";
 import { withEpilogue } from "./epilogue.ts";
@@ -11,16 +11,21 @@ interface Batch {
   readonly lead: readonly number[];
   readonly rows: number;
   readonly columns: number;
-  /** Elements from one matrix to the next; `rows · columns` by default. */
+  /** Elements from one row to the next; `columns` by default. */
+  readonly stride?: number;
+  /** Elements from one matrix to the next; `rows · stride` by default. */
   readonly pitch?: number;
 }
 
-function batchOf(operand: Operand, shape: readonly number[]): Batch {
-  return { operand, lead: shape.slice(0, -2), rows: shape.at(-2)!, columns: shape.at(-1)! };
+function batchOf(operand: Operand, shape: readonly number[], strides?: readonly number[]): Batch {
+  const batch = { operand, lead: shape.slice(0, -2), rows: shape.at(-2)!, columns: shape.at(-1)! };
+  return strides && shape.length > 1
+    ? { ...batch, stride: strides.at(-2)!, ...(shape.length > 2 ? { pitch: strides.at(-3)! } : {}) }
+    : batch;
 }
 
-function matrix({ operand, columns }: Pick<Batch, "operand" | "columns">, transposed = false): Matrix {
-  return { operand, offset: 0, stride: columns, batch: 0, transposed };
+function matrix({ operand, columns, stride = columns }: Batch, transposed = false): Matrix {
+  return { operand, offset: 0, stride, batch: 0, transposed };
 }
 
 /**
@@ -42,10 +47,12 @@ export function matmulSteps(
   if (batches * m * n === 0) return [];
   const step = { kind: "gemm" as const, n, k, alpha, beta };
   const am = matrix(a, transposeA), bm = matrix(b, transposeB), cm = matrix(c);
-  if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA) {
+  const isDense = ({ rows, columns, stride = columns, pitch = rows * stride }: Batch) => pitch === rows * stride;
+  if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA && (batches === 1 || isDense(a))) {
     return [{ ...step, m: batches * m, batches: 1, a: am, b: bm, c: cm }];
   }
-  const sizes = { a: a.pitch ?? a.rows * a.columns, b: b.pitch ?? b.rows * b.columns, c: m * n };
+  const pitch = (x: Batch) => x.pitch ?? x.rows * (x.stride ?? x.columns);
+  const sizes = { a: pitch(a), b: pitch(b), c: m * n };
   const own = (batch: Batch, size: number): number[] => {
     const strides = stridesOf(batch.lead), skip = lead.length - batch.lead.length;
     return lead.map((_, d) => (d < skip || batch.lead[d - skip] === 1 ? 0 : strides[d - skip]! * size));
@@ -88,14 +95,15 @@ function requireFloat(context: KernelContext): void {
 /** `MatMul` of inputs 0 and 1: a vector is a matrix of one row (at the left) or one column. */
 export function matmul(context: KernelContext, flags: { a?: boolean; b?: boolean; alpha?: number } = {}): Lowered {
   requireFloat(context);
-  const left = inputOf(context, 0).shape, right = inputOf(context, 1).shape, to = outputOf(context).shape;
+  const { shape: left, strides: own } = inputOf(context, 0), { shape: right, strides: other } = inputOf(context, 1);
+  const to = outputOf(context).shape;
   const a = left.length === 1 ? [1, ...left] : left, b = right.length === 1 ? [...right, 1] : right;
   const lead = to.slice(0, to.length - (left.length > 1 ? 1 : 0) - (right.length > 1 ? 1 : 0));
   const rows = flags.a ? a.at(-1)! : a.at(-2)!, columns = flags.b ? b.at(-2)! : b.at(-1)!;
   return {
     steps: matmulSteps([
-      batchOf(input(context, 0), a),
-      batchOf(input(context, 1), b),
+      batchOf(input(context, 0), a, own),
+      batchOf(input(context, 1), b, other),
       { operand: output(context), lead, rows, columns },
     ], { transposeA: flags.a ?? false, transposeB: flags.b ?? false, alpha: flags.alpha ?? 1 }),
   };
@@ -181,65 +189,8 @@ function matmulInteger(context: KernelContext): Lowered {
   };
 }
 
-/** Any number of spatial dims, groups, strides, dilations and pads: one row for each output element. */
-function conv(context: KernelContext): Lowered {
-  const x = inputOf(context, 0).shape, w = inputOf(context, 1).shape, to = outputOf(context).shape;
-  const { attributes } = context, dims = x.length - 2;
-  const auto = stringOf(attributes, "auto_pad") ?? "NOTSET";
-  const groups = intOf(attributes, "group") ?? 1;
-  const steps = intsAttribute(attributes, "strides") ?? Array(dims).fill(1);
-  const spread = intsAttribute(attributes, "dilations") ?? Array(dims).fill(1);
-  const pads = Array.from({ length: dims }, (_, d) => {
-    if (auto === "NOTSET" || auto === "VALID") return intsAttribute(attributes, "pads")?.[d] ?? 0;
-    const all = Math.max(0, (to[d + 2]! - 1) * steps[d] + (w[d + 2]! - 1) * spread[d] + 1 - x[d + 2]!);
-    return auto === "SAME_LOWER" ? Math.ceil(all / 2) : Math.floor(all / 2);
-  });
-  const own = stridesOf(x), weights = stridesOf(w), perGroup = to[1]! / groups, inner = w.slice(1);
-  const params: Record<string, number> = { perGroup, channels: w[1]!, cs: own[1]! };
-  const place = Array.from({ length: dims }, (_, d) => {
-    Object.assign(params, {
-      [`st${d}`]: steps[d],
-      [`di${d}`]: spread[d],
-      [`pa${d}`]: pads[d],
-      [`si${d}`]: x[d + 2]!,
-      [`ss${d}`]: own[d + 2]!,
-    });
-    return `(i${d + 2} * st${d} + r${d + 1} * di${d} - pa${d})`;
-  });
-  const inside = place.map((p, d) => `${p} >= 0 && ${p} < si${d}`).join(" && ");
-  const offset = ["o0", "((i1 / perGroup) * channels + r0) * cs", ...place.map((p, d) => `${p} * ss${d}`)].join(" + ");
-  const reads: Access[] = [
-    { operand: input(context, 0), offset: 0, strides: [own[0]!, ...Array(to.length - 1 + inner.length).fill(0)] },
-    { operand: input(context, 1), offset: 0, strides: [0, weights[0]!, ...Array(dims).fill(0), ...weights.slice(1)] },
-  ];
-  if (context.inputs[2]) {
-    reads.push({ operand: input(context, 2), offset: 0, strides: [0, 1, ...Array(dims + inner.length).fill(0)] });
-  }
-  return {
-    steps: [{
-      kind: "rows",
-      outer: to,
-      inner,
-      reads,
-      reductions: [{
-        name: "r",
-        init: "0",
-        combine: "a + b",
-        value: `(${inside || "true"}) ? ld(p0[${offset}]) * x1 : 0.f`,
-      }],
-      writes: [{
-        access: { operand: output(context), offset: 0, strides: [...stridesOf(to), ...inner.map(() => 0)] },
-        expression: context.inputs[2] ? "r + x2" : "r",
-        each: false,
-      }],
-      params,
-    }],
-  };
-}
-
 /** All lowerings of products, by op. */
 export const PRODUCTS: Readonly<Record<string, Lowering>> = {
-  Conv: conv,
   Gemm: gemm,
   MatMul: (context) => matmul(context),
   MatMulInteger: matmulInteger,

@@ -15,7 +15,7 @@
  * what the graph gave them (blind_rows.ts).
  */
 import { type Dim, dimAdd, dimSub } from "../../core/dim.ts";
-import { float, int } from "../../graph/attributes.ts";
+import { float, int, ints } from "../../graph/attributes.ts";
 import type { Call, Node } from "../../graph/graph.ts";
 import { type Attention, attentionAt } from "./attention_pattern.ts";
 import { blindRows, blindRowsProblem } from "./blind_rows.ts";
@@ -82,15 +82,7 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
       return `the cache "${result}" is read elsewhere too`;
     }
   }
-  const transpose = m.onlyReader(node.outputs[0]!);
-  const reshape = transpose && m.transposed(transpose.outputs[0]!, HEADS_FIRST) === node.outputs[0]
-    ? m.onlyReader(transpose.outputs[0]!)
-    : undefined;
-  const merged = reshape?.op === "Reshape" ? m.shape(reshape.outputs[0]!) : undefined;
-  const width = heads * size;
-  if (!transpose || !reshape || merged?.length !== 3 || !m.sameDim(merged[0], batch) || merged[2] !== width) {
-    return "the heads are not merged to [batch, sequence, width]";
-  }
+  const width = heads * size, merging = mergingOf(node, m, [batch, width]);
 
   // From here on nothing may be refused: what is emitted is shared with other layers.
   const emit = new Emit(names, node);
@@ -111,7 +103,7 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
     rows.mask,
     ...(rows.kind === "mean" ? [rows.keep, rows.later] : []),
   ];
-  const output = reshape.outputs[0]!;
+  const output = merging.merged ?? names.of(`${node.name}.heads`);
   const raw = rows.kind === "fill" ? names.of(`${node.name}.attention`) : output;
   emit.append({
     kind: "call_function",
@@ -129,7 +121,43 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
   emit.values.push({ name: raw, type });
   for (const { result } of [keys, values]) emit.values.push(m.value(result));
   if (rows.kind === "fill") emit.call({ op: "Where", inputs: [rows.see, raw, rows.value], type, output });
-  return emit.replacement([...made, transpose, reshape].map((n) => n.name));
+  if (merging.merged === undefined) {
+    const turned = { dtype, shape: [batch, sequence, heads, size] };
+    const inputs = [output, emit.sizes([0, 0, heads, -1])];
+    const tokensFirst = emit.call({
+      op: "Reshape",
+      inputs,
+      type: turned,
+      ...(merging.turned === undefined ? {} : { output: merging.turned }),
+    });
+    if (merging.turned === undefined) {
+      const attributes = { perm: ints(HEADS_FIRST) };
+      const { type } = m.value(node.outputs[0]!);
+      emit.call({ op: "Transpose", inputs: [tokensFirst], attributes, type, output: node.outputs[0]! });
+    }
+  }
+  return emit.replacement([...made, ...merging.nodes].map((n) => n.name));
+}
+
+/** What reads the heads that attention gives. */
+interface Merging {
+  /** The value `[batch, sequence, width]` that they are merged to. */
+  readonly merged?: string;
+  /** Or the value `[batch, sequence, heads, dim]` that they are turned to, which is read otherwise: as rows, say. */
+  readonly turned?: string;
+  /** The nodes that do so. */
+  readonly nodes: readonly Call[];
+}
+
+function mergingOf(node: Call, m: Matcher, [batch, width]: readonly [Dim, number]): Merging {
+  const transpose = m.onlyReader(node.outputs[0]!), turned = transpose?.outputs[0];
+  if (!transpose || turned === undefined || m.transposed(turned, HEADS_FIRST) !== node.outputs[0]) return { nodes: [] };
+  const reshape = m.onlyReader(turned), merged = reshape?.op === "Reshape" ? reshape.outputs[0] : undefined;
+  const shape = merged === undefined ? undefined : m.shape(merged);
+  if (!reshape || merged === undefined || shape?.length !== 3 || !m.sameDim(shape[0], batch) || shape[2] !== width) {
+    return { turned, nodes: [transpose] };
+  }
+  return { merged, nodes: [transpose, reshape] };
 }
 
 /** How many keys there are, in the form that GroupQueryAttention takes: one less for each sequence, and all. */

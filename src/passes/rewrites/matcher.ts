@@ -1,5 +1,5 @@
 /** Looking at a graph from a node upwards: what rules match with. */
-import { type Dim, dimEquals } from "../../core/dim.ts";
+import { type Dim, dimAdd, dimEquals } from "../../core/dim.ts";
 import { toNumbers } from "../../core/host_tensor.ts";
 import { type DType, dtypeInfo } from "../../core/dtype.ts";
 import { intOf, intsOf } from "../../graph/attributes.ts";
@@ -13,6 +13,7 @@ import {
   opKey,
   outputOf,
   producers,
+  type Stage,
   type TensorData,
   type Value,
   valueOf,
@@ -42,13 +43,14 @@ export function isFused(dtype: DType | undefined): dtype is FusedDType {
 }
 
 /** Questions about one graph. */
-export class Matcher {
-  readonly graph: Graph<"global">;
+export class Matcher<S extends Stage = Stage> {
+  readonly graph: Graph<S>;
   readonly #producers: ReadonlyMap<string, Node>;
   readonly #consumers: ReadonlyMap<string, readonly Node[]>;
   readonly #results: ReadonlySet<string>;
+  #positions: ReadonlyMap<string, number> | undefined;
 
-  constructor(graph: Graph<"global">) {
+  constructor(graph: Graph<S>) {
     this.graph = graph;
     this.#producers = producers(graph);
     this.#consumers = consumers(graph);
@@ -87,6 +89,12 @@ export class Matcher {
   /** The nodes that read `name`. */
   readers(name: string): readonly Node[] {
     return this.#consumers.get(name) ?? [];
+  }
+
+  /** Where in the order of the graph a node stands. */
+  position(node: Node): number {
+    this.#positions ??= new Map(this.graph.nodes.map((n, i) => [n.name, i]));
+    return this.#positions.get(node.name)!;
   }
 
   /** The one call that reads `name`, if nothing else does and it is no result. */
@@ -167,7 +175,7 @@ export class Matcher {
     return { input, dim: axis[0]! < 0 ? axis[0]! + ndim : axis[0]!, from: from[0]!, to: to[0]! };
   }
 
-  /** Whether an integer tensor is `start`, `start + 1`, … along one dim of `length`, and has no other. */
+  /** Whether an integer tensor is `start`, `start + 1`, … along one dim of `length`, and has no other: a Range, or one plus a size. */
   counts(
     name: string,
     { fromRight, start, length }: { readonly fromRight: number; readonly start: Dim; readonly length: Dim },
@@ -175,16 +183,21 @@ export class Matcher {
     const shape = this.shape(name);
     const isAlone = shape?.every((d, i) => i === shape.length - fromRight ? dimEquals(d, length) : d === 1);
     if (!isAlone || shape!.length < fromRight) return false;
-    let source = name;
+    let source = name, offset: Dim = 0;
     for (;;) {
-      const renamed = this.call(source, "Unsqueeze", "Reshape", "Cast");
-      if (!renamed) break;
-      source = renamed.inputs[0]!;
+      const call = this.call(source, "Unsqueeze", "Reshape", "Cast", "Add");
+      if (!call) break;
+      if (call.op === "Add") {
+        const position = call.inputs.findIndex((input) => this.sizes(input)?.length === 1);
+        if (position < 0) break;
+        offset = dimAdd(offset, this.sizes(call.inputs[position]!)![0]!);
+        source = call.inputs[1 - position]!;
+      } else source = call.inputs[0]!;
     }
     const range = this.call(source, "Range");
     if (!range || this.value(source).type.dtype !== this.value(name).type.dtype) return false;
     const [first] = this.sizes(range.inputs[0]!) ?? [], step = this.ints(range.inputs[2]!);
-    return this.sameDim(first, start) && step?.[0] === 1;
+    return first !== undefined && this.sameDim(dimAdd(first, offset), start) && step?.[0] === 1;
   }
 
   /** The dim along which Concat joins, never negative. */

@@ -4,20 +4,19 @@ import type { Bindings } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
-import { inlineData } from "../../graph/builder.ts";
-import { type Attribute, type Graph, isCall, outputOf, valueOf } from "../../graph/graph.ts";
+import { type Graph, outputOf, valueOf } from "../../graph/graph.ts";
 import { printType, type TensorType } from "../../graph/types.ts";
 import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import { bindSymbols, evalShape } from "../cpu/shapes.ts";
-import type { Executor, GpuUse, StepOptions, StepTiming } from "../executor.ts";
+import type { Executor, StepOptions, StepTiming } from "../executor.ts";
 import { type CarriedTensor, carriedTensors } from "../model_state.ts";
 import type { GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
 import { Lowerer } from "./lower.ts";
-import { gpuPeaks } from "./peaks.ts";
+import { withOwnData } from "./own_data.ts";
 import { pickTensors, topOf } from "./picking.ts";
 import { StepPrograms } from "./programs.ts";
 import type { StepOutput } from "./step_program.ts";
@@ -48,7 +47,7 @@ export class GpuExecutor implements Executor {
   readonly #graph: Graph<"local">;
   readonly #options: GpuOptions;
   /** In which dtype values of a dtype are held. */
-  readonly held: (dtype: DType) => DType;
+  readonly #held: (dtype: DType) => DType;
   readonly #inputs: ReadonlyMap<string, TensorType>;
   readonly #outputTypes: ReadonlyMap<string, TensorType>;
   readonly #carried: readonly CarriedTensor[];
@@ -71,9 +70,9 @@ export class GpuExecutor implements Executor {
 
   /** Uploads the weights. @throws {CudaError} If the GPU has too little memory. */
   constructor(graph: Graph<"local">, options: GpuOptions) {
-    this.#graph = withOwnAttributes(graph);
+    this.#graph = withOwnData(graph);
     this.#options = options;
-    this.held = options.held ?? ((dtype) => dtype);
+    this.#held = options.held ?? ((dtype) => dtype);
     this.#inputs = new Map(
       graph.nodes.flatMap((n) =>
         n.kind === "placeholder" ? [[n.outputs[0], valueOf(graph, n.outputs[0]).type] as const] : []
@@ -81,7 +80,7 @@ export class GpuExecutor implements Executor {
     );
     const { names, inputs } = outputOf(graph);
     this.#outputTypes = new Map(names.map((name, i) => [name, valueOf(graph, inputs[i]!).type]));
-    this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.held });
+    this.#lowerer = new Lowerer(this.#graph, { rank: options.rank, ranks: options.ranks, held: this.#held });
     this.#carried = carriedTensors(graph);
     const moving = graph.carried.flatMap((c) => (c.output === undefined ? [] : [{ ...c, value: inputs[c.output]! }]));
     const next = moving.map((c) => ({ input: c.input, type: valueOf(graph, c.value).type }));
@@ -92,7 +91,7 @@ export class GpuExecutor implements Executor {
     const alike = Map.groupBy(this.#carried, (c) => `${printType(c.from)} ${c.to && printType(c.to)}`);
     const spare = new Set([...alike.values()].flatMap((list) => list.slice(1).map((c) => c.input)));
     this.#binding = new Map([...this.#inputs].filter(([name]) => !spare.has(name)));
-    const target = { device: options.device, held: this.held, onProgress: options.onProgress };
+    const target = { device: options.device, held: this.#held, onProgress: options.onProgress };
     this.#pool = options.weights ?? new WeightPool(target);
     const weights = this.#pool.upload(graph), { device, collectives } = options;
     this.#programs = new StepPrograms({ device, lowerer: this.#lowerer, collectives, weights });
@@ -107,15 +106,10 @@ export class GpuExecutor implements Executor {
     return this.#timing;
   }
 
-  get gpu(): GpuUse {
-    const { context, memory } = this.#options.device, { name, architecture, totalBytes } = context.facts;
-    return { name, architecture, totalBytes, memory: Object.fromEntries(memory.held), peaks: gpuPeaks(context) };
-  }
-
   start(batch: number, capacity?: number): DeviceState {
     const state = new DeviceState(batch, this.#carried, {
       device: this.#options.device,
-      held: this.held,
+      held: this.#held,
       inPlace: this.#lowerer.statesInPlace,
       capacity,
     });
@@ -124,8 +118,9 @@ export class GpuExecutor implements Executor {
     return state;
   }
 
-  async run(inputs: Readonly<Record<string, HostTensor>>): Promise<Map<string, HostTensor>> {
-    return await this.#step(inputs, undefined);
+  /** One run; `sizes`: of symbols that no input tells. */
+  async run(inputs: Readonly<Record<string, HostTensor>>, sizes?: Bindings): Promise<Map<string, HostTensor>> {
+    return await this.#step(inputs, undefined, { sizes });
   }
 
   async step(
@@ -133,22 +128,23 @@ export class GpuExecutor implements Executor {
     state: DeviceState,
     { top }: StepOptions = {},
   ): Promise<Map<string, HostTensor>> {
-    return await this.#step(inputs, state, top);
+    return await this.#step(inputs, state, { top });
   }
 
   async #step(
     inputs: Readonly<Record<string, HostTensor>>,
     state: DeviceState | undefined,
-    top?: StepOptions["top"],
+    { top, sizes = [] }: StepOptions & { readonly sizes?: Iterable<readonly [string, number]> | undefined } = {},
   ): Promise<Map<string, HostTensor>> {
     const started = performance.now(), { device, collectives } = this.#options;
     // States of one kind have one shape, as steps extend them together.
-    const bindings = bindSymbols(state ? this.#binding : this.#inputs, (name) => {
+    const told = bindSymbols(state ? this.#binding : this.#inputs, (name) => {
       if (state?.has(name)) return state.shapeOf(name);
       const tensor = inputs[name];
       if (!tensor) throw new InputError(`Cannot run without input "${name}"`);
       return tensor.shape;
     });
+    const bindings = new Map([...sizes, ...told]);
     const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
     const own = this.#lowerer.statesInPlace, inPlace = state?.growInPlace(own) ? own : NONE;
     state?.reserve(nextShapes, inPlace);
@@ -159,7 +155,7 @@ export class GpuExecutor implements Executor {
       if (own) program.image.set(own, offset);
       else {
         const tensor = inputs[name]!;
-        program.image.set(bytesAs(tensor, this.held(tensor.dtype)), offset);
+        program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
       }
     }
     runner.run();
@@ -170,6 +166,7 @@ export class GpuExecutor implements Executor {
     });
     const enqueued = performance.now();
     this.#programs.prepareNext();
+    const ahead = performance.now() - enqueued;
     await collectives?.settled();
     await device.settled();
     const waiting = performance.now() - enqueued;
@@ -181,7 +178,8 @@ export class GpuExecutor implements Executor {
     state?.advance(nextShapes, inPlace);
     this.recorder?.step(started);
     const { issued } = runner, { notRecorded } = this.#programs;
-    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded };
+    const reduces = collectives?.reduces;
+    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, ahead, reduces };
     return results;
   }
 
@@ -234,20 +232,4 @@ export class GpuExecutor implements Executor {
     this[Symbol.dispose]();
     return Promise.resolve();
   }
-}
-
-/** The graph with tensor attributes of its own: a step reads them when the model's file is closed already. */
-function withOwnAttributes(graph: Graph<"local">): Graph<"local"> {
-  const own = (attribute: Attribute): Attribute =>
-    attribute.kind === "tensor"
-      ? {
-        kind: "tensor",
-        value: inlineData(attribute.value.dtype, attribute.value.shape, attribute.value.bytes().slice()),
-      }
-      : attribute;
-  const nodes = graph.nodes.map((node) => {
-    if (!isCall(node) || !Object.values(node.attributes).some((a) => a.kind === "tensor")) return node;
-    return { ...node, attributes: Object.fromEntries(Object.entries(node.attributes).map(([k, a]) => [k, own(a)])) };
-  });
-  return { ...graph, nodes };
 }

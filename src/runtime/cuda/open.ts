@@ -10,8 +10,10 @@ import type { Communicator } from "../comm/communicator.ts";
 import { NcclCommunicator } from "../comm/nccl/nccl_communicator.ts";
 import type { HeldDType } from "../device_choice.ts";
 import { GpuDevice } from "./device.ts";
-import { GpuExecutor } from "./executor.ts";
-import { requireKernels } from "./missing_kernels.ts";
+import { hostNodes, opsOf } from "./host_nodes.ts";
+import { GpuModelExecutor } from "./model_executor.ts";
+import type { Executor } from "../executor.ts";
+import type { HostEngine } from "./host_session.ts";
 import { NcclExchange } from "./nccl_exchange.ts";
 import { StagedExchange } from "./staged_exchange.ts";
 import type { RankExchange } from "./step_runner.ts";
@@ -25,6 +27,14 @@ export interface OpenGpuOptions {
   readonly dtype?: HeldDType | undefined;
   /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
+  /** What runs nodes that no GPU runs, and in how many threads. */
+  readonly host: HostEngine;
+}
+
+/** What runs the graphs, and what a user should know of it. */
+export interface OpenedGpu {
+  readonly executors: readonly Executor[];
+  readonly notice: string | undefined;
 }
 
 const HELD: Readonly<Record<HeldDType, DType>> = { fp32: "f32", fp16: "f16", bf16: "bf16" };
@@ -32,31 +42,40 @@ const HELD: Readonly<Record<HeldDType, DType>> = { fp32: "f32", fp16: "f16", bf1
 /**
  * Puts a model's graphs on this rank's GPU, where they share weights; all ranks call it together.
  *
- * @throws {UnavailableError} If a library, a GPU or its memory is missing. @throws {GraphError} If ops have no kernel: which.
+ * @throws {UnavailableError} If a library, a GPU or its memory is missing.
  */
-export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptions): GpuExecutor[] {
-  for (const graph of graphs) requireKernels(graph);
-  const { comm, dtype, onProgress } = options, held = heldBy(graphs, dtype);
+export async function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptions): Promise<OpenedGpu> {
+  const { comm, dtype, onProgress, host } = options, held = heldBy(graphs, dtype);
+  const onHost = graphs.map((graph) => opsOf(graph, hostNodes(graph))).filter((ops) => ops !== "");
+  // Ranks without a part of the model may not have the nodes that others run on their hosts.
+  const inParts = Int32Array.of(onHost.length);
+  await comm.allReduce(inParts, "max");
   const device = openDevice(comm), weights = new WeightPool({ device, held, onProgress });
+  let collectives: RankExchange | undefined;
   const release = () => {
+    collectives?.[Symbol.dispose]();
     weights[Symbol.dispose]();
     device[Symbol.dispose]();
   };
   let open = graphs.length;
   try {
-    return graphs.map((graph) =>
-      new GpuExecutor(graph, {
+    const exchange = collectives = exchangeOf(comm, device);
+    const executors = graphs.map((graph) =>
+      new GpuModelExecutor(graph, {
         device,
         weights,
         rank: comm.rank,
         ranks: comm.size,
-        collectives: exchangeOf(comm, device),
+        collectives: exchange,
         held,
+        host,
+        inParts: inParts[0] !== 0,
         onDispose: () => {
           if (--open === 0) release();
         },
       })
     );
+    return { executors, notice: onHost.length === 0 ? undefined : `no GPU runs ${onHost.join(", ")}: the CPU does` };
   } catch (error) {
     release();
     throw error;
@@ -65,7 +84,7 @@ export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptio
 
 function exchangeOf(comm: Communicator, device: GpuDevice): RankExchange | undefined {
   if (comm.size === 1) return undefined;
-  return comm instanceof NcclCommunicator ? new NcclExchange(comm, device) : new StagedExchange(comm, device);
+  return comm instanceof NcclCommunicator ? NcclExchange.open(comm, device) : new StagedExchange(comm, device);
 }
 
 function openDevice(comm: Communicator): GpuDevice {
