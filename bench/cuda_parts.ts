@@ -10,6 +10,8 @@ import { NcclCommunicator } from "../src/runtime/comm/nccl/nccl_communicator.ts"
 import { init } from "../src/runtime/comm/init.ts";
 import { CudaLibraries } from "../src/ffi/cuda_libraries.ts";
 import { GpuDevice } from "../src/runtime/cuda/device.ts";
+import { PeerReduce } from "../src/runtime/cuda/peer_reduce.ts";
+import { measureReduces } from "../src/runtime/cuda/reduce_choice.ts";
 import { mapLaunch } from "../src/runtime/cuda/kernel_text.ts";
 import { gpuPeaks } from "../src/runtime/cuda/peaks.ts";
 
@@ -26,7 +28,7 @@ const say = (text: string) => comm.rank === 0 && console.log(text);
   say(`${name}, sm_${architecture}, ${multiprocessors} multiprocessors; ${comm.size} ranks`);
   await products(device, Number(values.size));
   await launches(device);
-  if (comm instanceof NcclCommunicator) await allReduces(device, comm);
+  if (comm instanceof NcclCommunicator) allReduces(device, comm);
 }
 
 /** Milliseconds of one of `count` calls of `enqueue` in the stream. */
@@ -90,16 +92,13 @@ async function launches(device: GpuDevice): Promise<void> {
   say(`launch: ${(1000 * ms).toFixed(2)} us`);
 }
 
-async function allReduces(device: GpuDevice, ranks: NcclCommunicator): Promise<void> {
-  for (const bytes of [8 * 1024, 1024 * 1024]) {
-    using buffer = device.memory.allocate(bytes, "values of a step");
-    device.driver.call.cuMemsetD8Async(buffer.value, 0, BigInt(bytes), device.stream.value);
-    const whole = { ptr: buffer.value, dtype: "f32", count: bytes / 4, stream: device.stream.value } as const;
-    ranks.device.allReduce(whole);
-    await ranks.device.settled(device.stream.value);
-    const started = performance.now();
-    for (let i = 0; i < 20; i++) ranks.device.allReduce(whole);
-    await ranks.device.settled(device.stream.value);
-    say(`all-reduce of ${bytes / 1024} KiB: ${(50 * (performance.now() - started)).toFixed(1)} us`);
+/** By NCCL, and over peer memory where GPUs reach each other's. */
+function allReduces(device: GpuDevice, ranks: NcclCommunicator): void {
+  const peer = PeerReduce.open(ranks, device), refused = "refused" in peer;
+  if (refused) say(`all-reduce over peer memory: ${peer.refused}`);
+  for (const { bytes, ...us } of measureReduces(ranks, device, refused ? undefined : peer)) {
+    const parts = Object.entries(us).map(([means, time]) => time === undefined ? "" : `${means} ${time.toFixed(1)} us`);
+    say(`all-reduce of ${bytes / 1024} KiB of f16: ${parts.filter(Boolean).join(", ")}`);
   }
+  if (!refused) peer[Symbol.dispose]();
 }

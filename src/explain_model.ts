@@ -13,8 +13,10 @@ import { cleanBlocks } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps } from "./passes/first_step.ts";
 import { foldedReport, reportOf } from "./passes/folded_report.ts";
+import { fuseRank } from "./passes/fuse_rank.ts";
+import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
-import { cleanPipeline } from "./passes/pipelines.ts";
+import { cleanPipeline, shardPipeline } from "./passes/pipelines.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type Branches, specializeBranches } from "./passes/specialize_branches.ts";
 import { wishesByGraph } from "./passes/wishes.ts";
@@ -169,11 +171,15 @@ export function explainFile(
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
   const blocks = ctx.config.logits === "last" ? undefined : cleanBlocks(imported, ctx);
   const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
-  const rewrites = () => {
+  const rewrites = (plan: Plan) => {
     // Of every place, and not of a few blocks.
     const whole = new ParallelExecutionCtx({ ranks, rank: 0, config: ctx.config });
-    cleanPipeline().run(imported, whole);
-    return whole.rewrites;
+    const clean = cleanPipeline().run(imported, whole);
+    if (config.fuse === false) return whole.rewrites;
+    // What a rank fuses that computes on a CPU.
+    whole.plan = plan;
+    const { notes } = fuseRank([localize(shardPipeline().run(clean, whole), 0, ranks)]);
+    return [...whole.rewrites, ...notes];
   };
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
@@ -187,7 +193,7 @@ export function explainFile(
       graph: graph(),
       config: ctx.config,
       get rewrites() {
-        return rewrites();
+        return rewrites(plan);
       },
       measured,
       plan,
@@ -210,7 +216,7 @@ export function explainFile(
     },
     config: ctx.config,
     get rewrites() {
-      return rewrites();
+      return rewrites(solved().plan);
     },
     measured,
     get plan() {
@@ -240,12 +246,13 @@ function wishesOf(
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */
 function checkNominal(graph: Graph<"global">, nominal: Nominal): void {
-  const symbols = new Set<string>();
+  const symbols = new Set<string>(), names = Object.keys(nominal);
+  if (names.length === 0) return;
   for (const node of graph.nodes) {
     if (node.kind !== "placeholder") continue;
     for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
   }
-  for (const name of Object.keys(nominal)) {
+  for (const name of names) {
     if (!symbols.has(name)) {
       throw new InputError(
         `Cannot plan with a size for "${name}": no input has such a dim${didYouMean(name, [...symbols])}`,

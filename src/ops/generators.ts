@@ -186,8 +186,9 @@ export const NON_ZERO: OpDef = {
   infer: (context) => {
     const shape = context.inputs[0]?.shape;
     if (!shape) return [{ dtype: "i64", shape: undefined }];
-    const at = nonZeroPlaces(context.ints[0]), count = at?.length ?? context.fresh("nonzero");
-    const ints = at && known([shape.length, at.length], shape.flatMap((_, dim) => at.map((place) => place[dim]!)));
+    const places = nonZeroPlaces(context.ints[0]), count = places?.length ?? context.fresh("nonzero");
+    const ints = places &&
+      known([shape.length, places.length], shape.flatMap((_, dim) => places.map((place) => place[dim]!)));
     const type = { dtype: "i64", shape: [shape.length, count] } as const;
     return [ints ? { ...type, ints } : type];
   },

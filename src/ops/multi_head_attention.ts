@@ -43,10 +43,6 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
       inputs: { 0: at(2, { inner: size }), ...(mask === undefined ? {} : { 5: at(mask) }) },
       outputs: { 0: at(2, { inner: valueSize }) },
     };
-    const sequences = batchFactor(context, {
-      inputs: { 0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0 },
-      outputs: { 0: 0, 1: 0, 2: 0 },
-    });
     const kPlaces = { inputs: { 1: kAt, 6: at(1) }, outputs: { 1: at(1) } };
     const vPlaces = { inputs: { 2: vAt, 7: at(1) }, outputs: { 2: at(1) } };
     if (!b) {
@@ -67,7 +63,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
           inputs: { ...vPlaces.inputs, ...bias(valueSize, 2 * width) },
           outputs: vPlaces.outputs,
         }),
-        ...sequences,
+        ...rowFactors(context),
       ],
     };
   },
@@ -102,20 +98,13 @@ function rowFactors(context: TypedContext): readonly Factor[] {
   const padding = shapes[4];
   // A padding mask of one dim is a length for each sequence, or these and more behind each other.
   if (padding?.length === 1 && !dimEquals(padding[0]!, batch)) return [];
-  const rows = at(0), tokens = at(1);
-  const masks = {
-    ...(padding ? { 4: rows } : {}),
-    ...(shapes[5] && !dimEquals(shapes[5][0]!, 1) ? { 5: rows } : {}),
-  };
-  const past = { 6: rows, 7: rows }, caches = { 1: rows, 2: rows };
-  const factors = dimEquals(batch, 1) ? [] : [
-    headFactor(context, "b", batch, {
-      inputs: { 0: rows, 1: rows, 2: rows, ...masks, ...past },
-      outputs: { 0: rows, ...caches },
-    }),
-  ];
+  const factors = batchFactor(context, {
+    inputs: { 0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0 },
+    outputs: { 0: 0, 1: 0, 2: 0 },
+  });
   const isCausal = intOf(context.attributes, "unidirectional") === 1;
   if (isCausal || dimEquals(sequence, 1) || context.outputs[1] || context.outputs[2]) return factors;
+  const tokens = at(1);
   const inputs = {
     0: tokens,
     ...(padding?.length === 3 ? { 4: tokens } : {}),

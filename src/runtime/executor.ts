@@ -15,6 +15,8 @@ export interface StepTiming {
   readonly issued?: number;
   /** On a GPU: why decoding steps are not recorded, where they are not. */
   readonly notRecorded?: string | undefined;
+  /** On a GPU: of `waiting`, spent on the numbers of the next step while the GPU was busy. */
+  readonly ahead?: number | undefined;
   /** On several GPUs: by what means they all-reduce messages of which size. */
   readonly reduces?: string | undefined;
 }

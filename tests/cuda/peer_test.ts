@@ -95,6 +95,13 @@ standinTest("GPUs that do not reach each other's memory refuse it with the reaso
   }
 });
 
+standinTest("GPUs that lose what others write are found out, and NCCL is used", async (env) => {
+  const results = await runRanks(2, PROGRAM, { args: ["refused"], env: { ...env, SHARDWISE_STANDIN_PEER: "lossy" } });
+  for (const { stdout } of results) {
+    assert.equal(stdout, "what one GPU writes into another's memory does not arrive there as it was\n");
+  }
+});
+
 const decode = async (ranks: number, env: Record<string, string>) => {
   const args = [join(REPOSITORY, "tests/data/models/llama"), "3", "6", "32", "-"];
   const program = new URL("./programs/decode.ts", import.meta.url);

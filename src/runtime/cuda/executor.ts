@@ -156,6 +156,7 @@ export class GpuExecutor implements Executor {
     });
     const enqueued = performance.now();
     this.#programs.prepareNext();
+    const ahead = performance.now() - enqueued;
     await collectives?.settled();
     await device.settled();
     const waiting = performance.now() - enqueued;
@@ -168,7 +169,7 @@ export class GpuExecutor implements Executor {
     this.recorder?.step(started);
     const { issued } = runner, { notRecorded } = this.#programs;
     const reduces = collectives?.reduces;
-    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, reduces };
+    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, ahead, reduces };
     return results;
   }
 

@@ -25,6 +25,8 @@ export type Reduce = Extract<Exchange, { readonly kind: "reduce" }>;
 
 /** Kernels wait longer than the host, which sees why it waits; that they end at all is for a host that hangs. */
 const KERNEL_PATIENCE = 2;
+/** Elements of the sum that is tried first: of several blocks, exact in 32 bits. How long its kernels wait, in milliseconds. */
+const TRIAL = 5000, TRIAL_MS = 30_000;
 
 /** The all-reduces of one stream. */
 export class PeerReduce implements Disposable {
@@ -34,7 +36,9 @@ export class PeerReduce implements Disposable {
   /** What the host and kernels tell each other: 1 to end, and then a word a rank that was missing. */
   readonly #pinned: PinnedMemory;
   readonly #status: Uint32Array<ArrayBuffer>;
-  readonly #patience: bigint;
+  readonly #kilohertz: number;
+  /** How long kernels wait, in milliseconds. */
+  #patienceMs: number;
   #disposed = false;
 
   private constructor(comm: NcclCommunicator, device: GpuDevice, memory: PeerMemory) {
@@ -44,17 +48,53 @@ export class PeerReduce implements Disposable {
     this.#pinned = new PinnedMemory(device.driver, STATUS_BYTES);
     this.#pinned.bytes.fill(0);
     this.#status = new Uint32Array(this.#pinned.bytes.buffer, 0, STATUS_BYTES / 4);
-    const kilohertz = device.context.attribute(CU_ENUM.CU_DEVICE_ATTRIBUTE_CLOCK_RATE) || 2_000_000;
-    this.#patience = BigInt(Math.round(KERNEL_PATIENCE * comm.device.timeoutMs * kilohertz));
+    this.#kilohertz = device.context.attribute(CU_ENUM.CU_DEVICE_ATTRIBUTE_CLOCK_RATE) || 2_000_000;
+    this.#patienceMs = Math.min(TRIAL_MS, comm.device.timeoutMs / 2);
     comm.whenLost(() => this.#end());
-    comm.device.alsoCheck(() => this.#check());
   }
 
   /** For the stream of `device`; or why there can be none. All ranks call it together, and get the same answer. */
   static open(comm: NcclCommunicator, device: GpuDevice): PeerReduce | { readonly refused: string } {
     if (comm.size > PEER_RANKS) return { refused: `${comm.size} ranks are more than ${PEER_RANKS}` };
     const memory = comm.sharePeerMemory(areaBytes(comm.size));
-    return "refused" in memory ? memory : new PeerReduce(comm, device, memory);
+    if ("refused" in memory) return memory;
+    const reduce = new PeerReduce(comm, device, memory);
+    try {
+      const right = Int32Array.of(reduce.#tried() ? 1 : 0);
+      comm.allReduceSync(right, "min");
+      if (right[0] === 1) {
+        reduce.#patienceMs = KERNEL_PATIENCE * comm.device.timeoutMs;
+        comm.device.alsoCheck(() => reduce.#check());
+        return reduce;
+      }
+    } catch (error) {
+      reduce[Symbol.dispose]();
+      throw error;
+    }
+    reduce[Symbol.dispose]();
+    return { refused: "what one GPU writes into another's memory does not arrive there as it was" };
+  }
+
+  /**
+   * Whether a sum is what it must be. On some hosts the driver opens the memory of another GPU, and what is written there is lost or changed on
+   * its way (an IOMMU, or access control of PCIe switches, that nobody told of the GPUs).
+   */
+  #tried(): boolean {
+    const { rank, size } = this.#comm, of = (r: number, i: number) => (r + 1) * (i % 1021 + 1);
+    using memory = this.#device.memory.allocate(2 * 4 * TRIAL, "work space");
+    this.#device.upload(
+      memory.value,
+      new Uint8Array(Float32Array.from({ length: TRIAL }, (_, i) => of(rank, i)).buffer),
+    );
+    const from = { of: "input", index: 0, dtype: "f32" } as const, to = { ...from, of: "output" } as const;
+    const reduce: Reduce = { kind: "reduce", from, to: [to], count: TRIAL, reduction: "sum" };
+    const enqueue = this.prepare("one-shot", reduce, (o) => memory.value + (o.of === "input" ? 0n : BigInt(4 * TRIAL)));
+    const found = new Float32Array(TRIAL), ranks = Array.from({ length: size }, (_, r) => r);
+    this.#comm.barrierSync(); // one of them may have had to compile it
+    for (let turn = 0; turn < 2; turn++) enqueue(); // both banks
+    this.#comm.device.settledSync(this.#device.stream.value);
+    this.#device.download(memory.value + BigInt(4 * TRIAL), new Uint8Array(found.buffer));
+    return this.#missing().length === 0 && found.every((v, i) => v === ranks.reduce((sum, r) => sum + of(r, i), 0));
   }
 
   /** Whether `shots` can reduce this. */
@@ -71,7 +111,8 @@ export class PeerReduce implements Disposable {
     const units = Math.ceil(byteLength(dtype, count) / UNIT_BYTES);
     const per = Math.ceil(units / Math.min(PEER_BLOCKS, Math.ceil(units / PEER_THREADS)));
     const { addresses } = this.#memory, status = this.#pinned.deviceAddress;
-    const numbers = BigUint64Array.of(...addresses, status, BigInt(count), BigInt(per), BigInt(rank), this.#patience);
+    const patience = BigInt(Math.round(this.#patienceMs * this.#kilohertz));
+    const numbers = BigUint64Array.of(...addresses, status, BigInt(count), BigInt(per), BigInt(rank), patience);
     return this.#device.prepareLaunch({
       plain: text,
       sized: text,
@@ -85,7 +126,7 @@ export class PeerReduce implements Disposable {
   /** What kernels found that the host did not. @throws {CollectiveTimeout} */
   #check(): void {
     if (this.#disposed) return;
-    const missing = [...this.#status.subarray(1)].flatMap((told, rank) => (told ? [rank] : []));
+    const missing = this.#missing();
     if (missing.length === 0) return;
     const { ranks, rank, name, device: { timeoutMs } } = this.#comm, of = missing.map((r) => ranks[r]).join(", ");
     throw new CollectiveTimeout(
@@ -95,6 +136,11 @@ export class PeerReduce implements Disposable {
       missing,
       { hint: "look at what each rank is doing, or pass a longer timeoutMs" },
     );
+  }
+
+  /** The ranks for which kernels waited in vain. */
+  #missing(): readonly number[] {
+    return [...this.#status.subarray(1)].flatMap((told, rank) => (told ? [rank] : []));
   }
 
   /** Tells kernels that wait not to. */

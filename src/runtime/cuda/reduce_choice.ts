@@ -84,7 +84,7 @@ export function measuredLimits(comm: NcclCommunicator, device: GpuDevice, peer: 
   const found = Float64Array.of(...(known ? [1, ...Object.values(limitsOf(known))] : [0, 0, 0]));
   comm.allReduceSync(found, "max");
   if (found[0] === 1) return { "one-shot": found[1]!, "two-shot": found[2]! };
-  const times = measure(comm, device, peer);
+  const times = measureReduces(comm, device, peer);
   if (comm.rank === 0) store(key, times);
   return limitsOf(times);
 }
@@ -94,7 +94,12 @@ function measurementKey(comm: NcclCommunicator, { context, driver }: GpuDevice):
   return `${comm.size} x ${context.facts.name}, driver ${driver.version}, NCCL ${comm.process.nccl.version}`;
 }
 
-function measure(comm: NcclCommunicator, device: GpuDevice, peer: PeerReduce): ReduceTimes[] {
+/** How long each means takes, on the slowest rank; without `peer` NCCL alone. All ranks call it together. */
+export function measureReduces(
+  comm: NcclCommunicator,
+  device: GpuDevice,
+  peer: PeerReduce | undefined,
+): ReduceTimes[] {
   const most = MEASURED_BYTES.at(-1)!, record = Deno.env.get("SHARDWISE_CUDA_GRAPHS") !== "0";
   using memory = device.memory.allocate(2 * most, "work space");
   device.clear(memory.value, 2 * most);
@@ -106,7 +111,8 @@ function measure(comm: NcclCommunicator, device: GpuDevice, peer: PeerReduce): R
       const at = (of: string) => memory.value + (of === "input" ? 0n : BigInt(most));
       return means.map((how) => {
         if (how !== "nccl") {
-          return peer.takes(how, reduce) ? timed(comm, device, peer.prepare(how, reduce, (o) => at(o.of)), record) : -1;
+          if (!peer?.takes(how, reduce)) return -1;
+          return timed(comm, device, peer.prepare(how, reduce, (o) => at(o.of)), record);
         }
         const buffer = (ptr: bigint) => ({ ptr, dtype: "f16" as const, count: bytes / 2, stream: stream.value });
         const [send, recv] = [buffer(at("input")), buffer(at("output"))];

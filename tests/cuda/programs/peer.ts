@@ -14,7 +14,7 @@ import { largestMessage, type Shots } from "../../../src/runtime/cuda/peer_text.
 const [what, ...rest] = Deno.args as [string, ...string[]];
 const comm = await init({
   backend: "nccl",
-  timeoutMs: what === "late" || what === "unwatched" ? 600 : 60_000,
+  timeoutMs: { late: 600, unwatched: 600, refused: 8000 }[what] ?? 60_000,
   joinTimeoutMs: 60_000,
 });
 assert.ok(comm instanceof NcclCommunicator);
