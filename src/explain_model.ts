@@ -13,8 +13,10 @@ import { cleanBlocks } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps } from "./passes/first_step.ts";
 import { foldedReport, reportOf } from "./passes/folded_report.ts";
+import { fuseRank } from "./passes/fuse_rank.ts";
+import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
-import { cleanPipeline } from "./passes/pipelines.ts";
+import { cleanPipeline, shardPipeline } from "./passes/pipelines.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
 import { type Branches, specializeBranches } from "./passes/specialize_branches.ts";
 import { wishesByGraph } from "./passes/wishes.ts";
@@ -24,7 +26,7 @@ import { planFromFile } from "./plan/check_plan.ts";
 import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import type { Nominal } from "./plan/cost.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
-import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
+import { type DeviceMesh, meshesOf, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { type SolvedPlan, solvePlan } from "./plan/search.ts";
@@ -90,6 +92,41 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   return Object.defineProperty(explained(file), "rewrites", { get, enumerable: true });
 }
 
+/** What a mesh of ranks would make of a step. */
+export interface MeshCost {
+  readonly mesh: DeviceMesh;
+  /** Of a step with all rows, estimated. */
+  readonly seconds: number;
+  /** Bytes of weights on the rank with the most. */
+  readonly weightBytes: number;
+}
+
+/**
+ * All meshes of as many ranks as `mesh`, for a step of as many rows as are nominal (one for each group of `mesh`, where nothing is
+ * said); the fastest first. Without meshes that have more groups than rows, or on which wishes cannot be met.
+ *
+ * @throws {PlanError} If the model's batch cannot be shared.
+ */
+export function compareMeshes(
+  path: string,
+  { mesh, ...given }: Omit<ExplainOptions, "ranks"> & { readonly mesh: DeviceMesh },
+): { readonly rows: number; readonly meshes: readonly MeshCost[] } {
+  const { symbol } = batchOf(path, mesh), ranks = meshSize(mesh);
+  const rows = given.config?.nominal?.[symbol] ?? mesh.dp;
+  const config = { ...given.config, nominal: { ...given.config?.nominal, [symbol]: rows } };
+  const meshes = meshesOf(ranks).filter(({ dp }) => dp <= rows).flatMap((shape): MeshCost[] => {
+    try {
+      const assume = mesh.assume === undefined ? {} : { assume: mesh.assume };
+      const { report: { cost } } = explainModel(path, { ...given, config, ranks, mesh: { ...shape, ...assume } });
+      return [{ mesh: shape, seconds: cost.compute + cost.communication, weightBytes: cost.memory.weights }];
+    } catch (error) {
+      if (error instanceof PlanError) return [];
+      throw error;
+    }
+  });
+  return { rows, meshes: meshes.toSorted((a, b) => a.seconds - b.seconds) };
+}
+
 /** Files of the graphs that are not planned, in which patterns may find their layers. */
 export function filesBeside({ firstStep, beside = [] }: Pick<ExplainOptions, "firstStep" | "beside">): string[] {
   return [firstStep, ...beside].flatMap((path) => path === undefined || shardedFor(path) !== undefined ? [] : [path]);
@@ -134,11 +171,15 @@ export function explainFile(
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
   const blocks = ctx.config.logits === "last" ? undefined : cleanBlocks(imported, ctx);
   const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
-  const rewrites = () => {
+  const rewrites = (plan: Plan) => {
     // Of every place, and not of a few blocks.
     const whole = new ParallelExecutionCtx({ ranks, rank: 0, config: ctx.config });
-    cleanPipeline().run(imported, whole);
-    return whole.rewrites;
+    const clean = cleanPipeline().run(imported, whole);
+    if (config.fuse === false) return whole.rewrites;
+    // What a rank fuses that computes on a CPU.
+    whole.plan = plan;
+    const { notes } = fuseRank([localize(shardPipeline().run(clean, whole), 0, ranks)]);
+    return [...whole.rewrites, ...notes];
   };
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
@@ -152,7 +193,7 @@ export function explainFile(
       graph: graph(),
       config: ctx.config,
       get rewrites() {
-        return rewrites();
+        return rewrites(plan);
       },
       measured,
       plan,
@@ -175,7 +216,7 @@ export function explainFile(
     },
     config: ctx.config,
     get rewrites() {
-      return rewrites();
+      return rewrites(solved().plan);
     },
     measured,
     get plan() {
@@ -205,12 +246,13 @@ function wishesOf(
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */
 function checkNominal(graph: Graph<"global">, nominal: Nominal): void {
-  const symbols = new Set<string>();
+  const symbols = new Set<string>(), names = Object.keys(nominal);
+  if (names.length === 0) return;
   for (const node of graph.nodes) {
     if (node.kind !== "placeholder") continue;
     for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
   }
-  for (const name of Object.keys(nominal)) {
+  for (const name of names) {
     if (!symbols.has(name)) {
       throw new InputError(
         `Cannot plan with a size for "${name}": no input has such a dim${didYouMean(name, [...symbols])}`,

@@ -5,10 +5,10 @@
  * of them holds a copy of it. Where q, k and v are fused in one dim (packed queries, biases, weights) each is a window of
  * it. Head counts in attributes are those of the rank. Source: ONNX Attention-23; com.microsoft: ContribOperators.md.
  */
-import { type Dim, dimMul } from "../core/dim.ts";
+import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import type { Attributes } from "../graph/graph.ts";
 import type { LocalizeContext, LocalTensor, TypedContext } from "./def.ts";
-import type { At, Factor } from "./factors.ts";
+import { type At, at, type Factor } from "./factors.ts";
 import { emitZeros } from "./selected_rows.ts";
 
 /** Places of a factor, by input and output position. */
@@ -27,6 +27,29 @@ export function headFactor(
     inputs: context.inputs.map((input, i) => (input ? places.inputs[i] ?? null : null)),
     outputs: context.outputs.map((output, i) => (output ? places.outputs[i] ?? null : null)),
   };
+}
+
+/**
+ * The factor of sequences, which attention keeps apart: dims of inputs and outputs by position. An input of one for all of them
+ * is whole on every rank.
+ */
+export function batchFactor(
+  context: TypedContext,
+  dims: { readonly inputs: Readonly<Record<number, number>>; readonly outputs: Readonly<Record<number, number>> },
+): Factor[] {
+  const size = context.inputs[0]!.shape![dims.inputs[0]!]!;
+  if (size === 1) return [];
+  const places = (types: TypedContext["inputs"], by: Readonly<Record<number, number>>) =>
+    Object.entries(by).flatMap(([i, dim]) => {
+      const found = types[Number(i)]?.shape?.[dim];
+      return found === undefined || found === 1 ? [] : [{ tensor: Number(i), dim, size: found }];
+    });
+  const inputs = places(context.inputs, dims.inputs), outputs = places(context.outputs, dims.outputs);
+  // Lengths of all sequences behind each other, say, are none for each of them.
+  if ([...inputs, ...outputs].some((p) => !dimEquals(p.size, size))) return [];
+  const placed = (found: typeof inputs): Places =>
+    Object.fromEntries(found.map(({ tensor, dim }) => [tensor, at(dim)]));
+  return [headFactor(context, "b", size, { inputs: placed(inputs), outputs: placed(outputs) })];
 }
 
 /** A mask's head dim, where it has one: the third from the right. */

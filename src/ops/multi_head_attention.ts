@@ -3,7 +3,7 @@ import { type Dim, dimAdd, dimDivide, dimEquals, dimMul } from "../core/dim.ts";
 import { float, int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor, NO_FACTORS } from "./factors.ts";
-import { attentionFlops, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
+import { attentionFlops, batchFactor, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 export const MULTI_HEAD_ATTENTION: OpDef = {
@@ -63,6 +63,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
           inputs: { ...vPlaces.inputs, ...bias(valueSize, 2 * width) },
           outputs: vPlaces.outputs,
         }),
+        ...rowFactors(context),
       ],
     };
   },
@@ -97,20 +98,13 @@ function rowFactors(context: TypedContext): readonly Factor[] {
   const padding = shapes[4];
   // A padding mask of one dim is a length for each sequence, or these and more behind each other.
   if (padding?.length === 1 && !dimEquals(padding[0]!, batch)) return [];
-  const rows = at(0), tokens = at(1);
-  const masks = {
-    ...(padding ? { 4: rows } : {}),
-    ...(shapes[5] && !dimEquals(shapes[5][0]!, 1) ? { 5: rows } : {}),
-  };
-  const past = { 6: rows, 7: rows }, caches = { 1: rows, 2: rows };
-  const factors = dimEquals(batch, 1) ? [] : [
-    headFactor(context, "b", batch, {
-      inputs: { 0: rows, 1: rows, 2: rows, ...masks, ...past },
-      outputs: { 0: rows, ...caches },
-    }),
-  ];
+  const factors = batchFactor(context, {
+    inputs: { 0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0 },
+    outputs: { 0: 0, 1: 0, 2: 0 },
+  });
   const isCausal = intOf(context.attributes, "unidirectional") === 1;
   if (isCausal || dimEquals(sequence, 1) || context.outputs[1] || context.outputs[2]) return factors;
+  const tokens = at(1);
   const inputs = {
     0: tokens,
     ...(padding?.length === 3 ? { 4: tokens } : {}),
@@ -166,6 +160,7 @@ export const PACKED_ATTENTION: OpDef = {
           inputs: { ...fused(v, q + k), 4: at(2) },
           outputs: { 0: at(2, { inner: v / heads }), 1: at(2) },
         }),
+        ...batchFactor(context, { inputs: { 0: 0, 3: 0, 4: 1, 5: 0 }, outputs: { 0: 0, 1: 1 } }),
       ],
     };
   },
@@ -191,5 +186,6 @@ export const PACKED_ATTENTION: OpDef = {
       inputs: [f32(1, 3, 32), f32(32, 96), f32(96)],
       attributes: { num_heads: int(4), unidirectional: int(1) },
     },
+    { inputs: [f32(2, 3, 32), f32(32, 96), f32(96)], attributes: { num_heads: int(4) } },
   ],
 };
