@@ -25,13 +25,14 @@
  */
 
 // The short way: a file in, a model that runs out.
-export { type DecoderFiles, parallelizeDecoder, parallelizeModel, type ParallelizeOptions } from "./src/session.ts";
+export type { DecoderFiles } from "./src/model_graphs.ts";
+export { parallelizeDecoder, parallelizeModel, type ParallelizeOptions } from "./src/session.ts";
 export { type OverMeshOptions, parallelizeOverMesh } from "./src/mesh_session.ts";
 export { type ExplainedModel, explainModel, type ExplainOptions } from "./src/explain_model.ts";
 export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
 export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
-export type { StepOptions, StepTiming } from "./src/runtime/executor.ts";
+export type { GpuPeaks, GpuUse, StepOptions, StepTiming } from "./src/runtime/executor.ts";
 export type { ExecutionOptions } from "./src/runtime/open_executor.ts";
 export type { DeviceChoice, HeldDType } from "./src/runtime/device_choice.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
@@ -139,6 +140,7 @@ export {
 export { balanced, type Layout, layout, type Range } from "./src/graph/layout.ts";
 
 // Passes.
+export type { NarrowDType } from "./src/passes/round_values.ts";
 export { type Config, type Dump, ParallelExecutionCtx } from "./src/passes/context.ts";
 export type { RewriteNote } from "./src/passes/rewrites/rewrite.ts";
 export { type Pass, pass } from "./src/passes/pass.ts";

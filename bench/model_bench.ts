@@ -11,10 +11,11 @@ import { parseArgs } from "node:util";
 import { parseQuantize } from "../src/passes/quantise/weight_format.ts";
 import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
 import { describeDecoder } from "./models/decoder.ts";
-import type { Memory } from "./models/memory.ts";
+import type { ProcessMemory } from "../src/runtime/host/process_memory.ts";
 import { cachedModel } from "./models/model_cache.ts";
 import { type Round, runRound, type Setup } from "./models/round.ts";
-import { describeMachine, median, type Spread, spreadOver } from "./models/statistics.ts";
+import { median, type Spread, spreadOver } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { mebibytes, milliseconds, printTable, type Table } from "./models/table.ts";
 import { caseNames } from "./models/workload.ts";
 
@@ -150,7 +151,7 @@ function row(name: string, peer: Spread, ours: Spread): string[] {
 }
 
 function memoryTable(sides: readonly string[]): Table {
-  const kinds: readonly (readonly [string, "loaded" | "memory", keyof Memory])[] = [
+  const kinds: readonly (readonly [string, "loaded" | "memory", keyof ProcessMemory])[] = [
     ["private, loaded", "loaded", "private"],
     ["private, at the end", "memory", "private"],
     ["  of which anonymous", "memory", "anonymous"],

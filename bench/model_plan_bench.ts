@@ -8,7 +8,6 @@
  */
 import { parseArgs } from "node:util";
 import { importOnnx } from "../src/formats/import_onnx.ts";
-import { exportOnnx } from "../src/formats/export_onnx.ts";
 import { readOnnx } from "../src/formats/onnx_file.ts";
 import { ParallelExecutionCtx } from "../src/passes/context.ts";
 import { ParallelAxisSolverPass } from "../src/passes/parallel_axis_solver_pass.ts";
@@ -16,9 +15,9 @@ import { ParallelLayerAnnotatePass } from "../src/passes/parallel_layer_annotate
 import { ParallelLayerReplacePass } from "../src/passes/parallel_layer_replace_pass.ts";
 import { cleanModel } from "../src/passes/clean_model.ts";
 import { explainModel } from "../src/explain_model.ts";
-import { type Architecture, ARCHITECTURES } from "./models/architectures.ts";
-import { scaledGraph } from "./models/model_cache.ts";
-import { describeMachine, spreadOver } from "./models/statistics.ts";
+import { spreadOver } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
+import { writeHollowModel } from "./models/hollow_model.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 /** One planning. */
@@ -35,8 +34,8 @@ interface Found {
   readonly nodes: number;
 }
 
-/** The sizes of a model of 70 billion parameters; three query heads a key/value head, as the small model has. */
-const LARGE = { layers: 80, hidden: 8064, heads: 63, kvHeads: 21, ffn: 28_672, vocabulary: 128_256 };
+/** Layers of `llama-70b`. */
+const MOST_LAYERS = 80;
 const STAGES = ["read", "clean", "plan", "replace"];
 
 const { values: options } = parseArgs({
@@ -57,8 +56,8 @@ async function compare(rounds: number): Promise<void> {
   try {
     const list = (text: string) => text.split(",");
     const models = list(options.architectures).flatMap((name) => {
-      const layers = name === "llama-70b" ? [LARGE.layers] : list(options.layers).map(Number);
-      return layers.map((n) => ({ title: `${name}, ${n} layers`, path: writeModel(folder, name, n) }));
+      const layers = name === "llama-70b" ? [MOST_LAYERS] : list(options.layers).map(Number);
+      return layers.map((n) => ({ title: `${name}, ${n} layers`, path: writeHollowModel(folder, name, n) }));
     });
     const cases = models.flatMap((m) => list(options.ranks).map((ranks) => ({ ...m, ranks: Number(ranks) })));
     const found = cases.map(() => ({ report: [] as Found[], stages: [] as Found[] }));
@@ -93,27 +92,6 @@ async function compare(rounds: number): Promise<void> {
   } finally {
     Deno.removeSync(folder, { recursive: true });
   }
-}
-
-/** A model of which the weights' file is a hole. */
-function writeModel(folder: string, name: string, layers: number): string {
-  const large = name === "llama-70b";
-  const known: Architecture = ARCHITECTURES[large ? "llama" : name as keyof typeof ARCHITECTURES];
-  const graph = scaledGraph(known, large ? LARGE : { ...known.to, layers });
-  const path = `${folder}/${name}-${layers}.onnx`;
-  let end = 0;
-  const bytes = exportOnnx(graph, {
-    external: (_, data) => {
-      const length = 4 * data.shape.reduce((a, b) => a * b, 1), offset = end;
-      if (length < 1024) return undefined;
-      end += length;
-      return { location: `${name}-${layers}.onnx_data`, offset, length };
-    },
-  });
-  Deno.writeFileSync(path, bytes);
-  using file = Deno.openSync(`${path}_data`, { write: true, create: true });
-  file.truncateSync(end);
-  return path;
 }
 
 async function runJob(job: Job): Promise<Found> {

@@ -17,7 +17,8 @@ import { ARCHITECTURES } from "./models/architectures.ts";
 import { describeDecoder } from "./models/decoder.ts";
 import { cachedModel } from "./models/model_cache.ts";
 import type { RankMeasured, RankTask } from "./models/rank.ts";
-import { describeMachine, median } from "./models/statistics.ts";
+import { median } from "../src/core/statistics.ts";
+import { describeMachine } from "../src/runtime/host/describe_machine.ts";
 import { milliseconds, printTable } from "./models/table.ts";
 
 /** Plans that are priced and run. Patterns that a model has no layer for are left out. */

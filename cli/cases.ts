@@ -1,7 +1,8 @@
 /** The cases of a folder: `cases.json` and `generate.json`, checked and with paths resolved. */
 import { basename, dirname, join } from "node:path";
 import { FormatError } from "../src/core/errors.ts";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { isFile } from "../src/core/paths.ts";
+import { graphsBeside, ModelFolder } from "../src/generate/model_folder.ts";
 import type { VerifyCase } from "./job.ts";
 
 /** A case that is not run, and why. */
@@ -86,7 +87,7 @@ function readFolder(folder: string, label: string): FolderCases {
   // Cases of one model stand together, so that it is loaded once.
   cases.sort((a, b) => a.model < b.model ? -1 : a.model > b.model ? 1 : 0);
   const greedy = join(folder, "generate.json");
-  if (!exists(greedy)) return { cases, skipped: [] };
+  if (!isFile(greedy)) return { cases, skipped: [] };
   const { prompt, greedy: expected, decoder_start_token_id: start, inputs } = readJson(greedy) as Record<
     string,
     unknown
@@ -128,16 +129,17 @@ function outputsCase(entry: unknown, where: string, folder: string, label: strin
   };
   const path = (key: string): string => {
     const file = join(folder, text(key));
-    if (exists(file)) return file;
+    if (isFile(file)) return file;
     throw new FormatError(`Cannot read ${where}: "${key}" names ${file}, which does not exist`, {
       hint: `paths are relative to ${dirname(join(folder, "cases.json"))}`,
     });
   };
-  const model = basename(text("model"), ".onnx");
+  const model = basename(text("model"), ".onnx"), beside = graphsBeside(path("model"));
   return {
     kind: "outputs",
     name: `${label}${model === "model" ? "" : `/${model}`} ${text("name")}`,
     model: path("model"),
+    ...(beside.length > 0 ? { beside } : {}),
     inputs: path("inputs"),
     expected: path("expected"),
     atol: number("atol"),
@@ -154,13 +156,5 @@ function readJson(file: string): unknown {
     return JSON.parse(Deno.readTextFileSync(file));
   } catch (cause) {
     throw new FormatError(`Cannot read ${file}: it is not valid JSON`, { cause });
-  }
-}
-
-function exists(file: string): boolean {
-  try {
-    return Deno.statSync(file).isFile;
-  } catch {
-    return false;
   }
 }

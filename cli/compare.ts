@@ -1,5 +1,6 @@
 /** How far tensors are from what they should be. */
 import { type HostTensor, toNumbers } from "../src/core/host_tensor.ts";
+import { type RoundingBound, roundingBound } from "./rounding_bound.ts";
 
 /** The difference of one output. */
 export interface OutputDifference {
@@ -10,8 +11,11 @@ export interface OutputDifference {
   readonly maxRel: number;
   /** Whether every element is within the tolerance, and dtype and shape are equal. */
   readonly pass: boolean;
-  /** Why there are no differences to give. */
+  /** Why there are no differences to give, or which bound is not kept. */
   readonly problem?: string;
+  /** Of a model that is held in 16 bits: the root of the mean square of the differences beyond the tolerance, and how large it may be. */
+  readonly rms?: number;
+  readonly rmsAllowed?: number;
 }
 
 /** What comparing two sides of a case finds. */
@@ -26,15 +30,25 @@ export interface Difference {
 export interface Tolerance {
   readonly atol: number;
   readonly rtol: number;
-  /** Besides, this much of the largest finite element that is expected of an output; 0 by default. */
-  readonly ofLargest?: number;
 }
 
-/** Compares tensors by name; an output that is missing, or that nobody expects, is a difference. */
+/** What rounding does to outputs, where a model is held in 16 bits. */
+export interface RoundedRun {
+  /** What the model gives unsplit with every value rounded, by output. */
+  readonly outputs: ReadonlyMap<string, HostTensor>;
+  /** For how many ranks a bound is wanted. */
+  readonly ranks: number;
+}
+
+/**
+ * Compares tensors by name; an output that is missing, or that nobody expects, is a difference. With `rounded`, outputs may differ by what
+ * rounding explains besides.
+ */
 export function compareTensors(
   got: Readonly<Record<string, HostTensor>>,
   expected: ReadonlyMap<string, HostTensor>,
   tolerance: Tolerance,
+  rounded?: RoundedRun,
 ): OutputDifference[] {
   const names = [...expected.keys(), ...Object.keys(got).filter((name) => !expected.has(name))];
   return names.map((name) => {
@@ -43,7 +57,10 @@ export function compareTensors(
     if (a === undefined || b === undefined) {
       return different(name, a === undefined ? "the output is missing" : "nobody expects this output");
     }
-    return compareTensor(name, a, b, tolerance);
+    const other = rounded?.outputs.get(name);
+    if (!rounded || !other) return compareTensor(name, a, b, tolerance);
+    const bound = roundingBound(b, other, rounded.ranks);
+    return typeof bound === "string" ? different(name, bound) : compareTensor(name, a, b, { ...tolerance, bound });
   });
 }
 
@@ -51,28 +68,35 @@ function compareTensor(
   name: string,
   a: HostTensor,
   b: HostTensor,
-  { atol, rtol, ofLargest = 0 }: Tolerance,
+  { atol, rtol, bound }: Tolerance & { readonly bound?: RoundingBound },
 ): OutputDifference {
   if (a.dtype !== b.dtype || a.shape.length !== b.shape.length || a.shape.some((d, i) => d !== b.shape[i])) {
     return different(name, `is ${a.dtype}[${a.shape}], expected ${b.dtype}[${b.shape}]`);
   }
   const x = toNumbers(a), y = toNumbers(b);
-  let largest = 0;
-  for (let i = 0; i < y.length && ofLargest > 0; i++) {
-    const size = Math.abs(y[i]!);
-    if (size < Infinity && size > largest) largest = size;
-  }
-  let maxAbs = 0, maxRel = 0, pass = true;
+  const most = bound?.max ?? 0;
+  let maxAbs = 0, maxRel = 0, pass = true, squares = 0;
   for (let i = 0; i < y.length; i++) {
     const size = Math.abs(y[i]!);
     // Equal infinities differ by NaN, and two NaNs are equal here.
     if (Object.is(x[i], y[i])) continue;
     const d = Math.abs(x[i]! - y[i]!);
-    if (!(d <= atol + rtol * size + ofLargest * largest) || d === Infinity) pass = false;
+    const allowed = atol + rtol * size;
+    if (!(d <= allowed + most) || d === Infinity) pass = false;
+    if (d > allowed) squares += (d - allowed) ** 2;
     if (!(d <= maxAbs)) maxAbs = d;
     if (size > atol && !(d / size <= maxRel)) maxRel = d / size;
   }
-  return { name, maxAbs, maxRel, pass };
+  if (!bound) return { name, maxAbs, maxRel, pass };
+  const rms = Math.sqrt(squares / Math.max(1, y.length)), even = rms <= bound.rms;
+  const told = { name, maxAbs, maxRel, rms, rmsAllowed: bound.rms };
+  if (even && pass) return { ...told, pass };
+  const problem = even
+    ? `one element is off by more than the ${bound.max.toExponential(1)} that rounding explains`
+    : `elements are off by ${rms.toExponential(1)} (root of the mean square), of which rounding explains ${
+      bound.rms.toExponential(1)
+    }`;
+  return { ...told, pass: false, problem };
 }
 
 /** Compares token ids: the first that is another. */

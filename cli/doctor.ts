@@ -44,6 +44,7 @@ export function doctorScreen(report: HostReport): string {
       memory.shm === undefined ? "none" : `${readableBytes(memory.shm.total)}, ${readableBytes(memory.shm.free)} free`,
     ],
     ["gpus", gpus.models.join(", ") || "none"],
+    ...(report.allReduces === undefined ? [] : [["all-reduces", report.allReduces] satisfies [string, string]]),
     ...(gpus.driver === undefined ? [] : [["driver", gpus.driver] satisfies [string, string]]),
   ];
   const width = Math.max(...rows.map(([name]) => name.length), ...report.libraries.map((l) => l.name.length)) + 2;

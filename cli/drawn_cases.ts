@@ -20,6 +20,18 @@ import type { VerifyCase } from "./job.ts";
 /** Sizes of what the model leaves open. */
 const ROWS = 2, LENGTH = 7, PAST = 5;
 
+/** Of which sizes inputs are drawn. */
+export interface DrawnSizes {
+  /** For messages. */
+  readonly path: string;
+  /** Symbolic dims by name. */
+  readonly sizes: Nominal;
+  /** Of the batch; 2 by default. */
+  readonly rows?: number | undefined;
+  /** Of what else the model leaves open, where it carries no state; 7 by default. */
+  readonly length?: number | undefined;
+}
+
 /** Cases of their own making, whose inputs lie in a temporary folder. */
 export class DrawnCases implements Disposable {
   readonly #folder = Deno.makeTempDirSync({ prefix: "shardwise-drawn-" });
@@ -53,12 +65,13 @@ export function openedGraph(graph: Graph<"global">): Graph<"global"> {
   return cleanPipeline().run(graph, new ParallelExecutionCtx({ ranks: 1, rank: 0, config: { fuse: false } }));
 }
 
-/** What each input of `graph` is given. */
-export function drawnInputs(
-  graph: Graph<"global">,
-  { path, sizes: given }: { readonly path: string; readonly sizes: Nominal },
-): Map<string, HostTensor> {
-  const sizes = sizesOf(graph, given), limits = tableRows(graph);
+/**
+ * What each input of `graph` is given.
+ *
+ * @throws {FormatError} If the model leaves the type or a size of an input open.
+ */
+export function drawnInputs(graph: Graph<"global">, how: DrawnSizes): Map<string, HostTensor> {
+  const { path } = how, sizes = sizesOf(graph, how), limits = tableRows(graph);
   const random = generator();
   const inputs = new Map<string, HostTensor>();
   for (const node of graph.nodes) {
@@ -97,7 +110,10 @@ function contentOf(name: string, { dtype, dims, limit, random }: Content): (i: n
   return () => Math.floor(random() * (limit ?? 2));
 }
 
-function sizesOf(graph: Graph<"global">, given: Nominal): Map<string, number> {
+function sizesOf(
+  graph: Graph<"global">,
+  { sizes: given, rows = ROWS, length: open = LENGTH }: DrawnSizes,
+): Map<string, number> {
   const known: Record<string, number> = {};
   const inputs = graph.nodes.flatMap((n) => (n.kind === "placeholder" ? [valueOf(graph, n.outputs[0])] : []));
   const uses = (symbol: string) => inputs.filter(({ type }) => type.shape?.some((d) => asSymbol(d) === symbol)).length;
@@ -105,7 +121,7 @@ function sizesOf(graph: Graph<"global">, given: Nominal): Map<string, number> {
     // A vector is as long as a text, not as a batch.
     if (shape.length < 2) continue;
     const batch = asSymbol(shape[0]!), length = asSymbol(shape.at(-1)!);
-    if (batch !== undefined) known[batch] = ROWS;
+    if (batch !== undefined) known[batch] = rows;
     // A mask covers the past too, under a name that says nothing of it.
     if (graph.carried.length > 0 && /mask/i.test(name) && length !== undefined && uses(length) === 1) {
       known[length] = PAST + 1;
@@ -113,7 +129,7 @@ function sizesOf(graph: Graph<"global">, given: Nominal): Map<string, number> {
   }
   const sizes = nominalSizes(graph, { ...known, ...given }, PAST);
   if (graph.carried.length === 0) {
-    for (const name of sizes.keys()) if (!(name in known) && !(name in given)) sizes.set(name, LENGTH);
+    for (const name of sizes.keys()) if (!(name in known) && !(name in given)) sizes.set(name, open);
   }
   return sizes;
 }

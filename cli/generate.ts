@@ -83,7 +83,7 @@ async function generateText(args: ParsedArgs): Promise<number> {
   checkPlanFile(args, planConfig(args), { ranks: mesh?.tp ?? nproc, model: folder.model });
   const { job, echo, promptTokens, limitNote } = generateJob(args, folder);
   if (echo !== undefined) await Deno.stdout.write(new TextEncoder().encode(echo));
-  const { code, reports: [report] } = await startJob(job, nproc);
+  const { code, reports: [report] } = await startJob(job, nproc, { onClosedOutput: "stop" });
   if (report !== undefined) printNote(speedLine(report as GenerateReport, promptTokens, limitNote));
   const advice = job.print.kind === "text" && args.text("temperature") === undefined && job.beams === undefined
     ? samplingAdvice(folder)

@@ -14,10 +14,10 @@ const OUTPUTS: VerifyCase = {
 const GREEDY: VerifyCase = { kind: "greedy", name: "llama greedy", model: "m.onnx", prompt: [1], expected: [2] };
 const FOUND = { cases: [OUTPUTS, GREEDY], skipped: [{ name: "other", reason: "absent" }] };
 
-Deno.test("heldCases() allows outputs the roundings of a dtype, and compares no text in it", () => {
-  for (const [dtype, ofLargest] of [["bf16", 12 / 256], ["fp16", 12 / 2048]] as const) {
+Deno.test("heldCases() compares no text in 16 bits", () => {
+  for (const dtype of ["bf16", "fp16"] as const) {
     const { cases, skipped } = heldCases(FOUND, dtype);
-    assert.deepEqual(cases, [{ ...OUTPUTS, ofLargest }]);
+    assert.deepEqual(cases, [OUTPUTS]);
     assert.deepEqual(skipped, [...FOUND.skipped, {
       name: "llama greedy",
       reason: `a text may be another one in ${dtype}`,

@@ -3,10 +3,13 @@ import { join } from "node:path";
 import { UsageError } from "../src/core/errors.ts";
 import type { BeamSearchOptions } from "../src/generate/beam_search.ts";
 import type { SamplingOptions } from "../src/generate/sampler.ts";
-import { launch } from "../launcher/launch.ts";
+import { launch, type LaunchConfig } from "../launcher/launch.ts";
 import { shardedFor } from "../src/sharded_folder.ts";
 import type { RunTrace } from "../src/trace/run_trace.ts";
+import type { DType } from "../src/core/dtype.ts";
 import type { Communicator } from "../src/runtime/comm/communicator.ts";
+import type { GpuUse } from "../src/runtime/executor.ts";
+import type { ProcessMemory } from "../src/runtime/host/process_memory.ts";
 import { type DeviceChoice, type HeldDType, requireDevice, requireHeldDType } from "../src/runtime/device_choice.ts";
 import type { Difference } from "./compare.ts";
 import { type DeviceMesh, meshSize, parseMesh } from "../src/plan/mesh.ts";
@@ -24,6 +27,8 @@ export interface RunJob {
   readonly kind: "run";
   readonly on: JobDevice;
   readonly model: string;
+  /** Files of the model's other graphs. */
+  readonly beside: readonly string[];
   readonly inputs: string;
   readonly outputs: string;
   readonly plan: PlanConfig;
@@ -50,12 +55,12 @@ export type VerifyCase =
     readonly kind: "outputs";
     readonly name: string;
     readonly model: string;
+    /** Files of the other graphs of its folder's model. */
+    readonly beside?: readonly string[];
     readonly inputs: string;
     readonly expected: string;
     readonly atol: number;
     readonly rtol: number;
-    /** As in `Tolerance`. */
-    readonly ofLargest?: number;
   }
   | {
     readonly kind: "greedy";
@@ -151,8 +156,72 @@ export interface TraceReport {
   readonly trace: RunTrace;
 }
 
+/** Measures a model. */
+export interface BenchJob {
+  readonly kind: "bench";
+  readonly on: JobDevice;
+  /** The folder, or the graph's file. */
+  readonly model: string;
+  /** Whether it generates: prompts and single tokens are measured then, else whole runs. */
+  readonly generates: boolean;
+  /** Tokens of prompts, or sizes of what a model that only runs leaves open. */
+  readonly prompts: readonly number[];
+  /** Tokens before those that are decoded. */
+  readonly pasts: readonly number[];
+  /** Tokens decoded behind each past. */
+  readonly newTokens: number;
+  /** Sequences side by side. */
+  readonly batch: number;
+  readonly rounds: number;
+  /** Of the token ids. */
+  readonly seed: number;
+  /** A file of inputs, instead of drawn ones: of a model that only runs, or of an encoder. */
+  readonly inputs?: string | undefined;
+  /** Symbolic dims of drawn inputs, by name. */
+  readonly sizes: Readonly<Record<string, number>>;
+  readonly plan: PlanConfig;
+}
+
+/** What rank 0 reports of each case of a {@linkcode BenchJob}. */
+export interface BenchCase {
+  /** A prompt into an empty cache, up to the pick of a token; single tokens behind a past; or a whole run. */
+  readonly kind: "prefill" | "decode" | "run";
+  /** Tokens of the prompt, of the past, or the size of what the model leaves open; absent where it leaves nothing open. */
+  readonly tokens?: number | undefined;
+  /** By round, on the rank where it is longest: ms of the prompt, of one token, of the run. */
+  readonly ms: readonly number[];
+  /** By round, of `ms`: the longest that a rank waited for others, or for its GPU. */
+  readonly waitingMs: readonly number[];
+  /** Multiply-adds ×2 of the whole model; of a decode case, of one step. */
+  readonly flops: number;
+  /** Of one step, on the rank that reads the most. */
+  readonly weightBytes: number;
+  /** Of states before the step, on the rank that has the most. */
+  readonly stateBytes: number;
+  /** On a GPU: why decoding is not one launch a token, where it is not. */
+  readonly notRecorded?: string | undefined;
+}
+
+/** What rank 0 reports of a {@linkcode BenchJob}. */
+export interface BenchReport {
+  /** Of the slowest rank: from its start to a model that can run. */
+  readonly loadMs: number;
+  /** Bytes of weights of the whole model. */
+  readonly weightBytes: number;
+  readonly ranks: readonly {
+    /** Bytes of weights that it holds. */
+    readonly weightBytes: number;
+    /** Of its process. */
+    readonly memory: ProcessMemory;
+    readonly gpu?: GpuUse | undefined;
+  }[];
+  /** In what most products are computed. */
+  readonly dtype: DType;
+  readonly cases: readonly BenchCase[];
+}
+
 /** What ranks can be asked to do. */
-export type Job = TraceJob | RunJob | VerifyJob | GenerateJob | CalibrateJob;
+export type Job = TraceJob | RunJob | VerifyJob | GenerateJob | CalibrateJob | BenchJob;
 
 /** Options of every command that starts ranks. */
 export const NPROC: OptionSpec = { short: "n", value: "N", help: "ranks: processes that share the model; default 1" };
@@ -231,7 +300,11 @@ export interface RankContext {
  * reports goes through a file, so that the command can print it after everything else. So does the job: with hundreds
  * of cases in the arguments, Deno was seen to end by a stack overflow at its start.
  */
-export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
+export async function startJob(
+  job: Job,
+  nproc: number,
+  { onClosedOutput }: Pick<LaunchConfig, "onClosedOutput"> = {},
+): Promise<JobEnd> {
   const folder = Deno.makeTempDirSync({ prefix: "shardwise-job-" });
   const files = [join(folder, "job.json"), join(folder, "reports.jsonl")] as const;
   try {
@@ -239,7 +312,7 @@ export async function startJob(job: Job, nproc: number): Promise<JobEnd> {
     Deno.writeTextFileSync(files[1], "");
     const script = new URL("./worker.ts", import.meta.url).href;
     const program = { kind: "deno", script } as const;
-    const code = await launch({ program, args: files, nproc, output: "rank0", stdin: "none" });
+    const code = await launch({ program, args: files, nproc, output: "rank0", stdin: "none", onClosedOutput });
     const lines = Deno.readTextFileSync(files[1]).split("\n").filter((line) => line !== "");
     return { code, reports: lines.map((line) => JSON.parse(line)) };
   } finally {

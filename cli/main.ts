@@ -1,29 +1,34 @@
 /** The `shardwise` command: finds the command that is meant, and turns errors into one message and an exit code. */
 import config from "../deno.json" with { type: "json" };
 import { describeError, ShardwiseError, UsageError } from "../src/core/errors.ts";
-import { EXIT } from "../src/core/exit_codes.ts";
+import { EXIT, signalExitCode } from "../src/core/exit_codes.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type Command, commandHelp, parseCommand } from "./command.ts";
-import { calibrate } from "./calibrate.ts";
-import { doctor } from "./doctor.ts";
-import { exportParts } from "./export.ts";
-import { flight } from "./flight.ts";
-import { generate } from "./generate.ts";
-import { plan } from "./plan.ts";
-import { run } from "./run.ts";
-import { trace } from "./trace.ts";
-import { verify } from "./verify.ts";
 import { printNote, printResult } from "./print.ts";
 
 /** The exit code for wrong files and inputs, as ranks give it; 1 is a failed check or a bug. */
 const USER_ERROR = 2;
-const COMMANDS: readonly Command[] = [run, verify, generate, plan, exportParts, trace, calibrate, flight, doctor];
+/** By name; loaded when one is asked for, as starting takes a third of the time then. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  run: async () => (await import("./run.ts")).run,
+  verify: async () => (await import("./verify.ts")).verify,
+  generate: async () => (await import("./generate.ts")).generate,
+  plan: async () => (await import("./plan.ts")).plan,
+  export: async () => (await import("./export.ts")).exportParts,
+  bench: async () => (await import("./bench.ts")).bench,
+  trace: async () => (await import("./trace.ts")).trace,
+  calibrate: async () => (await import("./calibrate.ts")).calibrate,
+  flight: async () => (await import("./flight.ts")).flight,
+  doctor: async () => (await import("./doctor.ts")).doctor,
+};
 
 /** Runs the command line `args`; resolves to the exit code. Prints results to stdout and problems to stderr. */
 export async function main(args: readonly string[]): Promise<number> {
   try {
     return await dispatch(args);
   } catch (error) {
+    // The reader of a pipe has what it wanted: `shardwise plan MODEL | head -1`.
+    if (error instanceof Deno.errors.BrokenPipe) return signalExitCode("SIGPIPE");
     printNote(errorText(error));
     if (error instanceof UsageError) return EXIT.usage;
     return error instanceof ShardwiseError || isRefusal(error) ? USER_ERROR : 1;
@@ -45,7 +50,7 @@ export function errorText(error: unknown): string {
 async function dispatch(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined || name === "--help" || name === "-h") {
-    (name === undefined ? printNote : printResult)(help());
+    (name === undefined ? printNote : printResult)(await help());
     return name === undefined ? EXIT.usage : 0;
   }
   if (name === "--version" || name === "-V") {
@@ -53,15 +58,15 @@ async function dispatch(args: readonly string[]): Promise<number> {
     return 0;
   }
   if (name === "help") return await dispatch([...rest.slice(0, 1), "--help"]);
-  const command = COMMANDS.find((c) => c.name === name);
-  if (command === undefined) {
+  const load = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined;
+  if (load === undefined) {
     const what = name.startsWith("-") ? "option" : "command";
-    const known = what === "command" ? COMMANDS.map((c) => c.name) : ["--help", "--version"];
+    const known = what === "command" ? Object.keys(COMMANDS) : ["--help", "--version"];
     throw new UsageError(`Unknown ${what} ${JSON.stringify(name)}${didYouMean(name, known)}`, {
       hint: "shardwise --help",
     });
   }
-  const parsed = parseCommand(command, rest);
+  const command = await load(), parsed = parseCommand(command, rest);
   if (parsed.flag("help")) {
     printResult(commandHelp(command));
     return 0;
@@ -69,15 +74,16 @@ async function dispatch(args: readonly string[]): Promise<number> {
   return await command.run(parsed);
 }
 
-function help(): string {
-  const width = Math.max(...COMMANDS.map((c) => c.name.length)) + 2;
+async function help(): Promise<string> {
+  const commands = await Promise.all(Object.values(COMMANDS).map((load) => load()));
+  const width = Math.max(...commands.map((c) => c.name.length)) + 2;
   return [
     "shardwise: runs one neural network across several processes",
     "",
     "Usage: shardwise COMMAND [OPTIONS]",
     "",
     "Commands:",
-    ...COMMANDS.map((c) => `  ${c.name.padEnd(width)}${c.summary}`),
+    ...commands.map((c) => `  ${c.name.padEnd(width)}${c.summary}`),
     "",
     "Options:",
     "  -h, --help     print this; `shardwise COMMAND --help` explains a command",

@@ -1,7 +1,7 @@
 /** Files that commands write where their user says. */
-import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { cannotWrite } from "../src/core/errors.ts";
+import { exists, isFolder } from "../src/core/paths.ts";
 import type { ParsedArgs } from "./command.ts";
 import { printNote } from "./print.ts";
 
@@ -13,7 +13,8 @@ import { printNote } from "./print.ts";
 export function checkOutput(path: string | undefined, name: string, args: ParsedArgs): void {
   if (path === undefined) return;
   requireFolder(path, name, args);
-  const isNew = !existsSync(path);
+  // A device that is no file (/dev/stdout) is not ours to remove.
+  const isNew = !exists(path);
   try {
     Deno.openSync(path, { append: true, create: true }).close();
     if (isNew) Deno.removeSync(path);
@@ -35,10 +36,6 @@ export function writeOutput(path: string, text: string): void {
 /** @throws {UsageError} If there is no folder for the file that option `name` asks for. */
 export function requireFolder(path: string, name: string, args: ParsedArgs): void {
   const folder = dirname(path);
-  try {
-    if (Deno.statSync(folder).isDirectory) return;
-  } catch {
-    // Told below.
-  }
+  if (isFolder(folder)) return;
   throw args.error(`there is no folder ${folder} for --${name} ${path}`, `mkdir -p ${folder}`);
 }

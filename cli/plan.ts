@@ -1,11 +1,11 @@
 /** `shardwise plan`: what a model would become on N ranks, and what it would cost otherwise. Starts no ranks. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import Table from "cli-table3";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { graphsBeside, ModelFolder } from "../src/generate/model_folder.ts";
 import { PLAN_COLUMNS, type PlanReport, planRows, planSummary } from "../src/plan/explain.ts";
-import { planOutline } from "../src/plan/outline.ts";
+import { foldRows, planOutline } from "../src/plan/outline.ts";
 import { type Baseline, BASELINES } from "../src/plan/baselines.ts";
+import { isFile } from "../src/core/paths.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
@@ -29,7 +29,8 @@ export const plan: Command = {
   description:
     "Prints every layer with what becomes of it (column-, row- or vocab-parallel, or replicated), the placement of its weights\n" +
     "(R: whole on every rank; S(d): cut along dim d), its bytes on a rank, its collectives with the bytes of one token, and what\n" +
-    "the model would cost more if this one layer were not split. No rank is started, and no weights are read.",
+    "the model would cost more if this one layer were not split. Equal layers share a row, of which the numbers are those of each.\n" +
+    "No rank is started, and no weights are read.",
   options: {
     tp: { short: "n", value: "N", help: "ranks to plan for; required" },
     set: {
@@ -81,7 +82,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       `name ${join(model, FOLDER_FILES.model)}`,
     );
   }
-  if (made !== undefined && !existsSync(join(model, FOLDER_FILES.model))) {
+  if (made !== undefined && !isFile(join(model, FOLDER_FILES.model))) {
     throw args.error(
       `${model} was split with --quantize, and does not hold the whole model`,
       `its plan is ${join(model, FOLDER_FILES.plan)}; or name the model itself, with --quantize`,
@@ -98,7 +99,9 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   };
   const graph = made === undefined ? model : join(model, FOLDER_FILES.model);
   const begun = join(model, FOLDER_FILES.firstStep), first = shardedFor(begun) === undefined ? firstStep : begun;
-  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep: first });
+  // Who names a folder means a model with all of its graphs.
+  const beside = named === model ? [] : graphsBeside(graph);
+  const explained = explainModel(graph, { ranks, ...(mesh ? { mesh } : {}), config, firstStep: first, beside });
   const { report } = explained;
   const explanations = args.texts("explain").flatMap((pattern) => explained.explain(pattern));
   const comparison = baselines.length > 0 ? explained.compare(baselines) : undefined;
@@ -111,7 +114,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
       ...(comparison ? { comparison } : {}),
     };
     printResult(JSON.stringify({ ...explained.file(), ...more }, undefined, 1));
-    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first });
+    await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first, beside });
     return 0;
   }
   const screens = [
@@ -127,7 +130,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
   if (named !== model && encoder !== undefined) {
     printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
   }
-  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first });
+  await writePlanPage(args, { model: graph, ranks: mesh?.tp ?? ranks, config, firstStep: first, beside });
   return 0;
 }
 
@@ -162,7 +165,7 @@ function rules(args: ParsedArgs): Baseline[] {
 /** The report as a table between an outline and the estimated cost. */
 export function planScreen(report: PlanReport): string {
   const table = new Table({ head: [...PLAN_COLUMNS], style: { head: [], border: [], compact: true } });
-  table.push(...planRows(report));
+  table.push(...foldRows(planRows(report)));
   const { compute, communication, memory } = report.cost;
   const ms = (s: number) => `${(s * 1000).toPrecision(3)} ms`;
   return [

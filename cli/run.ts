@@ -1,6 +1,6 @@
 /** `shardwise run`: one run of a model, from files to files. */
 import { extname } from "node:path";
-import { ModelFolder } from "../src/generate/model_folder.ts";
+import { graphsBeside, ModelFolder } from "../src/generate/model_folder.ts";
 import { readTensors } from "../src/formats/tensor_file.ts";
 import type { Command, ParsedArgs } from "./command.ts";
 import { DEVICE_OPTIONS, jobDevice, MESH, NPROC, ranksOf, startJob } from "./job.ts";
@@ -33,7 +33,7 @@ export const run: Command = {
 };
 
 async function runModel(args: ParsedArgs): Promise<number> {
-  const { model } = ModelFolder.open(args.only("MODEL.onnx"));
+  const named = args.only("MODEL.onnx"), { model } = ModelFolder.open(named);
   const { nproc, mesh } = ranksOf(args, model);
   const plan = planConfig(args);
   checkPlanFile(args, plan, { ranks: nproc, model });
@@ -46,7 +46,17 @@ async function runModel(args: ParsedArgs): Promise<number> {
   if (extname(outputs) === "") requireFolder(outputs, "outputs", args);
   else checkOutput(outputs, "outputs", args);
   return (await startJob(
-    { kind: "run", on: jobDevice(args), model, inputs, outputs, plan, ...(mesh ? { mesh } : {}) },
+    {
+      kind: "run",
+      on: jobDevice(args),
+      model,
+      // Who names a folder means a model with all of its graphs.
+      beside: named === model ? [] : graphsBeside(model),
+      inputs,
+      outputs,
+      plan,
+      ...(mesh ? { mesh } : {}),
+    },
     nproc,
   )).code;
 }

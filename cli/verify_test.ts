@@ -57,7 +57,8 @@ Deno.test("verifyTable() wraps long messages", () => {
 Deno.test("judge() says of a case that differs from its reference whether the split is to blame", async () => {
   const c: VerifyCase = { kind: "greedy", name: "m greedy", model: "m", prompt: [1], expected: [1, 2] };
   const verdictOf = async (got: number[], unsplit: number[], against: Against = "reference") => {
-    const { pass, verdict } = await judge(got, { c, against, unsplit: { give: () => Promise.resolve(unsplit) } });
+    const give = () => Promise.resolve(unsplit);
+    const { pass, verdict } = await judge(got, { c, against, ranks: 2, unsplit: { give, giveRounded: give } });
     return [pass, verdict];
   };
   assert.deepEqual(await verdictOf([1, 2], [1, 3]), [true, undefined]);

@@ -8,6 +8,7 @@ import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/c
 import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
 import { init } from "../src/runtime/comm/init.ts";
 import { type Job, type RankContext, readJob } from "./job.ts";
+import { benchOnRank } from "./ranks/bench.ts";
 import { calibrateOnRank } from "./ranks/calibrate.ts";
 import { generateOnRank } from "./ranks/generate.ts";
 import { runOnRank } from "./ranks/run.ts";
@@ -24,6 +25,8 @@ async function carryOut(job: Job, context: RankContext): Promise<void> {
       return await generateOnRank(job, context);
     case "trace":
       return await traceOnRank(job, context);
+    case "bench":
+      return await benchOnRank(job, context);
     case "calibrate":
       return await calibrateOnRank(job, context);
   }

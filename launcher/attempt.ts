@@ -15,13 +15,15 @@ export type StopReason =
   | { readonly kind: "failure" }
   | { readonly kind: "signal"; readonly signal: string }
   | { readonly kind: "timeout" }
+  /** Nobody reads the job's output any more, and nothing else was wanted of it. */
+  | { readonly kind: "unread" }
   | { readonly kind: "linger"; readonly message: string }
   /** Another node, or a client of the store, asked for it. */
   | { readonly kind: "abort"; readonly notice: AbortNotice };
 
-/** Whether a user or a time limit ended the ranks, so that nothing failed. */
+/** Whether a user, a reader or a time limit ended the ranks, so that nothing failed. */
 export function isStopped(reason: StopReason | undefined): boolean {
-  return reason?.kind === "signal" || reason?.kind === "timeout";
+  return reason?.kind === "signal" || reason?.kind === "timeout" || reason?.kind === "unread";
 }
 
 /** What an attempt needs to know. */

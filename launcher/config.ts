@@ -56,6 +56,8 @@ export interface LaunchConfig {
   readonly stopSignals?: readonly Deno.Signal[] | undefined;
   /** Signals that are passed on to the ranks and end nobody; default USR1 and USR2, which arrive as USR2. */
   readonly notifySignals?: readonly Deno.Signal[] | undefined;
+  /** `stop` ends the job, with 141 and without a word, when nobody reads its stdout any more; default `continue`. */
+  readonly onClosedOutput?: "stop" | "continue" | undefined;
   /** `continue` lets the other ranks run on when one fails; default `abort`. */
   readonly onFailure?: "abort" | "continue" | undefined;
   /** Pins each rank to a share of the cores, or of one NUMA node; default `none`. */

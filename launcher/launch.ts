@@ -86,7 +86,9 @@ class Job implements AsyncDisposable {
     this.#config = config;
     checkProgram(config.program, programHost(config.env?.PATH ?? this.#base.PATH));
     this.#nproc = resolveRankCount(config.nproc ?? 1);
-    this.#stdout = new OutputSink(io.stdout ?? Deno.stdout);
+    this.#stdout = new OutputSink(io.stdout ?? Deno.stdout, () => {
+      if (config.onClosedOutput === "stop") this.#stop({ kind: "unread" });
+    });
     this.#stderr = new OutputSink(io.stderr ?? Deno.stderr);
     this.#temp = jobTempDir(systemTempDir(), this.#runId);
     try {
@@ -173,7 +175,11 @@ class Job implements AsyncDisposable {
   /** The exit code of a job that was stopped before it had ranks. */
   async #neverStarted(): Promise<number> {
     const stop = this.#stopped;
-    this.#say(`stopped ${stop?.kind === "signal" ? `by ${stop.signal}` : "by --timeout"} before any rank was started`);
+    if (stop?.kind !== "unread") {
+      this.#say(
+        `stopped ${stop?.kind === "signal" ? `by ${stop.signal}` : "by --timeout"} before any rank was started`,
+      );
+    }
     await this.#stderr.drain(SLOW_READER_MS);
     return exitCode({ outcomes: [], cause: undefined, stop });
   }
@@ -322,7 +328,9 @@ class Job implements AsyncDisposable {
     // A pager may take its time over good news, until somebody has enough; a failed job should not wait for one.
     if (verdict.code !== 0) await this.#stdout.drain(SLOW_READER_MS);
     else await Promise.race([this.#stdout.drain(600_000), this.#interrupted.promise]);
-    if (verdict.code !== 0) {
+    // As other programs end whose reader has gone, it says nothing.
+    const isUnread = end.result.cause === undefined && end.result.stop?.kind === "unread";
+    if (verdict.code !== 0 && !(isUnread && !this.#config.verbose)) {
       const { closingLines } = await import("./report.ts");
       const lines = closingLines({
         result: end.result,

@@ -13,13 +13,16 @@ const encoder = new TextEncoder();
 /** Writes to one of the launcher's streams in order, several waiting chunks at a time. A stream that nobody reads swallows the rest. */
 export class OutputSink {
   readonly #target: OutputTarget;
+  readonly #onBroken: () => void;
   #queue: Uint8Array[] = [];
   #bytes = 0;
   #writing: Promise<void> | undefined;
   #broken = false;
 
-  constructor(target: OutputTarget) {
+  /** `onBroken` is called once, when the reader is found to have gone. */
+  constructor(target: OutputTarget, onBroken: () => void = () => {}) {
     this.#target = target;
+    this.#onBroken = onBroken;
   }
 
   /** Whether the reader has gone. */
@@ -62,6 +65,7 @@ export class OutputSink {
       // A closed pipe: nobody wants the output, but the job's work may still matter.
       this.#broken = true;
       this.#queue = [];
+      this.#onBroken();
     } finally {
       this.#writing = undefined;
     }

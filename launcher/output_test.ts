@@ -54,11 +54,14 @@ Deno.test("OutputSink keeps order, survives short writes, and asks writers to wa
 });
 
 Deno.test("OutputSink swallows the rest once its reader is gone, and drain() does not hang on one that is stuck", async () => {
-  const broken = new OutputSink({ isTerminal: () => false, write: () => Promise.reject(new Deno.errors.BrokenPipe()) });
+  let told = 0;
+  const target = { isTerminal: () => false, write: () => Promise.reject(new Deno.errors.BrokenPipe()) };
+  const broken = new OutputSink(target, () => told++);
   broken.line("x");
   await broken.drain(1000);
   assert.equal(broken.broken, true);
   assert.equal(broken.write(encode("y")), undefined);
+  assert.equal(told, 1);
   const stuck = new OutputSink({ isTerminal: () => false, write: () => new Promise(() => {}) });
   stuck.line("x");
   const begun = performance.now();

@@ -121,6 +121,8 @@ function stopText(stop: AttemptResult["stop"]): string {
   switch (stop?.kind) {
     case "signal":
       return `the launcher received ${stop.signal}`;
+    case "unread":
+      return "nobody reads the output";
     case "timeout":
       return "the job ran longer than --timeout";
     case "linger":

@@ -92,6 +92,7 @@ Deno.test("exit codes follow the cause, then the reason to stop", () => {
   const none = { outcomes: [], cause: undefined };
   assert.equal(exitCode({ ...none, stop: undefined }), 0);
   assert.equal(exitCode({ ...none, stop: { kind: "timeout" } }), 124);
+  assert.equal(exitCode({ ...none, stop: { kind: "unread" } }), 141);
   assert.equal(exitCode({ ...none, stop: { kind: "signal", signal: "SIGTERM" } }), 143);
   assert.equal(exitCode({ ...none, stop: { kind: "abort", notice: parseAbort('{"message":"m","code":9}') } }), 9);
   assert.equal(

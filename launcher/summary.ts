@@ -1,5 +1,5 @@
 /** summary.json: how a job went, for programs. Pure. */
-import type { AttemptResult } from "./attempt.ts";
+import { type AttemptResult, isStopped } from "./attempt.ts";
 import type { Placement, Verdict } from "./coordinator.ts";
 import { explain, type RankOutcome } from "./outcome.ts";
 
@@ -67,7 +67,7 @@ export function summarize(input: SummaryInput): Summary {
   return {
     job: placement.jobId,
     exitCode: verdict.code,
-    state: verdict.code === 0 ? "succeeded" : stop === "signal" || stop === "timeout" ? "stopped" : "failed",
+    state: verdict.code === 0 ? "succeeded" : isStopped(result.stop) ? "stopped" : "failed",
     started: new Date(input.startedAt).toISOString(),
     elapsedMs: Math.round(input.elapsedMs),
     startMs: input.startMs,

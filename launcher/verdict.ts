@@ -1,6 +1,6 @@
 /** From the ends of ranks to the exit code of a job, and to whether it may be started again. Pure. */
 import { EXIT, isUserErrorCode, signalExitCode } from "../src/core/exit_codes.ts";
-import type { AttemptResult } from "./attempt.ts";
+import { type AttemptResult, isStopped } from "./attempt.ts";
 import { exitCodeOf, type RankOutcome } from "./outcome.ts";
 
 /** The exit code of an attempt: that of the first cause, or what its stop means. */
@@ -15,6 +15,8 @@ export function exitCode(result: AttemptResult): number {
       return result.outcomes.some((o) => o.code === EXIT.requeue && o.signal === null)
         ? EXIT.requeue
         : signalExitCode(stop.signal);
+    case "unread":
+      return signalExitCode("SIGPIPE");
     case "abort":
       return stop.notice.code;
     case "linger":
@@ -26,9 +28,7 @@ export function exitCode(result: AttemptResult): number {
 
 /** Whether starting again may help: not after a clean error of the user's, a request for a requeue, or a stop from outside. */
 export function mayRestart(result: AttemptResult, code: number): boolean {
-  const stop = result.stop?.kind;
-  return code !== 0 && code !== EXIT.requeue && stop !== "signal" && stop !== "timeout" &&
-    userError(result) === undefined;
+  return code !== 0 && code !== EXIT.requeue && !isStopped(result.stop) && userError(result) === undefined;
 }
 
 /** The failing rank whose clean error stands for the job: there is one, and no rank failed in another way. */

@@ -6,16 +6,20 @@ import { importOnnx } from "./formats/import_onnx.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { type Graph, valueOf } from "./graph/graph.ts";
 import { hostMeasurement, withMeasured } from "./measured_costs.ts";
-import { batchOf, shareNominal } from "./mesh_session.ts";
+import { batchOf, shareNominal } from "./mesh_batch.ts";
+import { graphsOfFile, OpenFiles } from "./model_graphs.ts";
 import { opDef } from "./ops/table.ts";
 import { cleanBlocks } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
 import { joinSteps } from "./passes/first_step.ts";
 import { foldedReport, reportOf } from "./passes/folded_report.ts";
+import { fuseRank } from "./passes/fuse_rank.ts";
+import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
-import { cleanPipeline } from "./passes/pipelines.ts";
+import { cleanPipeline, shardPipeline } from "./passes/pipelines.ts";
 import type { RewriteNote } from "./passes/rewrites/rewrite.ts";
-import { specializeBranches } from "./passes/specialize_branches.ts";
+import { type Branches, specializeBranches } from "./passes/specialize_branches.ts";
+import { wishesByGraph } from "./passes/wishes.ts";
 import { explainLayers, type LayerExplanation } from "./plan/alternatives.ts";
 import type { Baseline } from "./plan/baselines.ts";
 import { planFromFile } from "./plan/check_plan.ts";
@@ -39,6 +43,8 @@ export interface ExplainOptions {
   readonly config?: Config;
   /** Path of a decoder's first step, where that is a file of its own: the later ones keep the states that it begins. */
   readonly firstStep?: string | undefined;
+  /** Files of the model's other graphs (an encoder's): patterns of `config` may mean layers of theirs instead. */
+  readonly beside?: readonly string[];
 }
 
 /** What {@linkcode explainModel} gives. */
@@ -75,7 +81,8 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
   const ranks = mesh?.tp ?? given.ranks;
   const asked = given.config ?? {};
   const config = mesh && mesh.dp > 1 ? shareNominal(asked, batchOf(path, mesh), mesh) : asked;
-  const explained = (file: OnnxFile) => explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep) });
+  const explained = (file: OnnxFile) =>
+    explainFile(file, { ranks, config, graph: laterSteps(file, given.firstStep), beside: filesBeside(given) });
   using file = readOnnx(path);
   // Rules are tried again for their notes, and read constants, which may lie in another file: it is open when they are asked for.
   const get = () => {
@@ -83,6 +90,11 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
     return explained(again).rewrites;
   };
   return Object.defineProperty(explained(file), "rewrites", { get, enumerable: true });
+}
+
+/** Files of the graphs that are not planned, in which patterns may find their layers. */
+export function filesBeside({ firstStep, beside = [] }: Pick<ExplainOptions, "firstStep" | "beside">): string[] {
+  return [firstStep, ...beside].flatMap((path) => path === undefined || shardedFor(path) !== undefined ? [] : [path]);
 }
 
 /**
@@ -106,27 +118,33 @@ export function laterSteps(file: OnnxFile, firstStep: string | undefined): Graph
  */
 export function explainFile(
   file: OnnxFile,
-  { ranks, config = {}, graph: given }: {
+  { ranks, config: asked = {}, graph: given, beside = [] }: {
     readonly ranks: number;
     readonly config?: Config;
     readonly graph?: Graph<"global"> | undefined;
+    readonly beside?: readonly string[];
   },
 ): ExplainedModel & { readonly graph: Graph<"global">; readonly config: Config } {
-  const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   const whole = given ?? importOnnx(file), branches = specializeBranches(whole);
   // Of a merged decoder, the step that is taken again and again.
   const imported = branches?.steps?.next ?? branches?.whenTrue ?? whole;
+  const config = wishesOf(imported, { config: asked, branches, beside });
+  const measured = config.calibrated === false ? undefined : hostMeasurement(ranks);
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: withMeasured(config, measured) });
   checkNominal(imported, config.nominal ?? {});
   // All of a model is cleaned, or searched, only when somebody asks for more than the report of equal blocks.
   let cleaned: Graph<"global"> | undefined, known: SolvedPlan | undefined;
-  const blocks = cleanBlocks(imported, ctx);
+  const blocks = ctx.config.logits === "last" ? undefined : cleanBlocks(imported, ctx);
   const graph = () => cleaned ??= blocks?.graph() ?? cleanPipeline().run(imported, ctx);
-  const rewrites = () => {
+  const rewrites = (plan: Plan) => {
     // Of every place, and not of a few blocks.
     const whole = new ParallelExecutionCtx({ ranks, rank: 0, config: ctx.config });
-    cleanPipeline().run(imported, whole);
-    return whole.rewrites;
+    const clean = cleanPipeline().run(imported, whole);
+    if (config.fuse === false) return whole.rewrites;
+    // What a rank fuses that computes on a CPU.
+    whole.plan = plan;
+    const { notes } = fuseRank([localize(shardPipeline().run(clean, whole), 0, ranks)]);
+    return [...whole.rewrites, ...notes];
   };
   if (config.plan) {
     // A plan's file brings its explanation along, and no search in which alternatives could be priced.
@@ -140,7 +158,7 @@ export function explainFile(
       graph: graph(),
       config: ctx.config,
       get rewrites() {
-        return rewrites();
+        return rewrites(plan);
       },
       measured,
       plan,
@@ -163,7 +181,7 @@ export function explainFile(
     },
     config: ctx.config,
     get rewrites() {
-      return rewrites();
+      return rewrites(solved().plan);
     },
     measured,
     get plan() {
@@ -174,6 +192,21 @@ export function explainFile(
     explain: (pattern) => explainLayers(graph(), solved(), pattern),
     compare: (baselines) => comparePlans(graph(), solved(), baselines, options()),
   };
+}
+
+/** What is asked of the graph that is planned; the other branch, and the files beside it, may have layers that are meant too. */
+function wishesOf(
+  planned: Graph<"global">,
+  { config, branches, beside }: {
+    readonly config: Config;
+    readonly branches: Branches | undefined;
+    readonly beside: readonly string[];
+  },
+): Config {
+  const twins = branches ? [branches.whenTrue, branches.whenFalse].filter((graph) => graph !== planned) : [];
+  using files = new OpenFiles();
+  const others = () => [...twins, ...beside.flatMap((path) => graphsOfFile(path, files))];
+  return wishesByGraph(config, { own: [planned], others: twins.length + beside.length > 0 ? others : undefined })[0]!;
 }
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */

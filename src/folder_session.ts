@@ -7,7 +7,7 @@ import { type BeamResult, beamSearch, type BeamSearchOptions } from "./generate/
 import { encode, type EncoderPrompt, readsEncoder } from "./generate/encoder_decoder.ts";
 import { generate, generateBatch, type GenerateBatchOptions, inTurn } from "./generate/generate.ts";
 import { isCall, opKey } from "./graph/graph.ts";
-import { ModelFolder } from "./generate/model_folder.ts";
+import { graphsBeside, ModelFolder } from "./generate/model_folder.ts";
 import { Sampler, type SamplingOptions } from "./generate/sampler.ts";
 import { withoutPlan } from "./passes/context.ts";
 import type { ParallelModel } from "./runtime/parallel_model.ts";
@@ -147,9 +147,10 @@ export async function loadModelFolder(path: string, given: ParallelizeOptions): 
   // A stored plan is one of the model with all of its logits.
   const options = config?.plan ? given : { ...given, config: { logits: "last" as const, ...config } };
   const { model, firstStep, encoder: encoderPath } = folder;
+  const ofDecoder = { ...options, beside: graphsBeside(model) };
   const decoder = firstStep === undefined
-    ? await parallelizeModel(model, options)
-    : await parallelizeDecoder({ first: firstStep, next: model }, options);
+    ? await parallelizeModel(model, ofDecoder)
+    : await parallelizeDecoder({ first: firstStep, next: model }, ofDecoder);
   if (!readsEncoder(decoder)) return new LoadedFolder(folder, decoder, undefined);
   if (encoderPath === undefined) {
     await decoder[Symbol.asyncDispose]();
@@ -157,6 +158,10 @@ export async function loadModelFolder(path: string, given: ParallelizeOptions): 
       hint: "keep encoder_model.onnx beside it",
     });
   }
-  const ofEncoder = { ...options, config: withoutPlan(options.config ?? {}) };
+  const ofEncoder = {
+    ...options,
+    config: withoutPlan(options.config ?? {}),
+    beside: graphsBeside(encoderPath),
+  };
   return new LoadedFolder(folder, decoder, await parallelizeModel(encoderPath, ofEncoder));
 }

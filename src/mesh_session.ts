@@ -1,12 +1,7 @@
 /** A model on a mesh of ranks: groups share the batch, the ranks of a group the layers. */
 import { PlanError } from "./core/errors.ts";
-import { importOnnx } from "./formats/import_onnx.ts";
-import { readOnnx } from "./formats/onnx_file.ts";
 import { agreeOnCosts } from "./measured_costs.ts";
-import { opDef } from "./ops/table.ts";
-import { cleanModel } from "./passes/clean_model.ts";
-import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
-import { type Batch, batchDims } from "./plan/batch.ts";
+import { batchOf, shareNominal } from "./mesh_batch.ts";
 import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
 import { DataParallelModel } from "./runtime/data_parallel_model.ts";
 import { parallelizeModel, type ParallelizeOptions } from "./session.ts";
@@ -49,16 +44,4 @@ export async function parallelizeOverMesh(
     config: { ...config, calibrated: false },
   });
   return new DataParallelModel({ model, mesh, batch, group, across });
-}
-
-/** Where the model at `path` has its batch. @throws {PlanError} If it cannot be shared. */
-export function batchOf(path: string, mesh: DeviceMesh): Batch {
-  using file = readOnnx(path);
-  const ctx = new ParallelExecutionCtx({ ranks: mesh.tp, rank: 0 });
-  return batchDims(cleanModel(importOnnx(file), ctx), opDef, mesh.assume);
-}
-
-/** `config` with the rows that one group has at the nominal sizes: its share, one where nothing is said. */
-export function shareNominal(config: Config, { symbol }: Batch, { dp }: DeviceMesh): Config {
-  return { ...config, nominal: { ...config.nominal, [symbol]: Math.ceil((config.nominal?.[symbol] ?? dp) / dp) } };
 }

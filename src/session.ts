@@ -2,29 +2,38 @@
  * From a file to a running model, in the order of the rooms: read, clean, plan, shard, load, compile.
  */
 import { join } from "node:path";
-import { FormatError } from "./core/errors.ts";
-import { importOnnx } from "./formats/import_onnx.ts";
 import type { OpenSource } from "./formats/mapped_file.ts";
-import { readOnnx } from "./formats/onnx_file.ts";
-import { type Graph, valueOf } from "./graph/graph.ts";
+import type { Graph } from "./graph/graph.ts";
 import { agreeOnCosts } from "./measured_costs.ts";
+import {
+  type DecoderFiles,
+  decoderGraphs,
+  graphsOfFile,
+  inputsOf,
+  type ModelGraphs,
+  modelGraphs,
+  OpenFiles,
+} from "./model_graphs.ts";
 import { cleanModel } from "./passes/clean_model.ts";
 import { type Config, ParallelExecutionCtx } from "./passes/context.ts";
-import { joinSteps, planFirstStep } from "./passes/first_step.ts";
+import { planFirstStep } from "./passes/first_step.ts";
 import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { loadPipeline, shardPipeline } from "./passes/pipelines.ts";
-import { specializeBranches } from "./passes/specialize_branches.ts";
+import { roundValues } from "./passes/round_values.ts";
+import { wishesByGraph } from "./passes/wishes.ts";
 import type { Plan } from "./plan/plan.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { type ExecutionOptions, openExecutors } from "./runtime/open_executor.ts";
-import { type OtherGraph, ParallelModel, type TensorInfo } from "./runtime/parallel_model.ts";
+import { type OtherGraph, ParallelModel } from "./runtime/parallel_model.ts";
 import { FOLDER_FILES, openRankPart, shardedFor } from "./sharded_folder.ts";
 
 /** How a model is made parallel. */
 export interface ParallelizeOptions extends ExecutionOptions {
   /** What the passes may be told. */
   readonly config?: Config;
+  /** Files of the model's other graphs (an encoder's): patterns of `config` may mean layers of theirs instead. */
+  readonly beside?: readonly string[];
 }
 
 /**
@@ -67,7 +76,7 @@ async function compileSharded(path: string, options: ParallelizeOptions): Promis
         return await use(copy.plain());
       },
     })),
-    options,
+    { ...options, fuse: options.config?.fuse },
   );
   const made = (i: number, other?: OtherGraph) => {
     const { sharded, local, plan } = parts[i]!;
@@ -75,14 +84,6 @@ async function compileSharded(path: string, options: ParallelizeOptions): Promis
   };
   if (parts.length === 1) return made(0);
   return made(0, { model: made(1), first: true, choice: undefined, inputs: inputsOf(parts[0]!.sharded) });
-}
-
-/** The two files of a decoder whose first step is a model of its own. */
-export interface DecoderFiles {
-  /** Without past keys and values: `decoder_model.onnx`. */
-  readonly first: string;
-  /** With them: `decoder_with_past_model.onnx`. */
-  readonly next: string;
 }
 
 /**
@@ -96,75 +97,27 @@ export async function parallelizeDecoder(files: DecoderFiles, options: Paralleli
   return await compileGraphs((opened) => decoderGraphs(files, opened), options);
 }
 
-/** The graphs of one model, as they were imported. */
-interface Graphs {
-  readonly main: Graph<"global">;
-  readonly other?: Omit<OtherGraph, "model"> & { readonly graph: Graph<"global"> };
-}
-
-/** Opens files that stay mapped as long as the graphs that were read from them are used. */
-class OpenFiles implements Disposable {
-  readonly #sources = mappedSources();
-  readonly #files = new DisposableStack();
-
-  /** The graph of the file at `path`. */
-  graph(path: string): Graph<"global"> {
-    return importOnnx(this.#files.use(readOnnx(path, { open: this.#sources.open })));
-  }
-
-  [Symbol.dispose](): void {
-    this.#files.dispose();
-    this.#sources[Symbol.dispose]();
-  }
-}
-
-/** The graph of a file, or its branches. */
-function modelGraphs(path: string, files: OpenFiles): Graphs {
-  const graph = files.graph(path);
-  const branches = specializeBranches(graph);
-  if (branches === undefined) return { main: graph };
-  const { steps, input, whenTrue, whenFalse } = branches;
-  const main = steps?.next ?? whenTrue, other = steps?.first ?? whenFalse;
-  const choice = { input, value: other === whenTrue };
-  return { main, other: { graph: other, first: steps !== undefined, choice, inputs: inputsOf(graph) } };
-}
-
-/** The graphs of a decoder in two files. */
-function decoderGraphs(files: DecoderFiles, opened: OpenFiles): Graphs {
-  const { first, next } = joinSteps(opened.graph(files.first), opened.graph(files.next));
-  if (first.carried.length === 0 || first.carried.length < next.carried.length) {
-    throw new FormatError(
-      `Cannot go on from ${files.first} with ${files.next}: the first does not give all states that the second takes`,
-      { hint: "take both files from one export" },
-    );
-  }
-  return { main: next, other: { graph: first, first: true, choice: undefined, inputs: inputsOf(next) } };
-}
-
-function inputsOf(graph: Graph): TensorInfo[] {
-  return graph.nodes.flatMap((n) =>
-    n.kind === "placeholder" ? [{ name: n.outputs[0], type: valueOf(graph, n.outputs[0]).type }] : []
-  );
-}
-
 /** Cleans, plans, shards and compiles the graphs of a model. */
 async function compileGraphs(
-  read: (files: OpenFiles) => Graphs,
+  read: (files: OpenFiles) => ModelGraphs,
   options: ParallelizeOptions,
 ): Promise<ParallelModel> {
   const { comm, onProgress } = options;
   const config = await agreeOnCosts(comm, options.config ?? {});
   using files = new OpenFiles();
-  const graphs = read(files);
-  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config });
+  const graphs = read(files), { other } = graphs, { beside = [] } = options;
+  const [ofMain, ofOther] = wishesByGraph(config, {
+    own: [graphs.main, ...(other ? [other.graph] : [])],
+    others: beside.length === 0 ? undefined : () => beside.flatMap((path) => graphsOfFile(path, files)),
+  });
+  const ctx = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: ofMain! });
   const clean = cleanModel(graphs.main, ctx);
   onProgress?.("planning");
   const sharded = shardPipeline().run(clean, ctx);
   const local = loadPipeline().run(sharded, ctx);
   const parts = [{ sharded, local, plan: ctx.requirePlan(), ctx }];
-  const { other } = graphs;
   if (other) {
-    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config, shares: ctx });
+    const ctx2 = new ParallelExecutionCtx({ ranks: comm.size, rank: comm.rank, config: ofOther!, shares: ctx });
     parts.push(shardOther(other, sharded, ctx2));
   }
   const { executors, notice } = await openExecutors(
@@ -176,10 +129,11 @@ async function compileGraphs(
         using again = new OpenFiles();
         const { main, other } = read(again);
         const graph = shardPipeline().run(cleanModel(i === 0 ? main : other!.graph, ctx), ctx);
-        return await use(localize(graph, comm.rank, comm.size, { plain: true }));
+        const local = localize(graph, comm.rank, comm.size, { plain: true });
+        return await use(config.roundTo ? roundValues(local, config.roundTo) : local);
       },
     })),
-    options,
+    { ...options, fuse: config.fuse },
   );
   const made = (i: number, otherGraph?: OtherGraph) => {
     const { ctx: _, ...part } = parts[i]!;
@@ -190,7 +144,7 @@ async function compileGraphs(
 
 /** The other graph of a model, whose main graph is sharded already. */
 function shardOther(
-  other: NonNullable<Graphs["other"]>,
+  other: NonNullable<ModelGraphs["other"]>,
   main: Graph<"sharded">,
   ctx: ParallelExecutionCtx,
 ): {

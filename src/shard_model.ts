@@ -2,6 +2,7 @@
 import { basename, dirname, join } from "node:path";
 import { byteLength } from "./core/dtype.ts";
 import { cannotWrite, FormatError, ShardwiseError } from "./core/errors.ts";
+import { isFile } from "./core/paths.ts";
 import { writeShardings } from "./formats/device_annotations.ts";
 import type { ExternalReference } from "./formats/export_onnx.ts";
 import { importOnnx } from "./formats/import_onnx.ts";
@@ -15,6 +16,9 @@ import { shardingsOf } from "./passes/annotations.ts";
 import { type Config, ParallelExecutionCtx, withoutPlan } from "./passes/context.ts";
 import { cleanModel } from "./passes/clean_model.ts";
 import { firstStepOptions, joinSteps } from "./passes/first_step.ts";
+import { wishesByGraph } from "./passes/wishes.ts";
+import { graphsOfFile, OpenFiles } from "./model_graphs.ts";
+import { withMeasured } from "./measured_costs.ts";
 import { localize } from "./passes/localize.ts";
 import { planOptions } from "./passes/parallel_axis_solver_pass.ts";
 import { shardPipeline } from "./passes/pipelines.ts";
@@ -22,7 +26,7 @@ import { specializeBranches } from "./passes/specialize_branches.ts";
 import { explainSolved } from "./plan/explain.ts";
 import type { Plan } from "./plan/plan.ts";
 import { solvePlan } from "./plan/search.ts";
-import { type ModelFolder, PARTS_OF_ENCODER } from "./generate/model_folder.ts";
+import { graphsBeside, type ModelFolder, PARTS_OF_ENCODER } from "./generate/model_folder.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { mappedSources } from "./runtime/mapped_source.ts";
 import { explainFile } from "./explain_model.ts";
@@ -37,6 +41,8 @@ export interface ShardModelOptions {
   readonly config?: Config;
   /** Path of a decoder's first step, where that is a file of its own; a merged decoder's is found in the file. */
   readonly firstStep?: string;
+  /** Files of the model's other graphs (an encoder's): patterns of `config` may mean layers of theirs instead. */
+  readonly beside?: readonly string[];
 }
 
 /** What was written. */
@@ -65,7 +71,7 @@ const COMPANIONS =
 export function shardModel(
   path: string,
   to: string,
-  { ranks, config = {}, firstStep }: ShardModelOptions,
+  { ranks, config = {}, firstStep, beside = [] }: ShardModelOptions,
 ): ShardedFolder {
   using sources = mappedSources();
   using opened = new DisposableStack();
@@ -74,13 +80,19 @@ export function shardModel(
   const steps = firstStep === undefined
     ? specializeBranches(imported)?.steps
     : joinSteps(importOnnx(read(firstStep)), imported);
-  const explained = explainFile(file, { ranks, config, graph: steps?.next ?? imported });
+  const [ofNext, ofFirst] = steps ? wishesOfSteps(steps, config, beside) : [config, config];
+  const explained = explainFile(file, {
+    ranks,
+    config: ofNext,
+    graph: steps?.next ?? imported,
+    beside: steps ? [] : beside,
+  });
   const { graph, plan, report } = explained;
   makeFolder(to);
   refuseOverwriting(path, to);
   removeParts(to);
   const stored = planFile(graph, plan, report);
-  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config });
+  const ctx = new ParallelExecutionCtx({ ranks, rank: 0, config: explained.config });
   ctx.plan = plan;
   const sharded = shardPipeline().run(graph, ctx);
   // What ranks hold in 4 bits is not in the model's file, and the file is many times as large.
@@ -89,7 +101,8 @@ export function shardModel(
   if (!isWhole) { for (const name of [FOLDER_FILES.model, FOLDER_FILES.data]) removeFile(join(to, name)); }
   const files = writeParts(sharded, { to, stored, data });
   if (steps) {
-    const first = new ParallelExecutionCtx({ ranks, rank: 0, config: explained.config, shares: ctx });
+    const priced = withMeasured(ofFirst, explained.measured);
+    const first = new ParallelExecutionCtx({ ranks, rank: 0, config: priced, shares: ctx });
     const clean = cleanModel(steps.first, first);
     const options = firstStepOptions(clean, sharded, planOptions(first.config, ranks, clean));
     const solved = solvePlan(clean, options);
@@ -114,6 +127,18 @@ export function shardModel(
   return { plan: stored, files };
 }
 
+/** What is asked of a decoder's later steps, and of its first. */
+function wishesOfSteps(
+  { next, first }: { readonly next: Graph<"global">; readonly first: Graph<"global"> },
+  config: Config,
+  beside: readonly string[],
+): readonly [Config, Config] {
+  using files = new OpenFiles();
+  const others = beside.length === 0 ? undefined : () => beside.flatMap((path) => graphsOfFile(path, files));
+  const [ofNext, ofFirst] = wishesByGraph(config, { own: [next, first], others });
+  return [ofNext!, ofFirst!];
+}
+
 /**
  * {@linkcode shardModel} for all graphs of a model folder: a decoder's first step and its encoder lie in folders of their own.
  */
@@ -122,11 +147,16 @@ export function shardModelFolder(
   to: string,
   options: Omit<ShardModelOptions, "firstStep">,
 ): ShardedFolder {
-  const made = shardModel(model, to, { ...options, ...(firstStep === undefined ? {} : { firstStep }) });
+  const made = shardModel(model, to, {
+    ...options,
+    ...(firstStep === undefined ? {} : { firstStep }),
+    beside: graphsBeside(model),
+  });
   if (encoder === undefined) return made;
   const { files } = shardModel(encoder, join(to, PARTS_OF_ENCODER), {
     ...options,
     config: withoutPlan(options.config ?? {}),
+    beside: graphsBeside(encoder),
   });
   return {
     plan: made.plan,
@@ -356,12 +386,4 @@ function refuseOverwriting(model: string, to: string): void {
 /** Removes what an earlier export wrote. */
 function removeFile(path: string): void {
   if (isFile(path)) Deno.removeSync(path);
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
 }

@@ -16,6 +16,7 @@
  */
 import { join } from "node:path";
 import { FormatError, PlanError } from "./core/errors.ts";
+import { isFile } from "./core/paths.ts";
 import { fileSize, type OpenSource } from "./formats/mapped_file.ts";
 import { type OnnxFile, readOnnx } from "./formats/onnx_file.ts";
 import { importRankModel } from "./formats/rank_model.ts";
@@ -111,12 +112,4 @@ export function shardedGraph(path: string): Graph<"sharded"> {
   const file = join(path, FOLDER_FILES.graph);
   fileSize(file);
   return parseGraph(Deno.readTextFileSync(file), { stage: "sharded" });
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
 }

@@ -48,6 +48,18 @@ export const ARCHITECTURES = {
   },
 } as const satisfies Record<string, Architecture>;
 
+/** Encoders by name: attention without a cache. */
+export const ENCODERS = {
+  bert: {
+    name: "bert",
+    source: new URL("bert/", MODELS),
+    from: { layers: 2, hidden: 36, heads: 3, kvHeads: 3, ffn: 90, vocabulary: 257, positions: 64 },
+    // BERT-base, but for its vocabulary of 30522: the head would be a quarter of the work.
+    to: { layers: 12, hidden: 768, heads: 12, kvHeads: 12, ffn: 3072, vocabulary: 1000, positions: 512 },
+    title: "BERT-base: 12 layers, 768 wide, 12 heads, FFN 3072, vocabulary 1000",
+  },
+} as const satisfies Record<string, Architecture>;
+
 /** Elements of one head. */
 export function headDim({ hidden, heads }: DecoderSizes): number {
   return hidden / heads;

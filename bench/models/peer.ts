@@ -6,7 +6,7 @@
  */
 import { InferenceSession } from "onnxruntime-node";
 import type { Decoder } from "./decoder.ts";
-import { ownMemory } from "./memory.ts";
+import { ownMemory } from "../../src/runtime/host/process_memory.ts";
 import { PeerRunner } from "./peer_runner.ts";
 import {
   check,

@@ -8,7 +8,7 @@ import type { Config } from "../../src/passes/context.ts";
 import { CausalFeeds } from "../../src/generate/feeds.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../src/session.ts";
-import { ownMemory } from "./memory.ts";
+import { ownMemory } from "../../src/runtime/host/process_memory.ts";
 import { check, longestSequence, measure, type Measured, type Runner, type Workload } from "./workload.ts";
 
 /** What a rank is asked to do. */

@@ -74,16 +74,25 @@ async function runPeer(setup: Setup, folder: string): Promise<void> {
   if (code !== 0) throw new Error(`The peer ended with code ${code}`);
 }
 
-async function runOurs(setup: Setup, folder: string): Promise<void> {
+/** Our ranks, which leave what they found in `folder`. @throws {Error} If the job fails. */
+export async function runOurs(
+  setup: Pick<Setup, "model" | "workload" | "ranks" | "threadsPerRank" | "config">,
+  folder: string,
+): Promise<RankMeasured[]> {
   const { model, workload, ranks, threadsPerRank, config } = setup;
   const task: RankTask = { model, workload, folder, threads: threadsPerRank, config };
   const script = new URL("./rank.ts", import.meta.url).href;
   const args = [writeTask(folder, "ours", task)];
   const code = await launch({ program: { kind: "deno", script }, args, nproc: ranks, output: "quiet", stdin: "none" });
   if (code !== 0) throw new Error(`The job of ${ranks} ranks ended with code ${code}`);
+  return Array.from(
+    { length: ranks },
+    (_, rank) => JSON.parse(Deno.readTextFileSync(`${folder}/rank${rank}.json`)) as RankMeasured,
+  );
 }
 
-function writeTask(folder: string, name: string, task: PeerTask | RankTask): string {
+/** Leaves `task` in `folder`; gives the path. */
+export function writeTask(folder: string, name: string, task: object): string {
   const path = `${folder}/${name}.task.json`;
   Deno.writeTextFileSync(path, JSON.stringify(task));
   return path;

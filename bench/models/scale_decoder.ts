@@ -26,7 +26,7 @@ import { type DecoderSizes, headDim } from "./architectures.ts";
 import { randomData } from "./random_weights.ts";
 
 /** Where a layer's number stands in the names of its values and nodes. */
-const LAYER = /(?<=(?:^|[./])(?:layers|h|past_key_values|present)\.)\d+(?=[./])/;
+const LAYER = /(?<=(?:^|[./])(?:layers|layer|h|past_key_values|present)\.)\d+(?=[./])/;
 /** Smaller constants are numbers that the graph computes with; larger ones are weights. */
 const MOST_LITERALS = 8;
 
@@ -60,6 +60,8 @@ class Scaler {
   /** What the layer before hands to the pattern, and what the pattern hands on. */
   readonly #handed: { readonly before: string; readonly after: string };
   readonly #builder: GraphBuilder<"global">;
+  /** Constants that say how many heads there are; the same small number may mean something else elsewhere. */
+  readonly #headCounts: ReadonlySet<string>;
 
   constructor(graph: Graph<"global">, { from, to }: Scaling) {
     this.#graph = graph;
@@ -71,6 +73,7 @@ class Scaler {
     this.#own = new Set(graph.nodes.filter((n) => this.#layers.get(n) === this.#last).flatMap((n) => n.outputs));
     this.#handed = this.#findHanded();
     this.#builder = new GraphBuilder("global", graph.name, graph.opsets);
+    this.#headCounts = headCounts(graph, from);
   }
 
   run(): Graph<"global"> {
@@ -98,7 +101,9 @@ class Scaler {
   /** Writes `nodes` in order, with the pattern's among them once for its own layer and for each that follows. */
   #copyAll(nodes: readonly Node[]): void {
     const inPattern = (node: Node) => this.#layers.get(node) === this.#last;
-    const begin = nodes.findIndex(inPattern), end = nodes.findLastIndex(inPattern) + 1;
+    const first = nodes.findIndex(inPattern),
+      begin = first < 0 ? nodes.length : first,
+      end = nodes.findLastIndex(inPattern) + 1 || nodes.length;
     const between = nodes.slice(begin, end);
     for (const node of nodes.slice(0, begin)) this.#copy(node);
     for (const node of between) if (!inPattern(node)) this.#copy(node);
@@ -157,7 +162,8 @@ class Scaler {
     return typeof dim === "number" ? this.#sizes.get(dim) ?? dim : dim;
   }
 
-  #data({ data }: GetAttr, name: string): TensorData {
+  #data(node: GetAttr, name: string): TensorData {
+    const { data } = node;
     const count = data.shape.reduce((a, b) => a * b, 1);
     if (data.dtype === "f32" && count > MOST_LITERALS) {
       return randomData(name, data.shape.map((d) => this.#size(d) as number));
@@ -165,6 +171,18 @@ class Scaler {
     if (data.dtype === "f32") return this.#floats(data);
     if (data.dtype !== "i64" || count === 0) return data;
     const before = new BigInt64Array(data.bytes().slice().buffer);
+    if (this.#headCounts.has(node.outputs[0])) {
+      return inlineData("i64", data.shape, BigInt64Array.of(BigInt(this.#to.heads)));
+    }
+    // A table of all positions.
+    if (count === this.#from.positions && before.every((v, i) => v === BigInt(i))) {
+      const shape = data.shape.map((d) => this.#size(d) as number);
+      return inlineData(
+        "i64",
+        shape,
+        BigInt64Array.from({ length: shape.reduce((a, b) => a * b) }, (_, i) => BigInt(i)),
+      );
+    }
     const after = before.map((v) => BigInt(this.#sizes.get(Number(v)) ?? v));
     return inlineData("i64", data.shape, after);
   }
@@ -224,6 +242,22 @@ function layersOf(graph: Graph): Map<Node, number> {
     if (of.size === 1 && only !== undefined) layers.set(node, only);
   }
   return layers;
+}
+
+/** Constants of one number that Concat joins before the size of a head: `[batch, tokens, heads, head size]`, Reshape's target. */
+function headCounts(graph: Graph, sizes: DecoderSizes): Set<string> {
+  const constants = new Map<string, bigint>(), found = new Set<string>();
+  for (const node of graph.nodes) {
+    if (node.kind === "get_attr" && node.data.dtype === "i64" && node.data.shape.every((d) => d === 1)) {
+      constants.set(node.outputs[0], new BigInt64Array(node.data.bytes().slice().buffer)[0]!);
+    }
+    if (!isCall(node) || node.op !== "Concat") continue;
+    node.inputs.forEach((name, i) => {
+      const isBefore = constants.get(node.inputs[i + 1] ?? "") === BigInt(headDim(sizes));
+      if (isBefore && constants.get(name) === BigInt(sizes.heads)) found.add(name);
+    });
+  }
+  return found;
 }
 
 /** What becomes of each size that stands in literals and shapes. */

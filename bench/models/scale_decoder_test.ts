@@ -8,11 +8,12 @@ import { printType } from "../../src/graph/types.ts";
 import { verify } from "../../src/graph/verify.ts";
 import { cleanPipeline } from "../../src/passes/pipelines.ts";
 import { ParallelExecutionCtx } from "../../src/passes/context.ts";
-import { type Architecture, ARCHITECTURES, type DecoderSizes } from "./architectures.ts";
+import { type Architecture, ARCHITECTURES, type DecoderSizes, ENCODERS } from "./architectures.ts";
 import { scaleDecoder } from "./scale_decoder.ts";
 
-for (const architecture of Object.values<Architecture>(ARCHITECTURES)) {
+for (const architecture of Object.values<Architecture>({ ...ARCHITECTURES, ...ENCODERS })) {
   const { name, from, to } = architecture;
+  const isDecoder = name in ARCHITECTURES;
 
   Deno.test(`scaleDecoder() at its own sizes gives ${name} node by node`, () => {
     using file = openSource(architecture);
@@ -27,7 +28,7 @@ for (const architecture of Object.values<Architecture>(ARCHITECTURES)) {
     const large = scaleDecoder(small, { from, to });
     verify(large);
     equal(countLayers(large), to.layers);
-    equal(large.carried.length, 2 * to.layers);
+    equal(large.carried.length, isDecoder ? 2 * to.layers : 0);
     // Every layer after the first is the last small layer again; nothing is shared or lost.
     const perLayer = calls(small, from.layers - 1);
     for (let layer = 1; layer < to.layers; layer++) equal(calls(large, layer), perLayer);
@@ -37,6 +38,7 @@ for (const architecture of Object.values<Architecture>(ARCHITECTURES)) {
       output.names.map((n, i) => [n, printType(valueOf(clean, output.inputs[i]!).type)]),
     );
     equal(types.logits, `f32[batch_size,sequence_length,${to.vocabulary}]`);
+    if (!isDecoder) return;
     equal(
       types[`present.${to.layers - 1}.key`],
       `f32[batch_size,${to.kvHeads},past_sequence_length+sequence_length,${to.hidden / to.heads}]`,
@@ -102,7 +104,7 @@ function openSource({ source }: Architecture) {
 function countLayers(graph: Graph): number {
   const layers = new Set<string>();
   for (const node of graph.nodes) {
-    const found = /(?:layers|h)\.(\d+)\//.exec(node.name);
+    const found = /(?:layers|layer|h)\.(\d+)\//.exec(node.name);
     if (found) layers.add(found[1]!);
   }
   return layers.size;
@@ -110,6 +112,6 @@ function countLayers(graph: Graph): number {
 
 /** The ops of a layer, counted. */
 function calls(graph: Graph, layer: number): number {
-  const inLayer = new RegExp(`(?:layers|h)\\.${layer}/`);
+  const inLayer = new RegExp(`(?:layers|layer|h)\\.${layer}/`);
   return graph.nodes.filter((n) => n.kind === "call_function" && inLayer.test(n.name)).length;
 }

@@ -4,7 +4,7 @@
  * A decode case is a loop as generation runs it: a prompt, then one token at a time, each reading the cache that the last one
  * wrote; half of the steps lie below the named past, half from there on. Token ids are fixed, so that both sides compute the same.
  */
-import { type Memory, ownMemory } from "./memory.ts";
+import { ownMemory, type ProcessMemory } from "../../src/runtime/host/process_memory.ts";
 
 /** A side of the bench: a loaded decoder with one sequence. */
 export interface Runner {
@@ -32,8 +32,8 @@ export interface Measured {
   /** By case: `prefill 16`, `decode 128`; every single time, in ms. */
   readonly times: Readonly<Record<string, readonly number[]>>;
   /** When the model had been loaded, and at the end. */
-  readonly loaded: Memory;
-  readonly memory: Memory;
+  readonly loaded: ProcessMemory;
+  readonly memory: ProcessMemory;
   /** How it is set up, for the reader. */
   readonly notes: readonly string[];
 }

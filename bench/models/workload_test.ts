@@ -5,7 +5,7 @@ import { CausalFeeds } from "../../src/generate/feeds.ts";
 import { parallelizeModel } from "../../src/session.ts";
 import { type Architecture, ARCHITECTURES } from "./architectures.ts";
 import { describeDecoder } from "./decoder.ts";
-import { ownMemory } from "./memory.ts";
+import { ownMemory } from "../../src/runtime/host/process_memory.ts";
 import { scaledGraph, writeModel } from "./model_cache.ts";
 import { PeerRunner } from "./peer_runner.ts";
 import { check, longestSequence, measure, type Runner, type Workload } from "./workload.ts";

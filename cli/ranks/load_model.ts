@@ -16,11 +16,14 @@ export interface LoadOptions {
   readonly plan: PlanConfig;
   /** Of each session; by default the cores, shared out among the ranks of `comm`. */
   readonly threads?: number | undefined;
+  /** Files of the model's other graphs; a folder knows its own. */
+  readonly beside?: readonly string[];
 }
 
 /** `parallelizeModel` with a line of progress on a terminal; says on rank 0 why the engine is not the best one, if it is not. */
-export async function loadModel(path: string, { comm, on, plan, threads }: LoadOptions): Promise<ParallelModel> {
-  const model = await withProgress(path, { comm, on, threads, config: passConfig(plan, comm.size) });
+export async function loadModel(path: string, { plan, ...options }: LoadOptions): Promise<ParallelModel> {
+  const { comm } = options;
+  const model = await withProgress(path, { ...options, config: passConfig(plan, comm.size) });
   if (model.notice !== undefined && comm.rank === 0) printNote(`shardwise: ${model.notice}`);
   return model;
 }
@@ -36,8 +39,8 @@ export async function loadFolder(path: string, { comm, on, plan, threads }: Load
 
 async function withProgress(
   path: string,
-  { comm, on, config, threads }: Omit<LoadOptions, "plan"> & { readonly config: Config },
+  { on, ...options }: Omit<LoadOptions, "plan"> & { readonly config: Config },
 ): Promise<ParallelModel> {
-  using line = progressLine(comm);
-  return await parallelizeModel(path, { comm, ...on, threads, config, onProgress: line.onProgress });
+  using line = progressLine(options.comm);
+  return await parallelizeModel(path, { ...options, ...on, onProgress: line.onProgress });
 }

@@ -8,10 +8,10 @@ import { printResult } from "../print.ts";
 /** Carries out `job`. */
 export async function runOnRank(job: RunJob, { comm }: RankContext): Promise<void> {
   const inputs = Object.fromEntries(await readTensors(job.inputs));
-  const { mesh } = job;
+  const { mesh, beside } = job;
   await using model = mesh && mesh.dp > 1
-    ? await parallelizeOverMesh(job.model, { comm, mesh, ...job.on, config: job.plan })
-    : await loadModel(job.model, { comm, on: job.on, plan: job.plan });
+    ? await parallelizeOverMesh(job.model, { comm, mesh, ...job.on, config: job.plan, beside })
+    : await loadModel(job.model, { comm, on: job.on, plan: job.plan, beside });
   const outputs = await model.run(inputs);
   if (comm.rank !== 0) return;
   await writeTensors(job.outputs, new Map(Object.entries(outputs)));

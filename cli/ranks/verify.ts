@@ -8,7 +8,7 @@ import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { parallelizeOverMesh } from "../../src/mesh_session.ts";
 import { loadFolder, loadModel } from "./load_model.ts";
 import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel } from "./verify_sides.ts";
-import type { Difference } from "../compare.ts";
+import type { Difference, RoundedRun } from "../compare.ts";
 import { passConfig } from "../plan_options.ts";
 import { type MeshGroup, meshGroup } from "./mesh_group.ts";
 import type { Against, JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
@@ -62,7 +62,12 @@ async function verifyModel(
       await requireOneText(got, c, { group, comm });
       // The other ranks wait for rank 0 at the next case.
       if (comm.rank !== 0) continue;
-      report({ name: c.name, ranks: comm.size, ...await judge(got, { c, against, unsplit, dtype }), ms });
+      report({
+        name: c.name,
+        ranks: comm.size,
+        ...await judge(got, { c, against, unsplit, dtype, ranks: group.comm.size }),
+        ms,
+      });
     } catch (error) {
       failed(c, error, performance.now() - start);
     }
@@ -75,11 +80,11 @@ async function open(
   group: MeshGroup,
   comm: Communicator,
 ): Promise<ParallelModel | DataParallelModel | LoadedFolder> {
-  const { model: path, kind } = c!;
+  const { model: path, kind } = c!, beside = c!.kind === "outputs" ? c!.beside ?? [] : [];
   if (mesh && group.count > 1 && kind === "outputs") {
-    return await parallelizeOverMesh(path, { comm, mesh, ...on, config: passConfig(plan, mesh.tp) });
+    return await parallelizeOverMesh(path, { comm, mesh, ...on, config: passConfig(plan, mesh.tp), beside });
   }
-  const options = { comm: group.comm, on, plan, threads: group.threads };
+  const options = { comm: group.comm, on, plan, threads: group.threads, beside };
   return kind === "seq2seq" ? await loadFolder(path, options) : await loadModel(path, options);
 }
 
@@ -100,18 +105,21 @@ async function requireOneText(
 export interface JudgeOptions {
   readonly c: VerifyCase;
   readonly against: Against;
-  readonly unsplit: Pick<UnsplitModel, "give">;
+  readonly unsplit: Pick<UnsplitModel, "give" | "giveRounded">;
   /** What the ranks hold floats in, if it is not the model's own dtype. */
   readonly dtype?: JobDevice["dtype"] | undefined;
+  /** How many ranks share each layer. */
+  readonly ranks: number;
 }
 
 /** Holds what the ranks gave against what the user trusts, and says who is alone where the reference is not met. */
 export async function judge(
   got: Given,
-  { c, against, unsplit, dtype }: JudgeOptions,
+  { c, against, unsplit, dtype, ranks }: JudgeOptions,
 ): Promise<Difference & Pick<VerifyResult, "verdict">> {
-  if (against === "unsharded") return compareGiven(got, await unsplit.give(c), c);
-  const reference = await givenByReference(c), found = compareGiven(got, reference, c);
+  const rounded = await roundedRun(c, { unsplit, dtype, ranks });
+  if (against === "unsharded") return compareGiven(got, await unsplit.give(c), c, rounded);
+  const reference = await givenByReference(c), found = compareGiven(got, reference, c, rounded);
   if (found.pass) return found;
   let whole: Given;
   try {
@@ -119,12 +127,22 @@ export async function judge(
   } catch (error) {
     return { ...found, verdict: `${SESSION[c.kind]} does not run it either: ${describeError(error)}` };
   }
-  if (compareGiven(got, whole, c).pass) {
+  if (compareGiven(got, whole, c, rounded).pass) {
     return { ...found, verdict: `${SESSION[c.kind]} gives the same: the reference is of another runtime or processor` };
   }
   const what = dtype === undefined ? "splitting" : `splitting or ${dtype}`;
   const meets = compareGiven(whole, reference, c).pass ? `the reference: ${what} made the difference` : "neither";
   return { ...found, verdict: `${SESSION[c.kind]} gives ${meets}` };
+}
+
+/** What rounding does to a case of a model that is held in 16 bits. */
+async function roundedRun(
+  c: VerifyCase,
+  { unsplit, dtype, ranks }: Pick<JudgeOptions, "unsplit" | "dtype" | "ranks">,
+): Promise<RoundedRun | undefined> {
+  if (c.kind !== "outputs" || (dtype !== "fp16" && dtype !== "bf16")) return undefined;
+  const given = await unsplit.giveRounded(c, dtype);
+  return given instanceof Map ? { outputs: given, ranks } : undefined;
 }
 
 /** What the model is unsplit. */

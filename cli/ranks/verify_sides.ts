@@ -4,12 +4,13 @@ import { LoadedFolder, loadModelFolder } from "../../src/folder_session.ts";
 import { readTensors } from "../../src/formats/tensor_file.ts";
 import { generate } from "../../src/generate/generate.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
+import { roundTensor } from "../../src/passes/round_values.ts";
 import type { Communicator } from "../../src/runtime/comm/communicator.ts";
 import { DataParallelModel } from "../../src/runtime/data_parallel_model.ts";
 import type { ParallelModel } from "../../src/runtime/parallel_model.ts";
 import { openUnsharded, type Unsharded } from "../../src/runtime/unsharded.ts";
 import { parallelizeModel } from "../../src/session.ts";
-import { compareIds, compareTensors, type Difference } from "../compare.ts";
+import { compareIds, compareTensors, type Difference, type RoundedRun } from "../compare.ts";
 import type { VerifyCase } from "../job.ts";
 
 /** What a case gives: outputs by name, or ids. */
@@ -39,6 +40,8 @@ export async function givenByReference(c: VerifyCase): Promise<Given> {
   return c.kind === "outputs" ? await readTensors(c.expected) : c.expected;
 }
 
+const ROUND_TO = { fp16: "f16", bf16: "bf16" } as const;
+
 /** What the model at `path` gives unsplit, on this rank alone. It is opened when a case first asks. */
 export class UnsplitModel implements AsyncDisposable {
   readonly #path: string;
@@ -46,6 +49,7 @@ export class UnsplitModel implements AsyncDisposable {
   readonly #opened = new AsyncDisposableStack();
   #session: Unsharded | undefined;
   #model: ParallelModel | LoadedFolder | undefined;
+  #rounded: ParallelModel | undefined;
 
   /** `alone` is a group of this rank only. */
   constructor(path: string, alone: Communicator) {
@@ -60,8 +64,20 @@ export class UnsplitModel implements AsyncDisposable {
       return await this.#session.run(await readTensors(c.inputs));
     }
     const load = c.kind === "seq2seq" ? loadModelFolder : parallelizeModel;
-    this.#model ??= this.#opened.use(await load(this.#path, { comm: this.#alone, config: { fuse: false } }));
+    this.#model ??= this.#opened.use(
+      await load(this.#path, { comm: this.#alone, device: "cpu", config: { fuse: false } }),
+    );
     return await givenByRanks(c, this.#model);
+  }
+
+  /** What it gives on the CPU with every value rounded to `dtype`. */
+  async giveRounded(c: VerifyCase & { readonly kind: "outputs" }, dtype: "fp16" | "bf16"): Promise<Given> {
+    const config = { fuse: false, roundTo: ROUND_TO[dtype] };
+    this.#rounded ??= this.#opened.use(
+      await parallelizeModel(this.#path, { comm: this.#alone, device: "cpu", config }),
+    );
+    const inputs = [...await readTensors(c.inputs)].map(([name, t]) => [name, roundTensor(t, config.roundTo)] as const);
+    return new Map(Object.entries(await this.#rounded.run(Object.fromEntries(inputs))));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -69,10 +85,10 @@ export class UnsplitModel implements AsyncDisposable {
   }
 }
 
-/** How far two sides of a case are apart. */
-export function compareGiven(got: Given, expected: Given, c: VerifyCase): Difference {
+/** How far two sides of a case are apart; with what rounding does to it, whether that explains it. */
+export function compareGiven(got: Given, expected: Given, c: VerifyCase, rounded?: RoundedRun): Difference {
   if (got instanceof Map && expected instanceof Map && c.kind === "outputs") {
-    const outputs = compareTensors(Object.fromEntries(got), expected, c);
+    const outputs = compareTensors(Object.fromEntries(got), expected, c, rounded);
     return { pass: outputs.length > 0 && outputs.every(({ pass }) => pass), outputs };
   }
   return compareIds([...got.values()] as number[], [...expected.values()] as number[]);

@@ -1,12 +1,12 @@
 /** "Did you mean …?" for misspelt options, commands, inputs and passes. */
-import { distance } from "fastest-levenshtein";
+import leven from "leven";
 
 /** The known word nearest to `word`, or undefined when none is near (more than a third of its letters differ). */
 export function nearest(word: string, known: readonly string[]): string | undefined {
   let best: string | undefined;
   let least = Math.max(2, Math.floor(word.length / 3)) + 1;
   for (const candidate of known) {
-    const d = distance(word.toLowerCase(), candidate.toLowerCase());
+    const d = leven(word.toLowerCase(), candidate.toLowerCase());
     if (d < least) [best, least] = [candidate, d];
   }
   return best;

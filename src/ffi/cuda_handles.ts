@@ -1,4 +1,5 @@
 /** The driver's objects with an owner: each is disposable, disposing twice is harmless, and `value` is 0 afterwards. */
+import { UnavailableError } from "../core/errors.ts";
 import { CU, CU_ENUM, type CudaDriver } from "./cuda_driver.ts";
 import { CudaError } from "./cuda_error.ts";
 import { cString } from "./symbols.ts";
@@ -220,8 +221,41 @@ export class DeviceMemory extends Handle {
     this.byteLength = bytes;
   }
 
+  /**
+   * By what another process opens it. The driver may share all of a block of 2 MiB, so memory for others has a multiple of that.
+   *
+   * @throws {UnavailableError} If the driver cannot. @throws {CudaError} If it will not.
+   */
+  exported(): Uint8Array<ArrayBuffer> {
+    const handle = new Uint8Array(IPC_HANDLE_BYTES);
+    this.driver.call.cuIpcGetMemHandle(handle, this.value);
+    return handle;
+  }
+
   protected override release(value: bigint): void {
     this.driver.call.cuMemFree_v2(value);
+  }
+}
+
+/** Bytes of a `CUipcMemHandle`. */
+export const IPC_HANDLE_BYTES = 64;
+
+/** Memory of another process on this host, open here. Dispose it before that process frees it. */
+export class PeerMapping extends Handle {
+  /** Opens what `DeviceMemory.exported` gave there. @throws {UnavailableError} @throws {CudaError} If the GPUs do not reach each other. */
+  constructor(driver: CudaDriver, handle: Uint8Array<ArrayBuffer>) {
+    // The call reads that many bytes whatever the array's length is.
+    if (handle.length !== IPC_HANDLE_BYTES) {
+      throw new RangeError(`Cannot use ${handle.length} bytes as a memory handle`);
+    }
+    const open = driver.raw.cuIpcOpenMemHandle_v2, address = new BigUint64Array(1);
+    if (open === null) throw new UnavailableError(`Cannot open another process's memory: ${driver.path} is too old`);
+    driver.check(open(address, handle, CU_ENUM.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS), "cuIpcOpenMemHandle_v2");
+    super(driver, address[0]!);
+  }
+
+  protected override release(value: bigint): void {
+    this.driver.call.cuIpcCloseMemHandle(value);
   }
 }
 
@@ -234,11 +268,19 @@ export class PinnedMemory extends Handle {
   /** @throws {CudaError} If the system gives no more. */
   constructor(driver: CudaDriver, bytes: number) {
     const address = new BigUint64Array(1);
-    driver.call.cuMemHostAlloc(address, BigInt(Math.max(1, bytes)), 1); // CU_MEMHOSTALLOC_PORTABLE
+    const flags = CU_ENUM.CU_MEMHOSTALLOC_PORTABLE | CU_ENUM.CU_MEMHOSTALLOC_DEVICEMAP;
+    driver.call.cuMemHostAlloc(address, BigInt(Math.max(1, bytes)), flags);
     super(driver, address[0]!);
     const pointer = Deno.UnsafePointer.create(address[0]!)!;
     this.byteLength = bytes;
     this.bytes = new Uint8Array(new Deno.UnsafePointerView(pointer).getArrayBuffer(Math.max(1, bytes)), 0, bytes);
+  }
+
+  /** Where kernels find it. */
+  get deviceAddress(): bigint {
+    const address = new BigUint64Array(1);
+    this.driver.call.cuMemHostGetDevicePointer_v2(address, this.value, 0);
+    return address[0]!;
   }
 
   protected override release(value: bigint): void {

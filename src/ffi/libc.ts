@@ -154,7 +154,7 @@ export const PROT_READ = 1, PROT_WRITE = 2;
 /** Mapping flags. */
 export const MAP_SHARED = 1, MAP_PRIVATE = 2, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000;
 /** `madvise` advice. */
-export const MADV_WILLNEED = 3, MADV_DONTNEED = 4, MADV_HUGEPAGE = 14;
+export const MADV_COLLAPSE = 25;
 /** `prctl` options. */
 export const PR_SET_PDEATHSIG = 1;
 /** Error numbers that callers act on. */
@@ -355,6 +355,11 @@ export class Libc implements Disposable {
   mapZeros(address: Deno.PointerObject, bytes: number): void {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
     this.#mmap(address, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  }
+
+  /** Tells the kernel what is to become of memory; false where it does not, which older kernels never do. */
+  advise(address: bigint, bytes: number, advice: number): boolean {
+    return this.symbols.madvise(Deno.UnsafePointer.create(address), BigInt(bytes), advice) === 0;
   }
 
   /** CPUs that this process may run on, after `taskset` and cgroup cpusets. @throws {LibcError} */

@@ -64,7 +64,7 @@ class Importer {
     this.#graph = graph;
     this.#constants = new Map(graph.initializer.map((t) => [t.name, t]));
     for (const info of [...graph.valueInfo, ...graph.output]) {
-      const hint = typeOf(info);
+      const hint = this.#typeOf(info);
       if (hint) this.#hints.set(info.name, hint);
     }
   }
@@ -74,7 +74,7 @@ class Importer {
     for (const info of this.#graph.input) {
       // Old files list initializers as inputs too, so that callers may override them: we take them as constants.
       if (this.#constants.has(info.name)) continue;
-      const type = inputs === "declared" ? inputType(info) : typeOf(info) ?? OPEN;
+      const type = inputs === "declared" ? this.#inputType(info) : this.#typeOf(info) ?? OPEN;
       this.#builder.placeholder({ name: info.name, type });
     }
     for (const node of this.#graph.node) this.#node(node);
@@ -169,6 +169,50 @@ class Importer {
         throw refuse(`its kind ${kindName(a.type)} is not supported`);
     }
   }
+
+  /** Dtype and sizes of a declared tensor; undefined for a size that is left open. */
+  #declared(
+    info: ValueInfoProto,
+  ): { dtype: DType | undefined; sizes: (Dim | undefined)[] | undefined } | undefined {
+    if (info.type?.value.case !== "tensorType") return undefined;
+    const { elemType, shape } = info.type.value.value;
+    const sizes = shape?.dim.map(({ value }) => {
+      if (value.case === "dimValue") return value.value < 0n ? undefined : Number(value.value);
+      return value.case === "dimParam" && value.value.trim() !== "" ? parseDim(value.value) : undefined;
+    });
+    return { dtype: elemType === 0 ? undefined : this.#dtype(elemType, info), sizes };
+  }
+
+  #dtype(elemType: number, info: ValueInfoProto): DType {
+    try {
+      return dtypeFromOnnx(elemType);
+    } catch (cause) {
+      throw this.#refuseValue(info, `its element type ${elemType} is unknown`, cause);
+    }
+  }
+
+  #typeOf(info: ValueInfoProto): TensorType | undefined {
+    const type = this.#declared(info);
+    return type && { dtype: type.dtype, shape: type.sizes?.every((d) => d !== undefined) ? type.sizes : undefined };
+  }
+
+  #inputType(info: ValueInfoProto): TensorType {
+    const type = this.#declared(info);
+    if (!type?.dtype || !type.sizes) {
+      const found = info.type?.value.case ?? "no type";
+      throw this.#refuseValue(
+        info,
+        `as an input it needs a tensor type with dtype and number of dims, found ${
+          found === "tensorType" ? "a tensor without them" : found
+        }`,
+      );
+    }
+    return { dtype: type.dtype, shape: type.sizes.map((d, i) => d ?? symbol(`${info.name}.${i}`)) };
+  }
+
+  #refuseValue(info: ValueInfoProto, what: string, cause?: unknown): FormatError {
+    return new FormatError(`Cannot read value ${JSON.stringify(info.name)} of ${this.#file.path}: ${what}`, { cause });
+  }
 }
 
 const UTF8 = new TextDecoder();
@@ -196,35 +240,4 @@ function kindOf(a: AttributeProto): number {
 
 function kindName(type: number): string {
   return Object.entries(TYPES).find(([, number]) => number === type)?.[0].toUpperCase() ?? String(type);
-}
-
-/** Dtype and sizes of a declared tensor; undefined for a size that is left open. */
-function declared(
-  info: ValueInfoProto,
-): { dtype: DType | undefined; sizes: (Dim | undefined)[] | undefined } | undefined {
-  if (info.type?.value.case !== "tensorType") return undefined;
-  const { elemType, shape } = info.type.value.value;
-  const sizes = shape?.dim.map(({ value }) => {
-    if (value.case === "dimValue") return value.value < 0n ? undefined : Number(value.value);
-    return value.case === "dimParam" && value.value.trim() !== "" ? parseDim(value.value) : undefined;
-  });
-  return { dtype: elemType === 0 ? undefined : dtypeFromOnnx(elemType), sizes };
-}
-
-function typeOf(info: ValueInfoProto): TensorType | undefined {
-  const type = declared(info);
-  return type && { dtype: type.dtype, shape: type.sizes?.every((d) => d !== undefined) ? type.sizes : undefined };
-}
-
-function inputType(info: ValueInfoProto): TensorType {
-  const type = declared(info);
-  if (!type?.dtype || !type.sizes) {
-    const found = info.type?.value.case ?? "no type";
-    throw new FormatError(
-      `Cannot import input "${info.name}": it needs a tensor type with dtype and number of dims, found ${
-        found === "tensorType" ? "a tensor without them" : found
-      }`,
-    );
-  }
-  return { dtype: type.dtype, shape: type.sizes.map((d, i) => d ?? symbol(`${info.name}.${i}`)) };
 }

@@ -28,7 +28,8 @@ interface Scope {
 interface Body {
   readonly where: string;
   readonly nodes: readonly NodeProto[];
-  readonly given: readonly string[];
+  /** By name: {@linkcode GIVEN}, to which the numbers of the nodes are added that define others. */
+  readonly definers: Definers;
   readonly outputs: readonly string[];
   readonly scope: Scope | undefined;
 }
@@ -118,47 +119,42 @@ function checkGraph(
       hint: "store it dense: sparse tensors are not supported",
     });
   }
-  const inputs = graph.input.map((v) => v.name), initializers = graph.initializer.map((t) => t.name);
-  for (
-    const [kind, names] of [["input", inputs], ["initializer", initializers], [
-      "output",
-      graph.output.map((v) => v.name),
-    ]] as const
-  ) {
-    checkNames(names, kind, where);
-  }
-  graph.node = checkBody({
-    where,
-    nodes: graph.node,
-    given: [...inputs, ...initializers],
-    outputs: graph.output.map((v) => v.name),
-    scope,
-  }, path);
+  const outputs = graph.output.map((v) => v.name);
+  if (outputs.includes("")) throw nameless("output", where);
+  const definers = givenBy(graph.initializer, "initializer", where);
+  // An initializer of an input's name is its default.
+  for (const [name, given] of givenBy(graph.input, "input", where)) definers.set(name, given);
+  graph.node = checkBody({ where, nodes: graph.node, definers, outputs, scope }, path);
 }
 
-function checkNames(names: readonly string[], kind: string, where: string): void {
-  const seen = new Set<string>();
-  for (const name of names) {
-    if (name === "") throw new FormatError(`Cannot read ${where}: an ${kind} has no name`);
-    if (seen.has(name) && kind !== "output") {
+/** What defines the names of a graph. */
+type Definers = Map<string, number>;
+
+/** What a graph is given, each by a name of its own. */
+function givenBy(list: readonly { readonly name: string }[], kind: string, where: string): Definers {
+  const definers: Definers = new Map();
+  for (const { name } of list) {
+    if (name === "") throw nameless(kind, where);
+    if (definers.size === definers.set(name, GIVEN).size) {
       throw new FormatError(`Cannot read ${where}: ${kind} ${JSON.stringify(name)} is defined twice`);
     }
-    seen.add(name);
   }
+  return definers;
+}
+
+function nameless(kind: string, where: string): FormatError {
+  return new FormatError(`Cannot read ${where}: an ${kind} has no name`);
 }
 
 function checkFunction(f: FunctionProto, path: string): void {
   const where = `function ${functionId(f)} of ${path}`;
-  checkNames(f.input, "input", where);
-  f.node = checkBody({ where, nodes: f.node, given: f.input, outputs: f.output, scope: undefined }, path);
+  const definers = givenBy(f.input.map((name) => ({ name })), "input", where);
+  f.node = checkBody({ where, nodes: f.node, definers, outputs: f.output, scope: undefined }, path);
 }
 
 /** The nodes of `body`, in order. */
 function checkBody(body: Body, path: string): readonly NodeProto[] {
-  const { where, nodes, scope } = body;
-  /** What defines a name: the number of a node, or what was given. */
-  const definers = new Map<string, number>();
-  for (const name of body.given) definers.set(name, GIVEN);
+  const { where, nodes, definers, scope } = body;
   for (let i = 0; i < nodes.length; i++) {
     const node = nodes[i]!;
     if (node.opType === "") throw new FormatError(`Cannot read ${where}: ${nodeLabel(node)} names no op`);
@@ -216,7 +212,7 @@ function inScope(scope: Scope | undefined, name: string): boolean {
 
 /** Graphs in the attributes of `node`. */
 export function subgraphs(node: NodeProto): readonly GraphProto[] {
-  if (!node.attribute.some((a) => a.g || a.graphs.length > 0)) return NONE;
+  if (node.attribute.length === 0 || !node.attribute.some((a) => a.g || a.graphs.length > 0)) return NONE;
   return node.attribute.flatMap((a) => (a.g ? [a.g, ...a.graphs] : a.graphs));
 }
 

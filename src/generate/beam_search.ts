@@ -69,7 +69,7 @@ export async function beamSearch<S>(
   const { beams, maxNewTokens, endIds = [], lengthPenalty = 1, repetitionPenalty = 1 } = options;
   checkBeamOptions(options);
   const given = Object.fromEntries(Object.entries(options.given ?? {}).map(([n, t]) => [n, repeatRow(t, beams)]));
-  const decoding = new Decoding(model, new Array(beams).fill(prompt), { maxNewTokens, given });
+  using decoding = new Decoding(model, new Array(beams).fill(prompt), { maxNewTokens, given });
   const kept = Math.max(2, 1 + endIds.length) * beams;
   let running: readonly Beam[] = Array.from(
     { length: beams },

@@ -24,7 +24,7 @@ export interface DecodingOptions {
 }
 
 /** Some sequences, and the model's state for them. */
-export class Decoding<S> {
+export class Decoding<S> implements Disposable {
   readonly #model: CausalModel<S>;
   readonly #logits: string;
   readonly #top: number | undefined;
@@ -77,6 +77,11 @@ export class Decoding<S> {
     if (rows.every((row, i) => row === i)) return;
     this.#sequences = rows.map((row) => [...this.#sequences[row]!]);
     if (this.#state !== undefined) this.#model.reorder(this.#state, rows, { oneSource: true });
+  }
+
+  /** Gives the state's memory back, where it lies on a GPU: the next text takes it. */
+  [Symbol.dispose](): void {
+    (this.#state as Partial<Disposable> | undefined)?.[Symbol.dispose]?.();
   }
 
   async #run(now: readonly (readonly number[])[]): Promise<Logits[]> {

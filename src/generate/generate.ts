@@ -29,7 +29,7 @@ export async function* generate<S>(
   prompt: readonly number[],
   { sampler, maxNewTokens, endIds = [], given }: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
-  const decoding = new Decoding(model, [prompt], { maxNewTokens, given, top: sampler.candidates });
+  using decoding = new Decoding(model, [prompt], { maxNewTokens, given, top: sampler.candidates });
   const seen = new Set(prompt);
   for (let made = 0, last = -1; made < maxNewTokens; made++) {
     const [logits] = made === 0 ? await decoding.begin() : await decoding.next([last]);
@@ -64,7 +64,7 @@ export async function* generateBatch<S>(
   { sampling, maxNewTokens, endIds = [], given, padId = 0, ends }: GenerateBatchOptions,
 ): AsyncGenerator<(number | undefined)[], void, void> {
   const samplers = prompts.map(() => new Sampler(sampling));
-  const decoding = new Decoding(model, prompts, { maxNewTokens, given, padId, top: samplers[0]?.candidates });
+  using decoding = new Decoding(model, prompts, { maxNewTokens, given, padId, top: samplers[0]?.candidates });
   const seen = prompts.map((prompt) => new Set(prompt));
   const ended = prompts.map(() => false);
   let ids: readonly (number | undefined)[] = [];

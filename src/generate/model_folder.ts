@@ -5,6 +5,7 @@
  */
 import { basename, dirname, join } from "node:path";
 import { FormatError, UsageError } from "../core/errors.ts";
+import { isFile, isFolder } from "../core/paths.ts";
 import { fileSize } from "../formats/mapped_file.ts";
 import { type ChatMessage, findChatTemplate, renderChat, specialTokensOf } from "./chat_template.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -24,6 +25,13 @@ export function modelName(path: string): string {
   const folders = path.split("/").filter((part) => part !== "" && part !== "." && part !== "onnx");
   const last = folders.at(-1) ?? path;
   return (GRAPHS as readonly string[]).includes(last) ? folders.at(-2) ?? last : last.replace(/\.onnx$/, "");
+}
+
+/** Files of the other graphs of the model that has its graph at `file`: of an encoder its decoder, of a decoder its encoder and first step. */
+export function graphsBeside(file: string): string[] {
+  const names = [ENCODER, FIRST_STEP, ...GRAPHS.slice(1)], own = basename(file);
+  if (!names.includes(own)) return [];
+  return names.filter((name) => name !== own).map((name) => join(dirname(file), name)).filter(isFile);
 }
 
 /** The files of one model. Nothing is read before it is asked for. */
@@ -47,18 +55,18 @@ export class ModelFolder {
    * @throws {FormatError} If there is nothing, or a folder without a graph or with several that might be meant.
    */
   static open(path: string): ModelFolder {
-    if (!isDirectory(path)) {
+    if (!isFolder(path)) {
       fileSize(path);
       const folder = dirname(path);
       return new ModelFolder(
         path,
-        basename(folder) === "onnx" && !exists(join(folder, "config.json")) ? dirname(folder) : folder,
+        basename(folder) === "onnx" && !isFile(join(folder, "config.json")) ? dirname(folder) : folder,
       );
     }
     if (isParts(path)) return new ModelFolder(path, path);
     const places = GRAPHS.flatMap((name) => [join(path, name), join(path, "onnx", name)]);
     const known = places.find((file) =>
-      exists(file) && (basename(file) !== GRAPHS[2] || exists(join(dirname(file), FIRST_STEP)))
+      isFile(file) && (basename(file) !== GRAPHS[2] || isFile(join(dirname(file), FIRST_STEP)))
     );
     if (known !== undefined) return new ModelFolder(known, path);
     const graphs = ["", "onnx"].flatMap((sub) => onnxFiles(join(path, sub)).map((name) => join(sub, name)));
@@ -87,7 +95,7 @@ export class ModelFolder {
 
   #beside(name: string): string | undefined {
     const file = join(dirname(this.model), name);
-    return exists(file) ? file : undefined;
+    return isFile(file) ? file : undefined;
   }
 
   /**
@@ -116,19 +124,19 @@ export class ModelFolder {
    */
   tokenizer(path?: string): Tokenizer {
     const file = path ?? join(this.folder, "tokenizer.json");
-    if (path === undefined && !exists(file)) {
+    if (path === undefined && !isFile(file)) {
       throw new UsageError(`Cannot turn text into tokens: there is no tokenizer.json in ${this.folder}`, {
         hint: "pass --tokenizer tokenizer.json, or token ids with --prompt-ids",
       });
     }
     fileSize(file);
     const beside = join(dirname(file), "tokenizer_config.json");
-    return parseTokenizer(readJson(file), exists(beside) ? readJson(beside) : undefined, file);
+    return parseTokenizer(readJson(file), isFile(beside) ? readJson(beside) : undefined, file);
   }
 
   /** Whether {@linkcode tokenizer} finds one in the folder. */
   get hasTokenizer(): boolean {
-    return exists(join(this.folder, "tokenizer.json"));
+    return isFile(join(this.folder, "tokenizer.json"));
   }
 
   /**
@@ -139,7 +147,7 @@ export class ModelFolder {
   chat(messages: readonly ChatMessage[]): string {
     const file = join(this.folder, "chat_template.jinja");
     const config = this.#json("tokenizer_config.json");
-    const template = findChatTemplate(exists(file) ? Deno.readTextFileSync(file) : undefined, config);
+    const template = findChatTemplate(isFile(file) ? Deno.readTextFileSync(file) : undefined, config);
     if (template === undefined) {
       throw new UsageError(`Cannot write a chat for this model: ${this.folder} has no chat template`, {
         hint: "it may be no chat model: use --prompt; or add chat_template.jinja to the folder",
@@ -184,7 +192,7 @@ export class ModelFolder {
 
   #json(name: string): Record<string, unknown> | undefined {
     const file = join(this.folder, name);
-    return exists(file) ? readJson(file) : undefined;
+    return isFile(file) ? readJson(file) : undefined;
   }
 }
 
@@ -199,27 +207,11 @@ function readJson(file: string): Record<string, unknown> {
 }
 
 function onnxFiles(folder: string): string[] {
-  if (!isDirectory(folder)) return [];
+  if (!isFolder(folder)) return [];
   return Array.from(Deno.readDirSync(folder), ({ name }) => name).filter((name) => name.endsWith(".onnx")).sort();
-}
-
-function exists(file: string): boolean {
-  try {
-    return Deno.statSync(file).isFile;
-  } catch {
-    return false;
-  }
 }
 
 /** Whether the folder holds a model in parts. */
 function isParts(folder: string): boolean {
-  return exists(join(folder, "plan.json")) && exists(join(folder, "rank0.onnx"));
-}
-
-function isDirectory(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
-  }
+  return isFile(join(folder, "plan.json")) && isFile(join(folder, "rank0.onnx"));
 }

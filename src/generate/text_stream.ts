@@ -10,8 +10,12 @@
 export type Decode = (ids: readonly number[]) => string;
 
 const REPLACEMENT = "\uFFFD";
-/** No UTF-8 character spans more tokens; beyond, U+FFFD is what the model means, not a character in the making. */
-const LONGEST_CHARACTER_IN_TOKENS = 6;
+/** A UTF-8 character in the making has at most three bytes: three tokens, that show as three U+FFFD at most. */
+const MOST_INCOMPLETE = 3;
+/** With so many ids waiting, some U+FFFD among them is what the model means, not a character in the making. */
+const MANY_WAITING = 6;
+/** A window of more ids is never kept as context. */
+const MOST_CONTEXT = 12;
 
 /** Incremental detokenisation. */
 export class TextStream {
@@ -20,7 +24,8 @@ export class TextStream {
   #window: number[] = [];
   /** How many of the window are context. */
   #context = 0;
-  #contextText = "";
+  /** What of the window's text is out. */
+  #shown = "";
 
   constructor(decode: Decode) {
     this.#decode = decode;
@@ -30,9 +35,25 @@ export class TextStream {
   push(id: number): string {
     this.#window.push(id);
     const text = this.#decode(this.#window);
+    if (!text.endsWith(REPLACEMENT)) return this.#take(text);
     const waiting = this.#window.length - this.#context;
-    if (text.endsWith(REPLACEMENT) && waiting < LONGEST_CHARACTER_IN_TOKENS) return "";
-    return this.#take(text);
+    if (waiting < MANY_WAITING) return "";
+    const { length } = this.#window;
+    for (let complete = length - MOST_INCOMPLETE; complete < length; complete++) {
+      const before = this.#decode(this.#window.slice(0, complete)), rest = this.#window.slice(complete);
+      // A character that was cut in two would show as two U+FFFD.
+      if (before + this.#decode(rest) !== text) continue;
+      this.#window.length = complete;
+      const fresh = this.#take(before);
+      this.#window.push(...rest);
+      return fresh;
+    }
+    // Characters end inside of tokens: what is certain goes out, and all ids stay.
+    const open = /\uFFFD{1,3}$/.exec(text)![0].length, certain = text.slice(0, text.length - open);
+    if (!certain.startsWith(this.#shown)) return "";
+    const fresh = certain.slice(this.#shown.length);
+    this.#shown = certain;
+    return fresh;
   }
 
   /** What is left at the end: an incomplete character shows as U+FFFD. */
@@ -42,9 +63,9 @@ export class TextStream {
 
   #take(text: string): string {
     // A special token decodes to nothing; and a decoder that rewrites earlier text must not make us repeat it.
-    const fresh = text.startsWith(this.#contextText) ? text.slice(this.#contextText.length) : "";
+    const fresh = text.startsWith(this.#shown) ? text.slice(this.#shown.length) : "";
     if (fresh === "") {
-      if (this.#window.length > 2 * LONGEST_CHARACTER_IN_TOKENS) this.#restart(text);
+      if (this.#window.length > MOST_CONTEXT) this.#restart(text);
       return "";
     }
     this.#restart(text);
@@ -56,7 +77,7 @@ export class TextStream {
     const newest = this.#window.slice(this.#context);
     this.#window = newest.length > 0 ? newest : this.#window;
     this.#context = this.#window.length;
-    this.#contextText = newest.length > 0 ? this.#decode(this.#window) : text;
+    this.#shown = newest.length > 0 ? this.#decode(this.#window) : text;
   }
 }
 

@@ -63,14 +63,16 @@ export class GraphBuilder<S extends Stage> {
 
   /** Appends any node; its outputs become values with the given types, in order. */
   append(node: Node, values: readonly Value[]): void {
-    if (node.kind !== "output" && this.#nodeNames.has(node.name)) {
+    // One look-up tells whether a name is new.
+    const names = this.#nodeNames;
+    if (names.size === names.add(node.name).size && node.kind !== "output") {
       throw new GraphError(`Cannot add a second node called "${node.name}"`);
     }
-    this.#nodeNames.add(node.name);
     this.#nodes.push(node);
     for (const value of values) {
-      if (this.#values.has(value.name)) throw new GraphError(`Cannot write value "${value.name}" twice`);
-      this.#values.set(value.name, value);
+      if (this.#values.size === this.#values.set(value.name, value).size) {
+        throw new GraphError(`Cannot write value "${value.name}" twice`);
+      }
     }
   }
 

@@ -3,7 +3,16 @@ import { type Dim, dimAdd, dimDivide, dimMul } from "../core/dim.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
-import { attentionFlops, emitHeads, f32, headFactor, type Heads, localHeadCount, maskHeads } from "./heads.ts";
+import {
+  attentionFlops,
+  batchFactor,
+  emitHeads,
+  f32,
+  headFactor,
+  type Heads,
+  localHeadCount,
+  maskHeads,
+} from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 function onnxHeads(context: InferContext | TypedContext): Heads | undefined {
@@ -61,7 +70,12 @@ export const ATTENTION: OpDef = {
       },
       outputs: { 0: separate ? at(1) : at(2, { inner: unit }), 1: cache, 2: cache, 3: at(1) },
     };
-    return { factors: [headFactor(context, "h", heads.q, places)] };
+    const sequences = batchFactor(context, {
+      // A mask of fewer dims is one for all sequences.
+      inputs: { 0: 0, 1: 0, 2: 0, ...(context.inputs[3]?.shape?.length === 4 ? { 3: 0 } : {}), 4: 0, 5: 0 },
+      outputs: { 0: 0, 1: 0, 2: 0, 3: 0 },
+    });
+    return { factors: [headFactor(context, "h", heads.q, places), ...sequences] };
   },
   localize: (context) => {
     const heads = onnxHeads(context);
@@ -83,6 +97,7 @@ export const ATTENTION: OpDef = {
       attributes: { q_num_heads: int(4), kv_num_heads: int(2) },
     },
     { inputs: [f32(1, 6, 3, 8), f32(1, 1, 3, 8), f32(1, 1, 3, 8), f32(1, 6, 3, 3)] },
+    { inputs: [f32(2, 4, 3, 8), f32(2, 2, 3, 8), f32(2, 2, 3, 8), f32(2, 1, 3, 3)] },
     {
       inputs: [f32(1, 3, 48), f32(1, 3, 16), f32(1, 3, 16), undefined, f32(1, 2, 2, 8), f32(1, 2, 2, 8)],
       attributes: { q_num_heads: int(6), kv_num_heads: int(2) },

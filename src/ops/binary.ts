@@ -4,12 +4,14 @@ import type { OpDef, OpExample } from "./def.ts";
 import { broadcastInputs, elementwise, elementwiseFactors, type ElementwiseRow } from "./elementwise.ts";
 import { dimEquals } from "../core/dim.ts";
 import { INT_FUNCTIONS, mapKnown } from "./known_ints.ts";
+import { addNumbers, scaleNumber } from "./rows.ts";
 
 interface Row {
   readonly since: number;
   readonly dtype?: number | DType;
   readonly linear?: ElementwiseRow["linear"];
   readonly exact?: true;
+  readonly numbers?: ElementwiseRow["numbers"];
   readonly on?: DType;
 }
 
@@ -17,9 +19,9 @@ const SUM = [[0, 1]] as const;
 
 // deno-fmt-ignore
 const ROWS: Readonly<Record<string, Row>> = {
-  Add:            { since: 14, linear: SUM },
+  Add:            { since: 14, linear: SUM, numbers: addNumbers },
   Sub:            { since: 14, linear: SUM },
-  Mul:            { since: 14, linear: [[0], [1]] },
+  Mul:            { since: 14, linear: [[0], [1]], numbers: scaleNumber },
   Div:            { since: 14, linear: [[0]], exact: true },
   Pow:            { since: 15 },
   Mod:            { since: 13, on: "i64" },
@@ -59,6 +61,7 @@ export function binaryOps(): OpDef[] {
       ...(row.linear ? { linear: row.linear } : {}),
       ...(row.exact ? { exact: row.exact } : {}),
       ...(ints ? { ints } : {}),
+      ...(row.numbers ? { numbers: row.numbers } : {}),
       examples,
     };
     return elementwise(op, full);

@@ -5,6 +5,7 @@ import type { KnownInts, TensorType } from "../graph/types.ts";
 import type { Inferred, OpDef } from "./def.ts";
 import { elementwiseFactors, isWidening } from "./elementwise.ts";
 import { isIntegral, mapKnown } from "./known_ints.ts";
+import { tellsRows } from "./rows.ts";
 
 function castTo(x: TensorType | undefined, dtype: DType | undefined, content: KnownInts | undefined): Inferred {
   const type = { dtype, shape: x?.shape };
@@ -26,6 +27,9 @@ export const CAST: OpDef = {
   },
   factors: (context) =>
     elementwiseFactors(context, isWidening(context.inputs[0]?.dtype, context.outputs[0]?.dtype) ? [[0]] : undefined),
+  numbers: (
+    { outputs: [to], facts: [fact] },
+  ) => [to?.dtype === "i64" || to?.dtype === "i32" ? fact?.numbers : undefined],
   examples: (["i64", "f64", "bool", "f16"] as const).map((to) => ({
     inputs: [{ dtype: "f32", shape: [2, 5] }],
     attributes: { to: int(dtypeInfo(to).onnx) },
@@ -38,6 +42,7 @@ export const CAST_LIKE: OpDef = {
   since: 15,
   inputs: ["input", "target_type"],
   infer: ({ inputs, ints }) => [castTo(inputs[0], inputs[1]?.dtype, ints[0])],
+  rows: ({ facts: [fact] }) => (tellsRows(fact?.numbers) ? undefined : [{ place: fact?.place }]),
   // Only the dtype of the second input is read: it may be sharded in any way, so it belongs to no factor.
   factors: (context) => {
     const widening = isWidening(context.inputs[0]?.dtype, context.outputs[0]?.dtype);

@@ -4,8 +4,9 @@ import { ShapeError } from "../core/errors.ts";
 import { int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import { isStateDim } from "./carried.ts";
 import type { InferContext, OpDef, TypedContext } from "./def.ts";
-import { at, type Factor } from "./factors.ts";
+import { at, type Factor, type FactorRule } from "./factors.ts";
 import { isIntegral, known } from "./known_ints.ts";
+import { movedNumbers, numbersAlong, type RowNumber, type RowNumbers, type RowsContext } from "./rows.ts";
 import { emitUnchanged, normalizeAxis, unifyDim, unknownShape } from "./shapes.ts";
 import { otherDims } from "./windows.ts";
 
@@ -37,6 +38,7 @@ export const CONCAT: OpDef = {
     const arity = { inputs: inputs.length, outputs: 1, data: linear[0]! };
     return { factors: [...otherDims(shape, axis, arity), ...concatWindows(context, axis)], linear };
   },
+  numbers: joinedNumbers,
   carries: (context) => {
     const axis = intOf(context.attributes, "axis") ?? 0;
     return isStateDim(context, axis) ? [[0, 0]] : [];
@@ -71,6 +73,19 @@ function concatKnown(context: InferContext) {
   return known([elements.length], elements);
 }
 
+/** Coordinates: numbers of tensors of a known size along the axis, one after the other. */
+function joinedNumbers(context: RowsContext): readonly (RowNumbers | undefined)[] {
+  const { inputs, facts, attributes, outputs } = context, rank = outputs[0]?.shape?.length ?? 0;
+  const axis = normalizeAxis(intOf(attributes, "axis") ?? 0, rank);
+  const of: (RowNumber | undefined)[] = [];
+  for (const [i, input] of inputs.entries()) {
+    const size = input!.shape?.[axis], numbers = facts[i]!.numbers;
+    if (typeof size !== "number" || (numbers?.along !== undefined && numbers.along !== axis)) return [undefined];
+    for (let k = 0; k < size; k++) of.push(numbers?.along === undefined ? numbers?.of[0] : numbers.of[k]);
+  }
+  return [numbersAlong(axis, of, of.length)];
+}
+
 function concatWindows({ inputs }: TypedContext, axis: number): Factor[] {
   const factors: Factor[] = [];
   let offset = 0;
@@ -103,6 +118,31 @@ function splitSizes(context: InferContext | TypedContext, size: Dim, outputs: nu
   return Array.from({ length: outputs }, (_, i) => Math.max(0, Math.min(each, size - i * each)));
 }
 
+function splitFactors(context: TypedContext): FactorRule {
+  const { inputs, outputs } = context;
+  const shape = inputs[0]?.shape;
+  if (!shape) return { factors: [], linear: [[0]] };
+  const axis = normalizeAxis(intOf(context.attributes, "axis") ?? 0, shape.length);
+  const arity = { inputs: inputs.length, outputs: outputs.length };
+  const factors = otherDims(shape, axis, arity);
+  const sizes = splitSizes(context, shape[axis]!, outputs.length);
+  if (sizes?.every((s) => typeof s === "number")) {
+    let offset = 0;
+    (sizes as number[]).forEach((size, which) => {
+      if (size > 0) {
+        factors.push({
+          name: `w${offset}`,
+          size,
+          inputs: inputs.map((_, i) => (i === 0 ? at(axis, { offset }) : null)),
+          outputs: outputs.map((_, o) => (o === which ? at(axis) : null)),
+        });
+      }
+      offset += size;
+    });
+  }
+  return { factors, linear: [[0]] };
+}
+
 export const SPLIT: OpDef = {
   op: "Split",
   domain: "",
@@ -128,30 +168,9 @@ export const SPLIT: OpDef = {
       return { ...type, ints };
     });
   },
-  factors: (context) => {
-    const { inputs, outputs } = context;
-    const shape = inputs[0]?.shape;
-    if (!shape) return { factors: [], linear: [[0]] };
-    const axis = normalizeAxis(intOf(context.attributes, "axis") ?? 0, shape.length);
-    const arity = { inputs: inputs.length, outputs: outputs.length };
-    const factors = otherDims(shape, axis, arity);
-    const sizes = splitSizes(context, shape[axis]!, outputs.length);
-    if (sizes?.every((s) => typeof s === "number")) {
-      let offset = 0;
-      (sizes as number[]).forEach((size, which) => {
-        if (size > 0) {
-          factors.push({
-            name: `w${offset}`,
-            size,
-            inputs: inputs.map((_, i) => (i === 0 ? at(axis, { offset }) : null)),
-            outputs: outputs.map((_, o) => (o === which ? at(axis) : null)),
-          });
-        }
-        offset += size;
-      });
-    }
-    return { factors, linear: [[0]] };
-  },
+  factors: splitFactors,
+  numbers: (context) => movedNumbers(context, splitFactors(context).factors),
+  shapedBy: [1],
   localize: (context) => {
     const shape = context.inputs[0]?.shape;
     if (!shape) return emitUnchanged(context);

@@ -13,6 +13,7 @@ import type { Layout } from "../graph/layout.ts";
 import type { Placement, Reduction } from "../graph/placement.ts";
 import type { KnownInts, TensorType } from "../graph/types.ts";
 import type { FactorRule } from "./factors.ts";
+import type { RowNumbers, RowsContext, RowsOutcome } from "./rows.ts";
 
 /** What type inference is given. */
 export interface InferContext {
@@ -151,10 +152,24 @@ export interface OpDef {
   readonly factors?: (context: TypedContext) => FactorRule;
   /** Multiply-adds ×2 of the whole op; absent: one per output element. */
   readonly flops?: (context: TypedContext) => Dim;
+  /** Which part of its constant inputs the op reads, 0 to 1, of those that it reads only partly: the experts that tokens choose. */
+  readonly readsOf?: (context: TypedContext, size: (dim: Dim) => number) => number;
   /** Emits the node on one rank where the op itself does not do (sizes in attributes or int inputs, masks). Returns the output names. */
   readonly localize?: (context: LocalizeContext) => readonly string[];
   /** Whether `localize` is asked also where nothing of the node is cut: it bears more than engines do. */
   readonly localizesWhole?: (context: TypedContext) => boolean;
+  /**
+   * What the op makes of the samples of a batch, where it is more than its factors say: it fills a shape, numbers rows, or
+   * selects and puts by such numbers. Undefined for inputs with which the factors tell all.
+   */
+  readonly rows?: (context: RowsContext) => RowsOutcome;
+  /**
+   * By output, the integers that it has where inputs have such as tell rows; places follow from the factors. Absent: what the op
+   * makes of them cannot be followed.
+   */
+  readonly numbers?: (context: RowsContext) => readonly (RowNumbers | undefined)[];
+  /** Inputs of sizes that decide the shapes of outputs and nothing beyond them. */
+  readonly shapedBy?: readonly number[];
   /** Pairs (input, output) that carry a state from step to step, as positions: KV caches. */
   readonly carries?: (context: TypedContext) => readonly (readonly [number, number])[];
   /** Outputs for which the engine needs no memory of their own: a cache that grows in place. */

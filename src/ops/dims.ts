@@ -5,6 +5,7 @@ import { ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import type { KnownInts, Shape } from "../graph/types.ts";
 import type { InferContext, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor, type FactorRule } from "./factors.ts";
+import { movedNumbers } from "./rows.ts";
 import { axesOf, emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 
 /** Factors of an op of which output dim `i` is dim `source[i]` of input 0; null where the dim is new. */
@@ -44,13 +45,18 @@ export const TRANSPOSE: OpDef = {
     const ints = content && transposeKnown(content, perm);
     return [ints ? { ...type, ints } : type];
   },
-  factors: (context) => renamingFactors(context, permutation(context, context.inputs[0]?.shape?.length ?? 0)),
+  factors: transposeFactors,
+  numbers: (context) => movedNumbers(context, transposeFactors(context).factors),
   examples: [
     { inputs: [{ dtype: "f32", shape: [3, 4] }] },
     { inputs: [{ dtype: "f32", shape: [2, 3, 4, 5] }], attributes: { perm: intsAttribute([0, 2, 1, 3]) } },
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }], attributes: { perm: intsAttribute([2, 0, 1]) } },
   ],
 };
+
+function transposeFactors(context: TypedContext): FactorRule {
+  return renamingFactors(context, permutation(context, context.inputs[0]?.shape?.length ?? 0));
+}
 
 function transposeKnown(content: KnownInts, perm: readonly number[]): KnownInts {
   const dims = perm.map((p) => content.dims[p]!);
@@ -77,6 +83,10 @@ function squeezeSource(context: InferContext | TypedContext): number[] | undefin
   return shape.map((_, i) => i).filter((i) => !gone.includes(i));
 }
 
+function squeezeFactors(context: TypedContext): FactorRule {
+  return renamingFactors(context, squeezeSource(context) ?? []);
+}
+
 export const SQUEEZE: OpDef = {
   op: "Squeeze",
   domain: "",
@@ -88,7 +98,8 @@ export const SQUEEZE: OpDef = {
     if (!source || !x?.shape) return [unknownShape(x)];
     return [withContent(context, source.map((i) => x.shape![i]!))];
   },
-  factors: (context) => renamingFactors(context, squeezeSource(context) ?? []),
+  factors: squeezeFactors,
+  numbers: (context) => movedNumbers(context, squeezeFactors(context).factors),
   // Without axes a shard of size 1 would be squeezed as well.
   localize: (context) => {
     const source = squeezeSource(context), shape = context.inputs[0]?.shape;
@@ -118,6 +129,10 @@ function unsqueezeSource(context: InferContext | TypedContext): (number | null)[
   return Array.from({ length: rank }, (_, i) => (fresh.includes(i) ? null : next++));
 }
 
+function unsqueezeFactors(context: TypedContext): FactorRule {
+  return renamingFactors(context, unsqueezeSource(context) ?? []);
+}
+
 export const UNSQUEEZE: OpDef = {
   op: "Unsqueeze",
   domain: "",
@@ -129,7 +144,8 @@ export const UNSQUEEZE: OpDef = {
     if (!source || !x?.shape) return [unknownShape(x)];
     return [withContent(context, source.map((i) => (i === null ? 1 : x.shape![i]!)))];
   },
-  factors: (context) => renamingFactors(context, unsqueezeSource(context) ?? []),
+  factors: unsqueezeFactors,
+  numbers: (context) => movedNumbers(context, unsqueezeFactors(context).factors),
   examples: [
     { inputs: [{ dtype: "f32", shape: [3, 4] }, { dtype: "i64", shape: [2] }], constants: { 1: [0, 2] }, opset: 13 },
     { inputs: [{ dtype: "f32", shape: [3, 4] }, { dtype: "i64", shape: [1] }], constants: { 1: [-1] }, opset: 13 },

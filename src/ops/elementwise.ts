@@ -5,6 +5,7 @@ import type { Shape, TensorType } from "../graph/types.ts";
 import type { InferContext, Inferred, OpDef, OpExample, TypedContext } from "./def.ts";
 import { einsumFactors, type FactorRule } from "./factors.ts";
 import { isIntegral, mapKnown } from "./known_ints.ts";
+import { oneNumber, type RowNumber, type RowNumbers, type RowsContext } from "./rows.ts";
 import { broadcast } from "./shapes.ts";
 
 /** The broadcast of all inputs that are given; undefined where one of them is open. */
@@ -40,6 +41,8 @@ export interface ElementwiseRow {
   readonly exact?: true;
   /** On known integer contents. */
   readonly ints?: (...elements: Dim[]) => Dim | undefined;
+  /** On integers that tell rows. */
+  readonly numbers?: (a: RowNumber, b: RowNumber) => RowNumber | undefined;
   readonly examples: readonly OpExample[];
 }
 
@@ -55,8 +58,18 @@ export function elementwise(op: string, row: ElementwiseRow): OpDef {
       const linear = row.exact && !isFloat(context.outputs[0]?.dtype) ? undefined : row.linear;
       return elementwiseFactors(context, linear);
     },
+    ...(row.numbers ? { numbers: (context) => [combined(context, row.numbers!)] } : {}),
     examples: row.examples,
   };
+}
+
+/** The integers of a result, from those of two operands. */
+function combined(
+  { facts: [a, b] }: RowsContext,
+  combine: NonNullable<ElementwiseRow["numbers"]>,
+): RowNumbers | undefined {
+  const x = oneNumber(a?.numbers), y = oneNumber(b?.numbers), number = x && y && combine(x, y);
+  return number && { of: [number] };
 }
 
 function inferElementwise(context: InferContext, row: ElementwiseRow): Inferred {

@@ -1,9 +1,10 @@
 /** Expand and Tile: dims that repeat. A new or repeated dim can be sharded while the input stays replicated. */
 import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import type { Shape } from "../graph/types.ts";
-import type { InferContext, OpDef } from "./def.ts";
+import type { InferContext, OpDef, TypedContext } from "./def.ts";
 import { dataSizedExpansion } from "./data_sized_target.ts";
-import { at, type Factor } from "./factors.ts";
+import { at, type Factor, type FactorRule } from "./factors.ts";
+import { movedNumbers, type RowsContext, type RowsOutcome, tellsRows } from "./rows.ts";
 import { isDataDependent, known } from "./known_ints.ts";
 import { broadcast, emitUnchanged, unknownShape } from "./shapes.ts";
 
@@ -26,19 +27,9 @@ export const EXPAND: OpDef = {
     }
     return [filled(context, broadcast(x.shape, target))];
   },
-  factors: ({ inputs, outputs }) => {
-    const x = inputs[0]?.shape, y = outputs[0]?.shape;
-    if (!x || !y) return { factors: [], linear: [[0]] };
-    const shift = y.length - x.length;
-    const factors = y.flatMap((size, dim): Factor[] => {
-      if (size === 1) return [];
-      const from = dim - shift;
-      const same = from >= 0 && dimEquals(x[from]!, size);
-      if (!same && from >= 0 && x[from] !== 1) return [];
-      return [{ name: `d${dim}`, size, inputs: [same ? at(from) : null, null], outputs: [at(dim)] }];
-    });
-    return { factors, linear: [[0]] };
-  },
+  factors: expandFactors,
+  numbers: (context) => movedNumbers(context, expandFactors(context).factors),
+  shapedBy: [1],
   localize: (context) => {
     const [y] = context.outputTensors;
     if (y?.placement.kind !== "S" || !y.localShape) return emitUnchanged(context);
@@ -57,6 +48,28 @@ export const EXPAND: OpDef = {
     constants: { 1: to },
   })),
 };
+
+/** What all samples have, once for each of them. */
+function tiledRows({ inputs: [x], facts: [fact], ints, counts, placeIn }: RowsContext): RowsOutcome {
+  const repeats = ints[1]?.elements, dims = repeats?.flatMap((r, i) => (counts(r) ? [i] : [])) ?? [];
+  if (!x?.shape || fact?.place || tellsRows(fact?.numbers) || dims.length !== 1) return undefined;
+  const [dim] = dims as [number], place = placeIn(repeats![dim]!, dim);
+  return place && [{ place: { ...place, inner: dimMul(place.inner, x.shape[dim]!) } }];
+}
+
+function expandFactors({ inputs, outputs }: TypedContext): FactorRule {
+  const x = inputs[0]?.shape, y = outputs[0]?.shape;
+  if (!x || !y) return { factors: [], linear: [[0]] };
+  const shift = y.length - x.length;
+  const factors = y.flatMap((size, dim): Factor[] => {
+    if (size === 1) return [];
+    const from = dim - shift;
+    const same = from >= 0 && dimEquals(x[from]!, size);
+    if (!same && from >= 0 && x[from] !== 1) return [];
+    return [{ name: `d${dim}`, size, inputs: [same ? at(from) : null, null], outputs: [at(dim)] }];
+  });
+  return { factors, linear: [[0]] };
+}
 
 /** The type of an Expand; its content where one element fills it all. */
 function filled(context: InferContext, shape: Shape) {
@@ -97,6 +110,8 @@ export const TILE: OpDef = {
     });
     return { factors, linear: [[0]] };
   },
+  rows: tiledRows,
+  shapedBy: [1],
   localize: (context) => {
     const x = context.inputTensors[0], y = context.outputTensors[0];
     const repeats = context.ints[1]?.elements;

@@ -5,6 +5,17 @@ import { localIndex } from "../graph/layout.ts";
 import type { InferContext, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor, type FactorRule } from "./factors.ts";
 import { constantInts, known } from "./known_ints.ts";
+import {
+  movedNumbers,
+  NOT_OWN_ROW,
+  numbersAlong,
+  oneNumber,
+  type RowNumbers,
+  type RowsContext,
+  type RowsOutcome,
+  selectsOwnRow,
+  tellsRows,
+} from "./rows.ts";
 import { emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 import { emitSelectedRows } from "./selected_rows.ts";
 import { readWindow } from "./windows.ts";
@@ -48,6 +59,26 @@ function gatherFactors(context: TypedContext): FactorRule {
   return { factors, linear: [[0]] };
 }
 
+/** Indices along the dim of the samples select what belongs to the sample that they belong to themselves. */
+function gatheredRows(context: RowsContext): RowsOutcome {
+  const { facts: [data, indices], inputs } = context;
+  const index = oneNumber(indices?.numbers);
+  if (!inputs[0]?.shape || !inputs[1]?.shape || data?.place?.dim !== axisOf(context)) return undefined;
+  if (!indices?.place || !selectsOwnRow(index, data.place) || tellsRows(data.numbers)) return { mixes: NOT_OWN_ROW };
+  return [{ place: { ...indices.place, dim: axisOf(context) + indices.place.dim } }];
+}
+
+/** Of coordinates, those that constant indices pick; other elements as they are. */
+function gatheredNumbers(context: RowsContext): readonly (RowNumbers | undefined)[] {
+  const { facts: [data, indices] } = context, numbers = data?.numbers;
+  // What a table has at the number of a row is another thing in each group.
+  if (tellsRows(indices?.numbers)) return [undefined];
+  if (numbers?.along !== axisOf(context)) return movedNumbers(context, gatherFactors(context).factors);
+  const picks = constantInts(context.ints[1]), rank = context.inputs[1]?.shape?.length ?? 0;
+  if (!picks || rank > 1) return [undefined];
+  return [numbersAlong(numbers.along, picks.map((i) => numbers.of.at(i)), picks.length)];
+}
+
 function localizeGather(context: LocalizeContext): readonly string[] {
   const [data] = context.inputTensors;
   const axis = axisOf(context);
@@ -84,6 +115,8 @@ export const GATHER: OpDef = {
     return [ints ? { ...type, ints } : type];
   },
   factors: gatherFactors,
+  rows: gatheredRows,
+  numbers: gatheredNumbers,
   localize: localizeGather,
   examples: [
     { inputs: [{ dtype: "f32", shape: [9, 4] }, { dtype: "i64", shape: [2, 3] }], ranges: { 1: [-9, 9] } },

@@ -1,9 +1,11 @@
 /** Ops that make tensors: Shape, Size, Sizes, ConstantOfShape, Range, OneHot, NonZero, Trilu, EyeLike. */
-import { type Dim, dimAdd, dimCeilDiv, dimSub } from "../core/dim.ts";
+import { asSymbol, type Dim, dimAdd, dimCeilDiv, dimSub } from "../core/dim.ts";
 import { int, intOf, tensorOf } from "../graph/attributes.ts";
 import { type KnownInts, numel } from "../graph/types.ts";
 import type { OpDef } from "./def.ts";
+import { at, type Factor } from "./factors.ts";
 import { constantInts, isIntegral, known, knownScalar, knownVector, MAX_KNOWN } from "./known_ints.ts";
+import { numbersAlong, plainNumbers, tellsRows } from "./rows.ts";
 import { normalizeAxis } from "./shapes.ts";
 import { otherDims } from "./windows.ts";
 
@@ -21,6 +23,7 @@ export const SHAPE: OpDef = {
     const dims = shape.slice(start, Math.max(start, end));
     return [{ dtype: "i64", shape: [dims.length], ints: knownVector(dims)! }];
   },
+  rows: ({ inputs: [x] }) => (x?.shape ? [{}] : undefined),
   examples: [
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }] },
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }], attributes: { start: int(-2), end: int(2) }, opset: 15 },
@@ -36,6 +39,7 @@ export const SIZE: OpDef = {
     const shape = inputs[0]?.shape;
     return [{ dtype: "i64", shape: [], ...(shape ? { ints: knownScalar(numel(shape)) } : {}) }];
   },
+  rows: ({ inputs: [x] }) => (x?.shape ? [{}] : undefined),
   examples: [{ inputs: [{ dtype: "f32", shape: [2, 3, 4] }] }],
 };
 
@@ -74,6 +78,12 @@ export const CONSTANT_OF_SHAPE: OpDef = {
     const ints = known(dims, Array.from({ length: count }, () => fill));
     return [ints ? { ...type, ints } : type];
   },
+  rows: ({ outputs: [y], placeIn, counts }) => {
+    const dims = y?.shape?.flatMap((d, i) => (counts(d) ? [i] : [])) ?? [];
+    // All elements are equal, so that any of them may belong to any sample.
+    const place = dims.length === 1 ? placeIn(y!.shape![dims[0]!]!, dims[0]!) : undefined;
+    return dims.length === 0 ? undefined : place ? [{ place }] : { mixes: `it fills [${y!.shape}]` };
+  },
   examples: [{ inputs: [{ dtype: "i64", shape: [2] }], constants: { 0: [3, 4] } }],
 };
 
@@ -102,6 +112,14 @@ export const RANGE: OpDef = {
     const ints = knownVector(Array.from({ length: size }, (_, i) => dimAdd(start, i * delta)));
     return [ints ? { ...type, ints } : type];
   },
+  rows: ({ ints, placeIn, counts }) => {
+    const [start, limit, delta] = [0, 1, 2].map((i) => ints[i]?.elements[0]);
+    if (start === undefined || limit === undefined || delta !== 1) return undefined;
+    if (!counts(start) && !counts(limit)) return [{ numbers: plainNumbers(start, limit) }];
+    const place = start === 0 ? placeIn(limit, 0) : undefined;
+    if (!place) return { mixes: `it counts from ${start} to ${limit}` };
+    return [{ place, numbers: { of: [{ coefficient: place.inner, low: 0, high: place.inner }] } }];
+  },
   examples: [
     {
       inputs: [{ dtype: "i64", shape: [] }, { dtype: "i64", shape: [] }, { dtype: "i64", shape: [] }],
@@ -121,6 +139,16 @@ export const ONE_HOT: OpDef = {
     const axis = normalizeAxis(intOf(context.attributes, "axis") ?? -1, indices.shape.length + 1);
     const depth = context.ints[1]?.elements[0] ?? context.fresh("depth");
     return [{ dtype: values?.dtype, shape: [...indices.shape.slice(0, axis), depth, ...indices.shape.slice(axis)] }];
+  },
+  factors: ({ inputs: [indices], attributes }) => {
+    const shape = indices?.shape;
+    if (!shape) return { factors: [] };
+    const axis = normalizeAxis(intOf(attributes, "axis") ?? -1, shape.length + 1);
+    return {
+      factors: shape.flatMap((size, d): Factor[] =>
+        size === 1 ? [] : [{ name: `d${d}`, size, inputs: [at(d), null, null], outputs: [at(d < axis ? d : d + 1)] }]
+      ),
+    };
   },
   examples: [
     {
@@ -158,10 +186,23 @@ export const NON_ZERO: OpDef = {
   infer: (context) => {
     const shape = context.inputs[0]?.shape;
     if (!shape) return [{ dtype: "i64", shape: undefined }];
-    const at = nonZeroPlaces(context.ints[0]), count = at?.length ?? context.fresh("nonzero");
-    const ints = at && known([shape.length, at.length], shape.flatMap((_, dim) => at.map((place) => place[dim]!)));
+    const places = nonZeroPlaces(context.ints[0]), count = places?.length ?? context.fresh("nonzero");
+    const ints = places &&
+      known([shape.length, places.length], shape.flatMap((_, dim) => places.map((place) => place[dim]!)));
     const type = { dtype: "i64", shape: [shape.length, count] } as const;
     return [ints ? { ...type, ints } : type];
+  },
+  // A list of entries, each of one sample; their order within a sample is that of the whole.
+  rows: ({ inputs: [x], outputs: [y], facts: [fact], batch }) => {
+    const place = fact?.place, of = asSymbol(y?.shape?.[1] ?? 0);
+    if (!place) return undefined;
+    if (place.of !== batch || place.outer !== 1 || of === undefined || !x?.shape || tellsRows(fact.numbers)) {
+      return { mixes: "it lists entries of what is no plain batch" };
+    }
+    const coordinates = x.shape.map((size, d) =>
+      d === place.dim ? { coefficient: place.inner, low: 0, high: place.inner } : { coefficient: 0, low: 0, high: size }
+    );
+    return [{ place: { dim: 1, outer: 1, inner: 1, of }, numbers: numbersAlong(0, coordinates, x.shape.length) }];
   },
   examples: [{ inputs: [{ dtype: "bool", shape: [3, 4] }] }],
 };

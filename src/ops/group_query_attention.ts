@@ -6,6 +6,7 @@ import type { InferContext, Inferred, LocalizeContext, OpDef, TypedContext } fro
 import { at, NO_FACTORS } from "./factors.ts";
 import {
   attentionFlops,
+  batchFactor,
   emitHeads,
   f32,
   headFactor,
@@ -96,10 +97,15 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const shared = q / kv, bias = maskHeads(context, 10, q);
     const extra: Places = { ...(bias === undefined ? {} : { 10: at(bias) }), 11: at(0) };
     const query = at(2, { inner: size }), cache = at(1, { shared });
+    const sequences = batchFactor(context, {
+      inputs: { 0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0, 9: 0, 10: 0 },
+      outputs: { 0: 0, 1: 0, 2: 0 },
+    });
     if (context.inputs[1]) {
       const step = at(2, { inner: size, shared });
       const inputs = { 0: query, 1: step, 2: step, 3: cache, 4: cache, ...extra };
-      return { factors: [headFactor(context, "h", q, { inputs, outputs: { 0: query, 1: cache, 2: cache } })] };
+      const heads = headFactor(context, "h", q, { inputs, outputs: { 0: query, 1: cache, 2: cache } });
+      return { factors: [heads, ...sequences] };
     }
     const packed = (offset: number) => at(2, { inner: size, offset, shared });
     return {
@@ -108,6 +114,7 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
         headFactor(context, "hq", q, { inputs: { 0: query, ...extra }, outputs: { 0: query } }),
         headFactor(context, "hk", q, { inputs: { 0: packed(q * size), 3: cache }, outputs: { 1: cache } }),
         headFactor(context, "hv", q, { inputs: { 0: packed((q + kv) * size), 4: cache }, outputs: { 2: cache } }),
+        ...sequences,
       ],
     };
   },

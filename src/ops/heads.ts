@@ -8,7 +8,7 @@
 import { type Dim, dimMul } from "../core/dim.ts";
 import type { Attributes } from "../graph/graph.ts";
 import type { LocalizeContext, LocalTensor, TypedContext } from "./def.ts";
-import type { At, Factor } from "./factors.ts";
+import { type At, at, type Factor } from "./factors.ts";
 import { emitZeros } from "./selected_rows.ts";
 
 /** Places of a factor, by input and output position. */
@@ -27,6 +27,27 @@ export function headFactor(
     inputs: context.inputs.map((input, i) => (input ? places.inputs[i] ?? null : null)),
     outputs: context.outputs.map((output, i) => (output ? places.outputs[i] ?? null : null)),
   };
+}
+
+/**
+ * The factor of sequences, which attention keeps apart: dims of inputs and outputs by position. An input of one for all of them
+ * is whole on every rank.
+ */
+export function batchFactor(
+  context: TypedContext,
+  dims: { readonly inputs: Readonly<Record<number, number>>; readonly outputs: Readonly<Record<number, number>> },
+): Factor[] {
+  const size = context.inputs[0]!.shape![dims.inputs[0]!]!;
+  if (size === 1) return [];
+  const places = (types: TypedContext["inputs"], by: Readonly<Record<number, number>>): Places =>
+    Object.fromEntries(
+      Object.entries(by).flatMap(([i, dim]) => {
+        const found = types[Number(i)]?.shape?.[dim];
+        return found === undefined || found === 1 ? [] : [[i, at(dim)]];
+      }),
+    );
+  const inputs = places(context.inputs, dims.inputs), outputs = places(context.outputs, dims.outputs);
+  return [headFactor(context, "b", size, { inputs, outputs })];
 }
 
 /** A mask's head dim, where it has one: the third from the right. */
@@ -67,6 +88,6 @@ export interface Heads {
 /** Scores and weighted values: 4 · tokens · keys · width, with as many keys as the cache has, else as tokens. */
 export function attentionFlops({ inputs, outputs }: TypedContext): Dim {
   const y = outputs[0]?.shape ?? [];
-  const keys = outputs[1]?.shape?.at(-2) ?? inputs[1]?.shape?.at(1) ?? y[1] ?? 1;
+  const keys = outputs[1]?.shape?.at(-2) ?? inputs[1]?.shape?.at(-2) ?? y[1] ?? 1;
   return y.reduce<Dim>(dimMul, dimMul(4, keys));
 }

@@ -1,8 +1,20 @@
 /** GatherElements, GatherND, ScatterElements, ScatterND. Source: ONNX, versions 13 to 18. */
 import type { Dim } from "../core/dim.ts";
+import type { Shape } from "../graph/types.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { OpDef } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
+import {
+  NOT_OWN_ROW,
+  oneNumber,
+  type RowFact,
+  type RowPlace,
+  type RowsContext,
+  type RowsOutcome,
+  samePlace,
+  selectsOwnRow,
+  tellsRows,
+} from "./rows.ts";
 import { normalizeAxis, unknownShape } from "./shapes.ts";
 
 /** Dims that neither are the axis nor differ between the tensors pass. */
@@ -39,11 +51,31 @@ export const GATHER_ELEMENTS: OpDef = {
   ],
 };
 
+/** Entries that are put where their own samples are, along the axis. */
+function scatteredElements({ inputs, attributes, facts: [data, indices, updates] }: RowsContext): RowsOutcome {
+  const rank = inputs[0]?.shape?.length, place = data?.place, entries = indices?.place;
+  if (rank === undefined || place?.dim !== normalizeAxis(intOf(attributes, "axis") ?? 0, rank)) return undefined;
+  const isOwn = selectsOwnRow(oneNumber(indices?.numbers), place) && entries?.dim === place.dim &&
+    samePlace(updates?.place, entries) && !tellsRows(updates?.numbers) && !tellsRows(data?.numbers);
+  return isOwn ? [{ place }] : { mixes: NOT_OWN_ROW };
+}
+
+/** Whether the coordinates of entries, along the last dim of `shape`, tell of the samples' dim just their own, and nothing else of them. */
+function selectsByCoordinates(indices: RowFact | undefined, shape: Shape, place: RowPlace, skipped = 0): boolean {
+  const last = shape.length - 1, depth = shape[last]!, own = place.dim - skipped;
+  const { place: entries, numbers } = indices ?? {};
+  if (!entries || entries.dim === last || !numbers) return false;
+  if (depth === 1 ? numbers.along !== undefined : numbers.along !== last) return false;
+  return selectsOwnRow(numbers.of[own], place) &&
+    numbers.of.every((n, k) => k === own || n === undefined || n.coefficient === 0);
+}
+
 export const SCATTER_ELEMENTS: OpDef = {
   op: "ScatterElements",
   domain: "",
   since: 11,
   inputs: ["data", "indices", "updates"],
+  rows: scatteredElements,
   infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
   factors: ({ inputs, attributes }) => {
     const [data, indices, updates] = inputs.map((i) => i?.shape);
@@ -71,6 +103,13 @@ export const GATHER_ND: OpDef = {
     if (!data?.shape || !indices?.shape || typeof depth !== "number") return [unknownShape(data)];
     const batch = intOf(attributes, "batch_dims") ?? 0;
     return [{ dtype: data.dtype, shape: [...indices.shape.slice(0, -1), ...data.shape.slice(batch + depth)] }];
+  },
+  rows: ({ inputs, attributes, facts: [data, indices] }) => {
+    const place = data?.place, depth = inputs[1]?.shape?.at(-1), skipped = intOf(attributes, "batch_dims") ?? 0;
+    const isSelected = place && typeof depth === "number" && place.dim >= skipped && place.dim < skipped + depth;
+    if (!isSelected) return undefined;
+    const isOwn = selectsByCoordinates(indices, inputs[1]!.shape!, place, skipped) && !tellsRows(data?.numbers);
+    return isOwn ? [{ place: indices?.place }] : { mixes: NOT_OWN_ROW };
   },
   factors: ({ inputs, attributes }) => {
     const data = inputs[0]?.shape, indices = inputs[1]?.shape;
@@ -108,6 +147,13 @@ export const SCATTER_ND: OpDef = {
   since: 11,
   inputs: ["data", "indices", "updates"],
   infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  rows: ({ inputs, facts: [data, indices, updates] }) => {
+    const place = data?.place, depth = inputs[1]?.shape?.at(-1);
+    if (!place || typeof depth !== "number" || place.dim >= depth) return undefined;
+    const isOwn = selectsByCoordinates(indices, inputs[1]!.shape!, place) &&
+      samePlace(updates?.place, indices?.place) && !tellsRows(updates?.numbers) && !tellsRows(data?.numbers);
+    return isOwn ? [{ place }] : { mixes: NOT_OWN_ROW };
+  },
   factors: ({ inputs }) => {
     const data = inputs[0]?.shape, indices = inputs[1]?.shape;
     const depth = indices?.at(-1);

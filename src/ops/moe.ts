@@ -6,11 +6,12 @@
  * Source: ONNX Runtime ContribOperators.md, com.microsoft MoE and QMoE. SwiGLU in one matrix has gate and up rows
  * interleaved (`swiglu_fusion` 1) or one after the other (2).
  */
-import { type Dim, dimMul } from "../core/dim.ts";
+import { type Dim, dimMul, dimProduct } from "../core/dim.ts";
 import { int, intOf, string as text } from "../graph/attributes.ts";
 import type { OpDef, TypedContext } from "./def.ts";
 import { type At, at, type Factor, type FactorRule } from "./factors.ts";
 import { emitOwnExperts, workOfExperts } from "./own_experts.ts";
+import { type RowsContext, type RowsOutcome, samePlace } from "./rows.ts";
 import { emitUnchanged, unknownShape } from "./shapes.ts";
 
 /** Positions of the inputs; undefined where the op has none. */
@@ -111,11 +112,33 @@ function tokenFactors({ inputs }: TypedContext): Factor[] {
   return [{ name: "t", size: x[0]!, inputs: inputs.map((_, i) => (i < 2 ? at(0) : null)), outputs: [at(0)] }];
 }
 
+/** Samples are apart as their tokens are, which the router has merged in one dim. */
+function tokenRows({ inputs, facts: [x, router, ...weights] }: RowsContext, packed: boolean): RowsOutcome {
+  const place = x?.place, shape = inputs[0]?.shape;
+  if (!place || weights.some((w) => w.place)) return undefined;
+  if (packed) return { mixes: "its kernel groups tokens, and rounds what a group has" };
+  if (!shape || place.dim === shape.length - 1) return undefined;
+  const dims = shape.slice(0, -1),
+    merged = {
+      dim: 0,
+      outer: dimMul(dimProduct(dims.slice(0, place.dim)), place.outer),
+      inner: dimMul(dimProduct(dims.slice(place.dim + 1)), place.inner),
+      of: place.of,
+    };
+  return samePlace(router?.place, merged) ? [{ place }] : { mixes: "its routing has other samples than its tokens" };
+}
+
 /** Two products a token, for each of its `k` experts. */
 function moeFlops({ inputs, outputs, attributes }: TypedContext, positions: Positions): Dim {
   const first = inputs[positions.rows[0]!]?.shape, tokens = inputs[1]?.shape?.[0] ?? 1;
   const width = outputs[0]?.shape?.at(-1) ?? 1, k = intOf(attributes, "k") ?? 1;
   return [tokens, width, first?.[1] ?? 1].reduce<Dim>(dimMul, 4 * k);
+}
+
+/** Of all experts, those that tokens choose, if each chooses others. */
+function chosenPart({ inputs, attributes }: TypedContext, size: (dim: Dim) => number): number {
+  const [tokens = 1, experts = 1] = inputs[1]?.shape ?? [], k = intOf(attributes, "k") ?? 1;
+  return Math.min(1, size(tokens) * k / size(experts));
 }
 
 function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["examples"]): OpDef {
@@ -127,11 +150,13 @@ function moe(op: "MoE" | "QMoE", inputs: readonly string[], examples: OpDef["exa
     inputs,
     infer: (context) => [context.inputs[0] ?? unknownShape(undefined)],
     factors: (context) => factorsOf(context, positions, op === "QMoE"),
+    rows: (context) => tokenRows(context, op === "QMoE"),
     localize: (context) => {
       const weights = positions.rows[0]!, placement = context.inputTensors[weights]?.placement;
       return placement?.kind === "S" && placement.dim === 0 ? emitOwnExperts(context, weights) : emitUnchanged(context);
     },
     flops: (context) => moeFlops(context, positions),
+    readsOf: chosenPart,
     examples,
   };
 }

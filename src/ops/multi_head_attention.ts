@@ -1,9 +1,9 @@
 /** MultiHeadAttention, and the Attention that makes q, k and v itself. Source: com.microsoft, ContribOperators.md. */
-import { type Dim, dimAdd, dimDivide, dimMul } from "../core/dim.ts";
-import { int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
+import { type Dim, dimAdd, dimDivide, dimEquals, dimMul } from "../core/dim.ts";
+import { float, int, intOf, ints as intsAttribute, intsOf } from "../graph/attributes.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
-import { at, NO_FACTORS } from "./factors.ts";
-import { attentionFlops, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
+import { at, type Factor, NO_FACTORS } from "./factors.ts";
+import { attentionFlops, batchFactor, emitHeads, f32, headFactor, localUnits, maskHeads } from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 export const MULTI_HEAD_ATTENTION: OpDef = {
@@ -48,7 +48,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
     if (!b) {
       const inputs = { ...q.inputs, ...kPlaces.inputs, ...vPlaces.inputs };
       const outputs = { ...q.outputs, ...kPlaces.outputs, ...vPlaces.outputs };
-      return { factors: [headFactor(context, "h", heads, { inputs, outputs })] };
+      return { factors: [headFactor(context, "h", heads, { inputs, outputs }), ...rowFactors(context)] };
     }
     const bias = (inner: number, offset: number) => ({ 3: at(0, { inner, offset }) });
     return {
@@ -63,6 +63,7 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
           inputs: { ...vPlaces.inputs, ...bias(valueSize, 2 * width) },
           outputs: vPlaces.outputs,
         }),
+        ...rowFactors(context),
       ],
     };
   },
@@ -79,8 +80,38 @@ export const MULTI_HEAD_ATTENTION: OpDef = {
   examples: [
     { inputs: [f32(1, 3, 32), f32(1, 3, 32), f32(1, 3, 32)], attributes: { num_heads: int(4) } },
     { inputs: [f32(2, 3, 32), f32(2, 5, 32), f32(2, 5, 32), f32(96)], attributes: { num_heads: int(4) } },
+    // A bias for all heads, and one for each; keys and values by heads.
+    {
+      inputs: [f32(2, 5, 32), f32(2, 3, 32), f32(2, 3, 16), undefined, undefined, f32(1, 1, 5, 3)],
+      attributes: { num_heads: int(4), scale: float(0.5) },
+    },
+    {
+      inputs: [f32(2, 3, 24), f32(2, 3, 5, 8), f32(2, 3, 5, 8), undefined, undefined, f32(2, 3, 3, 5)],
+      attributes: { num_heads: int(3) },
+    },
   ],
 };
+
+/** Sequences of the batch, and tokens of the query: each row of scores is a softmax of its own. */
+function rowFactors(context: TypedContext): readonly Factor[] {
+  const shapes = context.inputs.map((i) => i?.shape), [batch, sequence] = shapes[0] as [Dim, Dim];
+  const padding = shapes[4];
+  // A padding mask of one dim is a length for each sequence, or these and more behind each other.
+  if (padding?.length === 1 && !dimEquals(padding[0]!, batch)) return [];
+  const factors = batchFactor(context, {
+    inputs: { 0: 0, 1: 0, 2: 0, 4: 0, 5: 0, 6: 0, 7: 0 },
+    outputs: { 0: 0, 1: 0, 2: 0 },
+  });
+  const isCausal = intOf(context.attributes, "unidirectional") === 1;
+  if (isCausal || dimEquals(sequence, 1) || context.outputs[1] || context.outputs[2]) return factors;
+  const tokens = at(1);
+  const inputs = {
+    0: tokens,
+    ...(padding?.length === 3 ? { 4: tokens } : {}),
+    ...(shapes[5] ? { 5: at(2) } : {}),
+  };
+  return [...factors, headFactor(context, "s", sequence, { inputs, outputs: { 0: tokens } })];
+}
 
 /** Widths of q, k and v of com.microsoft Attention. */
 function packedWidths(context: InferContext | TypedContext): readonly number[] | undefined {
@@ -129,6 +160,7 @@ export const PACKED_ATTENTION: OpDef = {
           inputs: { ...fused(v, q + k), 4: at(2) },
           outputs: { 0: at(2, { inner: v / heads }), 1: at(2) },
         }),
+        ...batchFactor(context, { inputs: { 0: 0, 3: 0, 4: 1, 5: 0 }, outputs: { 0: 0, 1: 1 } }),
       ],
     };
   },
@@ -154,5 +186,6 @@ export const PACKED_ATTENTION: OpDef = {
       inputs: [f32(1, 3, 32), f32(32, 96), f32(96)],
       attributes: { num_heads: int(4), unidirectional: int(1) },
     },
+    { inputs: [f32(2, 3, 32), f32(32, 96), f32(96)], attributes: { num_heads: int(4) } },
   ],
 };

@@ -4,6 +4,7 @@ import { float, int, intOf } from "../graph/attributes.ts";
 import type { Shape } from "../graph/types.ts";
 import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
+import { batchFactor } from "./heads.ts";
 import { normalizeAxis, unknownShape } from "./shapes.ts";
 
 /** Softmax and LogSoftmax. Before opset 13 all dims from the axis on are one. Source: ONNX Softmax-13, Softmax-11. */
@@ -152,7 +153,7 @@ export function normOps(): OpDef[] {
   });
 }
 
-/** EmbedLayerNormalization: sums of embeddings, normalised. Replicated: un-fuse it to shard its tables. */
+/** EmbedLayerNormalization: sums of embeddings, normalised. Its tables are whole on a rank: un-fuse it to shard them. */
 export const EMBED_LAYER_NORMALIZATION: OpDef = {
   op: "EmbedLayerNormalization",
   domain: "com.microsoft",
@@ -175,6 +176,11 @@ export const EMBED_LAYER_NORMALIZATION: OpDef = {
     const mask: Inferred = { dtype: "i32", shape: ids ? [ids[0]!] : undefined };
     return [y, mask, y].slice(0, outputCount);
   },
+  factors: (context) => ({
+    factors: context.inputs[0]?.shape
+      ? batchFactor(context, { inputs: { 0: 0, 1: 0, 7: 0, 8: 0 }, outputs: { 0: 0, 1: 0, 2: 0 } })
+      : [],
+  }),
   examples: [
     {
       inputs: [

@@ -136,8 +136,15 @@ export const DEQUANTIZE_LINEAR: OpDef = {
     // Values that share a byte stay together, those of zero points too.
     const perByte = Math.max(1, 8 / dtypeInfo(inputs[0]!.dtype ?? "u8").bits);
     const factors = x.flatMap((size, d): Factor[] => {
-      if (typeof size !== "number" || size === 1) return [];
+      if (size === 1) return [];
       const isLast = d === x.length - 1;
+      // A size that is no number is none of a weight: activations, of which a dim is cut anywhere.
+      if (typeof size !== "number") {
+        const isPlain = perByte === 1 && (d !== axis || scale.length === 0);
+        return isPlain
+          ? [{ name: `d${d}`, size, inputs: inputs.map((_, i) => (i === 0 ? at(d) : null)), outputs: [at(d)] }]
+          : [];
+      }
       const inBlock = block > 0 && d === axis ? block : 1;
       const inner = inBlock * (isLast ? (inBlock === 1 || inputs[2] ? perByte : 1) : 1);
       if (size % inner !== 0) return [];
@@ -189,6 +196,7 @@ export const DYNAMIC_QUANTIZE_LINEAR: OpDef = {
     { dtype: "f32", shape: [] },
     { dtype: "u8", shape: [] },
   ],
+  rows: ({ facts: [x] }) => (x?.place ? { mixes: "it rounds by the largest value of all samples" } : undefined),
   examples: [{ inputs: [{ dtype: "f32", shape: [4, 6] }], outputs: 3 }],
 };
 

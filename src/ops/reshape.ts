@@ -1,5 +1,5 @@
 /** Reshape and Flatten: factors by groups of dims with equal products. Source: ONNX Reshape-14 (`allowzero`), Flatten-13. */
-import { type Dim, dimDivide, dimEquals, dimFloorDiv, dimMul, dimProduct } from "../core/dim.ts";
+import { type Dim, dimDivide, dimEquals, dimFloorDiv, dimMul, dimProduct, symbol } from "../core/dim.ts";
 import { ShapeError } from "../core/errors.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { Shape } from "../graph/types.ts";
@@ -8,6 +8,7 @@ import { withContent } from "./dims.ts";
 import { dataSizedReshape } from "./data_sized_target.ts";
 import { type At, at, type Factor, type FactorRule } from "./factors.ts";
 import { isDataDependent } from "./known_ints.ts";
+import { movedNumbers, type RowsContext, type RowsOutcome } from "./rows.ts";
 import { emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 
 /** A block of consecutive indices within a dim. */
@@ -176,6 +177,24 @@ function localTarget({ inputTensors: [x], outputTensors: [y] }: LocalizeContext)
   return y?.placement.kind === "S" || x?.placement.kind === "S" ? y?.localShape : undefined;
 }
 
+/** Elements keep their order: with as many before and after each sample, it is found in another dim. */
+function regroupedRows({ inputs, outputs, facts: [fact] }: RowsContext): RowsOutcome {
+  const from = inputs[0]?.shape, to = outputs[0]?.shape, place = fact?.place;
+  // Numbers by index of a dim are for the factors to move.
+  if (!from || !to || !place || fact.numbers?.along !== undefined) return undefined;
+  const before = dimMul(dimProduct(from.slice(0, place.dim)), place.outer);
+  const after = dimMul(dimProduct(from.slice(place.dim + 1)), place.inner);
+  for (const [dim, size] of to.entries()) {
+    const outer = dimDivide(before, dimProduct(to.slice(0, dim))),
+      inner = dimDivide(after, dimProduct(to.slice(dim + 1)));
+    if (outer === undefined || inner === undefined) continue;
+    if (dimEquals(size, dimProduct([outer, symbol(place.of), inner]))) {
+      return [{ place: { dim, outer, inner, of: place.of }, numbers: fact.numbers }];
+    }
+  }
+  return undefined;
+}
+
 export const RESHAPE: OpDef = {
   op: "Reshape",
   domain: "",
@@ -196,6 +215,9 @@ export const RESHAPE: OpDef = {
     return [withContent(context, reshapeTarget(context, x.shape, target))];
   },
   factors: regroupingFactors,
+  rows: regroupedRows,
+  numbers: (context) => movedNumbers(context, regroupingFactors(context).factors),
+  shapedBy: [1],
   localize: localizeReshape,
   examples: [
     [[2, 3, 12], [2, 3, 4, 3]],
@@ -224,6 +246,8 @@ export const FLATTEN: OpDef = {
     return [{ dtype: x.dtype, shape: [dimProduct(x.shape.slice(0, cut)), dimProduct(x.shape.slice(cut))] }];
   },
   factors: regroupingFactors,
+  rows: regroupedRows,
+  numbers: (context) => movedNumbers(context, regroupingFactors(context).factors),
   localize: localizeFlatten,
   examples: [
     { inputs: [{ dtype: "f32", shape: [2, 3, 4] }] },

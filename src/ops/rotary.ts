@@ -2,7 +2,7 @@
 import { int, intOf } from "../graph/attributes.ts";
 import type { OpDef, TypedContext } from "./def.ts";
 import { at, type FactorRule, NO_FACTORS } from "./factors.ts";
-import { emitHeads, f32, headFactor } from "./heads.ts";
+import { batchFactor, emitHeads, f32, headFactor } from "./heads.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 interface RotaryForm {
@@ -27,6 +27,10 @@ export function rotaryOps(): OpDef[] {
           inputs: [f32(1, 3, 32), { dtype: "i64", shape: [1, 3] }, f32(16, 4), f32(16, 4)],
           ranges: { 1: [0, 16] },
         },
+        {
+          inputs: [f32(2, 3, 32), { dtype: "i64", shape: [2, 3] }, f32(16, 4), f32(16, 4)],
+          ranges: { 1: [0, 16] },
+        },
       ],
     },
     {
@@ -44,6 +48,7 @@ export function rotaryOps(): OpDef[] {
           ranges: { 3: [0, 16] },
           attributes: { num_heads: int(4) },
         },
+        { inputs: [f32(2, 4, 3, 8), f32(2, 3, 4), f32(2, 3, 4)] },
       ],
     },
   ];
@@ -83,11 +88,15 @@ function rotaryHeadSize(context: TypedContext, cos: number): number | undefined 
 function rotaryFactors(context: TypedContext, cos: number): FactorRule {
   const shape = context.inputs[0]?.shape;
   if (!shape) return NO_FACTORS;
+  // Tables of three dims are one for each sequence, as positions are.
+  const tables = context.inputs[cos]?.shape?.length === 3 ? { [cos]: 0, [cos + 1]: 0 } : {};
+  const sequences = batchFactor(context, { inputs: { 0: 0, [cos === 1 ? 3 : 1]: 0, ...tables }, outputs: { 0: 0 } });
   if (shape.length === 4) {
-    return { factors: [headFactor(context, "h", shape[1]!, { inputs: { 0: at(1) }, outputs: { 0: at(1) } })] };
+    const heads = headFactor(context, "h", shape[1]!, { inputs: { 0: at(1) }, outputs: { 0: at(1) } });
+    return { factors: [heads, ...sequences] };
   }
   const size = rotaryHeadSize(context, cos), width = shape.at(-1);
   if (!size || typeof width !== "number" || width % size !== 0) return NO_FACTORS;
   const place = { 0: at(2, { inner: size }) };
-  return { factors: [headFactor(context, "h", width / size, { inputs: place, outputs: place })] };
+  return { factors: [headFactor(context, "h", width / size, { inputs: place, outputs: place }), ...sequences] };
 }

@@ -4,6 +4,7 @@ import { int, intOf } from "../graph/attributes.ts";
 import type { InferContext, OpDef, TypedContext } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
 import { constantInts } from "./known_ints.ts";
+import { plainNumbers, tellsRows } from "./rows.ts";
 import { emitZeros } from "./selected_rows.ts";
 import { emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 import { otherDims } from "./windows.ts";
@@ -25,6 +26,10 @@ export function argOps(): OpDef[] {
       const axis = axisOf(context, 0);
       const keep = (intOf(context.attributes, "keepdims") ?? 1) === 1;
       return [{ dtype: "i64", shape: shape.flatMap((d, i): Dim[] => (i !== axis ? [d] : keep ? [1] : [])) }];
+    },
+    numbers: ({ inputs, ...context }) => {
+      const size = inputs[0]?.shape?.[axisOf({ ...context, inputs }, 0)];
+      return [size === undefined || tellsRows(context.facts[0]?.numbers) ? undefined : plainNumbers(0, size)];
     },
     factors: (context) => {
       const shape = context.inputs[0]?.shape;

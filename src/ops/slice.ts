@@ -2,7 +2,9 @@
 import { type Dim, dimAdd, dimCeilDiv, dimEquals, dimMin, dimSub } from "../core/dim.ts";
 import { intsOf } from "../graph/attributes.ts";
 import type { InferContext, LocalizeContext, OpDef, TypedContext } from "./def.ts";
+import type { FactorRule } from "./factors.ts";
 import { constantInts, isDataDependent, isIntegral } from "./known_ints.ts";
+import { movedNumbers } from "./rows.ts";
 import { axesOf, emitUnchanged, normalizeAxis, unknownShape } from "./shapes.ts";
 import { heldBefore, otherDims, readWindow } from "./windows.ts";
 
@@ -81,6 +83,23 @@ function cutSize({ start, end, step }: Cut): Dim | undefined {
   return Math.abs(step) === 1 ? span : dimCeilDiv(span, Math.abs(step));
 }
 
+function sliceFactors(context: TypedContext): FactorRule {
+  const shape = context.inputs[0]?.shape;
+  const all = cuts(context);
+  if (!shape || !all) return { factors: [], linear: [[0]] };
+  const arity = { inputs: context.inputs.length, outputs: 1 };
+  const touched = all.filter((c) => !isWhole(c, shape[c.axis]!)).map((c) => c.axis);
+  const factors = otherDims(shape, touched, arity);
+  const allKnown = all.every((c) => c.start !== undefined && c.end !== undefined);
+  for (const { axis, start, end, step } of all) {
+    const size = shape[axis]!;
+    if (!touched.includes(axis) || step !== 1 || !allKnown) continue;
+    if (typeof size !== "number" || typeof start !== "number" || typeof end !== "number") continue;
+    factors.push(...readWindow(axis, [start, end], { size, to: axis, inputs: context.inputs.length }));
+  }
+  return { factors, linear: [[0]] };
+}
+
 export const SLICE: OpDef = {
   op: "Slice",
   domain: "",
@@ -99,22 +118,8 @@ export const SLICE: OpDef = {
     const elements = sliceContent(content, only!);
     return [elements ? { ...type, ints: elements } : type];
   },
-  factors: (context) => {
-    const shape = context.inputs[0]?.shape;
-    const all = cuts(context);
-    if (!shape || !all) return { factors: [], linear: [[0]] };
-    const arity = { inputs: context.inputs.length, outputs: 1 };
-    const touched = all.filter((c) => !isWhole(c, shape[c.axis]!)).map((c) => c.axis);
-    const factors = otherDims(shape, touched, arity);
-    const allKnown = all.every((c) => c.start !== undefined && c.end !== undefined);
-    for (const { axis, start, end, step } of all) {
-      const size = shape[axis]!;
-      if (!touched.includes(axis) || step !== 1 || !allKnown) continue;
-      if (typeof size !== "number" || typeof start !== "number" || typeof end !== "number") continue;
-      factors.push(...readWindow(axis, [start, end], { size, to: axis, inputs: context.inputs.length }));
-    }
-    return { factors, linear: [[0]] };
-  },
+  factors: sliceFactors,
+  numbers: (context) => movedNumbers(context, sliceFactors(context).factors),
   localize: (context) => {
     const placement = context.inputTensors[0]?.placement;
     const all = cuts(context);

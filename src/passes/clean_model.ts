@@ -2,8 +2,8 @@
  * Cleaning a model of equal blocks at the price of a few.
  *
  * ```text
- * imported:  head, block 0 … block 79, tail      ->  head, block 0 … block 5, tail
- * cleaned:   head', block 0' … block 5', tail'   ->  head', block 0' … block 5', 74 times block 1' renamed, tail'
+ * imported:  head, block 0 … block 79, tail      ->  head, block 0 … block 3, tail
+ * cleaned:   head', block 0' … block 3', tail'   ->  head', block 0' … block 3', 76 times block 1' renamed, tail'
  * ```
  * Passes look at a place and its surroundings, so what they make of three equal blocks in a row they make of any number. That
  * the clean blocks are equal is looked for again, and nothing is assumed of where they begin: calls that all blocks share move
@@ -24,10 +24,11 @@ import { type BlockPlace, type Blocks, findBlocks } from "../plan/blocks.ts";
 import { KEPT_BLOCKS } from "../plan/fold.ts";
 import { foldFound, type Repeats } from "../plan/repeats.ts";
 import { ParallelExecutionCtx } from "./context.ts";
+import { lastLogits } from "./last_logits.ts";
 import { cleanPipeline } from "./pipelines.ts";
 
 /** Blocks that are cleaned: as many as a search takes, and one of which parts move to the others. */
-const CLEANED = KEPT_BLOCKS + 1;
+const CLEANED = KEPT_BLOCKS[0] + 1;
 /** Of fewer blocks, all are cleaned in about the same time. */
 const LEAST_BLOCKS = CLEANED + 3;
 /** Equal blocks of the clean graph, of which the middle one stands for those that were left out. */
@@ -37,7 +38,9 @@ const COMPARED_ELEMENTS = 16;
 
 /** What `cleanPipeline` makes of an imported graph, in less time where the model has many equal blocks. */
 export function cleanModel(graph: Graph<"global">, ctx: ParallelExecutionCtx): Graph<"global"> {
-  return cleanBlocks(graph, ctx)?.graph() ?? cleanPipeline().run(graph, ctx);
+  const blocks = cleanBlocks(graph, ctx);
+  if (!blocks) return cleanPipeline().run(graph, ctx);
+  return ctx.config.logits === "last" ? lastLogits(blocks.graph()) : blocks.graph();
 }
 
 /** A clean model of which only some of the equal blocks are written out. */
@@ -50,7 +53,10 @@ export interface CleanBlocks {
   readonly graph: () => Graph<"global">;
 }
 
-/** Cleans a few of the blocks of an imported graph; undefined where the whole has to be cleaned. */
+/**
+ * Cleans a few of the blocks of an imported graph; undefined where the whole has to be cleaned. All positions have logits: where only
+ * the last has, the last block is no longer equal to the others.
+ */
 export function cleanBlocks(
   graph: Graph<"global">,
   { ranks, rank, config }: ParallelExecutionCtx,
@@ -61,7 +67,10 @@ export function cleanBlocks(
   if (!found || readsFirstBlocks(found)) return undefined;
   const folded = foldFound(graph, found, CLEANED);
   if (!folded) return undefined;
-  const few = cleanPipeline().run(folded.graph, new ParallelExecutionCtx({ ranks, rank, config }));
+  const few = cleanPipeline().run(
+    folded.graph,
+    new ParallelExecutionCtx({ ranks, rank, config: { ...config, logits: "all" } }),
+  );
   if (graph.carried.length === 0 && few.carried.length > 0) return undefined;
   const blocks = findBlocks(few, LEAST_CLEAN);
   return blocks && new Unfolding({ graph, found, few, blocks }).result();

@@ -10,6 +10,7 @@ import { LocalSlices } from "./local_data.ts";
 import { QuantisedWeights } from "./quantise/quantised_data.ts";
 import type { Quantize } from "./quantise/weight_format.ts";
 import type { PlanFile } from "../plan/plan_file.ts";
+import type { NarrowDType } from "./round_values.ts";
 import type { RewriteNote } from "./rewrites/rewrite.ts";
 
 /** What a user may ask of the passes. Everything has a default. */
@@ -36,6 +37,8 @@ export interface Config {
   readonly logits?: "all" | "last";
   /** In which form weights are held: `"int4"`, or formats by pattern of layers; as the model has them by default. */
   readonly quantize?: Quantize;
+  /** Rounds floats to this dtype as they are computed: what holding them in it does to results; not at all by default. */
+  readonly roundTo?: NarrowDType;
   /** Most bytes of weights, carried states and activations on any rank; a plan that needs more is an error. */
   readonly memoryPerRank?: number;
   /** Tokens of the past at which carried states are counted for it; by default as many as costs are compared at. */

@@ -1,4 +1,7 @@
-/** Drops the nodes that no result needs. Placeholders stay: they are the callers' contract. */
+/**
+ * Drops the nodes that no result needs. Placeholders stay: they are the callers' contract. In a rank's graph collectives do too, as
+ * the others wait for its part.
+ */
 import { type Graph, type Node, readsOf, type Stage, type Value } from "../graph/graph.ts";
 
 /** The graph without dead nodes. */
@@ -6,7 +9,8 @@ export function eliminateDeadCode<S extends Stage>(graph: Graph<S>): Graph<S> {
   const needed = new Set<string>();
   const kept: Node[] = [];
   for (const node of graph.nodes.toReversed()) {
-    const live = node.kind === "placeholder" || node.kind === "output" || node.outputs.some((name) => needed.has(name));
+    const live = node.kind === "placeholder" || node.kind === "output" ||
+      (node.kind === "collective" && graph.stage === "local") || node.outputs.some((name) => needed.has(name));
     if (!live) continue;
     for (const name of readsOf(node)) needed.add(name);
     kept.push(node);

@@ -14,12 +14,14 @@ import { eliminateDeadCode } from "./eliminate_dead_code.ts";
 export function foldConstants<S extends Stage>(graph: Graph<S>): Graph<S> {
   const aliases = new Map<string, string>();
   const resolve = (name: string) => aliases.get(name) ?? name;
-  const nodes = graph.nodes.map((node): Node => {
-    if (!isCall(node)) return node;
-    const inputs = node.inputs.map(resolve);
-    const [input] = inputs, [output] = node.outputs;
-    if (node.op === "Identity" && node.domain === "" && input && output) aliases.set(output, input);
-    return inputs.every((name, i) => name === node.inputs[i]) ? node : { ...node, inputs };
-  });
-  return aliases.size === 0 ? graph : eliminateDeadCode({ ...graph, nodes });
+  for (const node of graph.nodes) {
+    if (!isCall(node) || node.op !== "Identity" || node.domain !== "") continue;
+    const [input] = node.inputs, [output] = node.outputs;
+    if (input && output) aliases.set(output, resolve(input));
+  }
+  if (aliases.size === 0) return graph;
+  const nodes = graph.nodes.map((node): Node =>
+    isCall(node) && node.inputs.some((name) => aliases.has(name)) ? { ...node, inputs: node.inputs.map(resolve) } : node
+  );
+  return eliminateDeadCode({ ...graph, nodes });
 }

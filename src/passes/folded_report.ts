@@ -13,10 +13,13 @@ import type { CleanBlocks } from "./clean_model.ts";
 
 /** The report of a clean graph, of which a few blocks are searched; undefined where it has to be searched as a whole. */
 export function foldedReport(graph: Graph<"global">, options: PlanOptions): PlanReport | undefined {
-  const repeats = isFoldable(options) ? foldBlocks(graph, KEPT_BLOCKS) : undefined;
-  if (!repeats) return undefined;
+  if (!isFoldable(options)) return undefined;
   const scopes = new Map(graph.nodes.flatMap((n) => (isCall(n) ? [[n.name, n.scope] as const] : [])));
-  return reportOf({ repeats, scopes }, options);
+  for (const kept of KEPT_BLOCKS) {
+    const repeats = foldBlocks(graph, kept), report = repeats && reportOf({ repeats, scopes }, options);
+    if (report) return report;
+  }
+  return undefined;
 }
 
 /** The same of a model of which only those blocks were cleaned. */

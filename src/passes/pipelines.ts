@@ -14,6 +14,7 @@ import { pass } from "./pass.ts";
 import { PassPipeline } from "./pipeline.ts";
 import { QuantisePass } from "./quantise_pass.ts";
 import { RewritePass } from "./rewrite_pass.ts";
+import { roundValues } from "./round_values.ts";
 import { seedDraws } from "./seed_draws.ts";
 
 type Global = Graph<"global">;
@@ -50,5 +51,9 @@ export function shardPipeline(): PassPipeline<Graph<"global">, Graph<"sharded">>
 
 /** Makes one rank's part of a sharded graph. */
 export function loadPipeline(): PassPipeline<Graph<"sharded">, Graph<"local">> {
-  return new PassPipeline<Graph<"sharded">>().append(new InitializeOrLoadWeightsPass());
+  return new PassPipeline<Graph<"sharded">>()
+    .append(new InitializeOrLoadWeightsPass())
+    .append(
+      pass("round_values", (g: Graph<"local">, { config: { roundTo } }) => roundTo ? roundValues(g, roundTo) : g),
+    );
 }

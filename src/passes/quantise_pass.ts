@@ -11,7 +11,7 @@ import {
   producers,
   type Value,
 } from "../graph/graph.ts";
-import { matchesLayer, nearLayers } from "../plan/layer_names.ts";
+import { matchesLayer, type Named, nearLayers } from "../plan/layer_names.ts";
 import type { ParallelExecutionCtx } from "./context.ts";
 import { eliminateDeadCode } from "./eliminate_dead_code.ts";
 import type { Pass } from "./pass.ts";
@@ -75,7 +75,7 @@ class Quantiser {
     const chosen = new Map<string, { readonly format: WeightFormat | undefined; readonly pattern: string }>();
     for (const [pattern, format] of patterns) {
       const meant = layers.filter(({ node }) => matchesLayer(pattern, node));
-      if (meant.length === 0) throw nothingToQuantise(pattern, layers);
+      if (meant.length === 0) throw nothingToQuantise(pattern, layers.map(({ node }) => node));
       for (const { node } of meant) chosen.set(node.name, { format, pattern });
     }
     const byName = new Map(layers.map((layer) => [layer.node.name, layer]));
@@ -157,14 +157,19 @@ function whyNot({ weight, kind, node }: Layer, { block }: WeightFormat): string 
   return undefined;
 }
 
-function nothingToQuantise(pattern: string, layers: readonly Layer[]): PlanError {
+/** The layers of a clean graph that have a weight of their own. */
+export function quantisableLayers(graph: Graph<"global">): readonly Call[] {
+  return layersOf(graph).map(({ node }) => node);
+}
+
+/** That a pattern means none of `layers`, with the names that are near it. */
+export function nothingToQuantise(pattern: string, layers: readonly Named[]): PlanError {
   if (layers.length === 0) {
     return new PlanError("Cannot quantise: no layer of the model has a constant weight of two dims that is of floats", {
       hint: "leave --quantize out; weights may be quantised already",
     });
   }
-  const near = nearLayers(pattern, layers.map(({ node }) => node));
-  return new PlanError(`No layer with a weight to quantise matches "${pattern}"${near}`, {
+  return new PlanError(`No layer with a weight to quantise matches "${pattern}"${nearLayers(pattern, layers)}`, {
     hint: "use the name of a layer or module as the plan prints it, with * for any characters",
   });
 }

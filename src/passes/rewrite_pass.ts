@@ -3,6 +3,7 @@ import type { Graph } from "../graph/graph.ts";
 import type { ParallelExecutionCtx } from "./context.ts";
 import { foldConstants } from "./fold_constants.ts";
 import type { Pass } from "./pass.ts";
+import { Matcher } from "./rewrites/matcher.ts";
 import { mergeEqual } from "./rewrites/merge_equal.ts";
 import { applyRewrite } from "./rewrites/rewrite.ts";
 import { CLEANING_RULES, FUSING_RULES } from "./rewrites/rules.ts";
@@ -17,14 +18,18 @@ export class RewritePass implements Pass {
   /** The graph with fused ops. Values that are new have types, no known contents. */
   readonly apply = (graph: Graph<"global">, ctx: ParallelExecutionCtx): Graph<"global"> => {
     if (ctx.config.fuse === false) return graph;
-    let current = graph;
-    for (const rule of CLEANING_RULES) current = foldConstants(applyRewrite(current, rule).graph);
-    current = mergeEqual(current);
-    for (const rule of FUSING_RULES) {
-      const { graph: next, notes } = applyRewrite(current, rule);
-      ctx.rewrites.push(...notes);
-      current = next;
+    let matcher = new Matcher(graph);
+    const goOnWith = (next: Graph<"global">) => next === matcher.graph ? matcher : new Matcher(next);
+    for (const rule of CLEANING_RULES) {
+      matcher = applyRewrite(matcher, rule).matcher;
+      matcher = goOnWith(foldConstants(matcher.graph));
     }
-    return current;
+    matcher = goOnWith(mergeEqual(matcher.graph));
+    for (const rule of FUSING_RULES) {
+      const { matcher: next, notes } = applyRewrite(matcher, rule);
+      ctx.rewrites.push(...notes);
+      matcher = next;
+    }
+    return matcher.graph;
   };
 }

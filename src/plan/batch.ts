@@ -1,16 +1,14 @@
 /**
- * Whether the rows of a batch are independent of each other: then groups of ranks may share them, without a word between.
- *
- * Proved from the factors of all calls: the batch is followed from the inputs as the outermost index of a dim (alone, or
- * merged with others: batch·heads). A call keeps rows apart where one factor holds the batch in everything that has it, and
- * is not reduced. What has no factor for it, or computes with the number of rows, may
- * mix them.
+ * Whether the samples of a batch are independent of each other: then groups of ranks may share them, without a word between.
+ * The proof is {@linkcode RowProof}; here are the ends of it, as callers know them.
  */
-import { asSymbol, type Dim, dimDivide, dimMul, symbol, symbolsOf } from "../core/dim.ts";
+import { asSymbol, type Dim, dimDivide, symbol, symbolsOf } from "../core/dim.ts";
 import { PlanError } from "../core/errors.ts";
+import type { HostTensor } from "../core/host_tensor.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import type { Shape } from "../graph/types.ts";
-import { type OpLookup, type PlannedCall, plannedCalls } from "./places.ts";
+import type { OpLookup } from "./places.ts";
+import { RowProof } from "./row_proof.ts";
 
 /** Where the batch is in a tensor: outermost in `dim`, which holds `inner` elements of each row. */
 export interface BatchDim {
@@ -28,119 +26,44 @@ export interface Batch {
   readonly inputs: ReadonlyMap<string, BatchDim>;
   /** By name of a result, as callers know it. */
   readonly outputs: ReadonlyMap<string, BatchDim>;
+  /** Where the model's other graph has it, which runs where the boolean input `input` is `value`. */
+  readonly other?: { readonly input: string; readonly value: boolean; readonly batch: Batch };
+}
+
+/** The batch of the graph that runs on `inputs`. */
+export function batchFor(batch: Batch, inputs: Readonly<Record<string, HostTensor>>): Batch {
+  const { other } = batch, choice = other && inputs[other.input];
+  return choice && Boolean(choice.data[0]) === other.value ? other.batch : batch;
 }
 
 /**
  * The dims in which a clean graph has its batch.
  *
- * With `assume`, nothing is proved: who asks knows that rows are independent. Decoders that build their masks from row
- * numbers need it.
+ * With `assume`, nothing is proved: who asks knows that samples are independent.
  *
- * @throws {PlanError} If it has none, or some call does not keep its rows apart: which one.
+ * @throws {PlanError} If it has none, or some call is not known to keep its samples apart: which one, and why.
  */
 export function batchDims(graph: Graph<"global">, opDef: OpLookup, assume = false): Batch {
   const batch = batchSymbol(graph);
   if (assume) {
-    return {
-      symbol: batch,
-      ...endsOf(graph, (value) => assumedDim(valueOf(graph, value).type.shape, batch)),
-    };
+    const dimOf = (value: string) => assumedDim(valueOf(graph, value).type.shape, batch);
+    return { symbol: batch, ...endsOf(graph, dimOf) };
   }
-  const has = (d: Dim | undefined) => d !== undefined && symbolsOf(d).has(batch);
-  const marks = new Map<string, BatchDim>();
-  const refuse = (name: string, why: string): never => {
-    throw new PlanError(`Cannot share the batch "${batch}" among groups of ranks: ${why} at "${name}"`, {
-      hint: "use one axis (dp=1), or say that you know the rows to be independent: `dp=…,tp=…,assume`",
-    });
-  };
-  for (const node of graph.nodes) {
-    if (node.kind !== "placeholder") continue;
-    const shape = valueOf(graph, node.outputs[0]).type.shape ?? [];
-    const dims = shape.flatMap((d, dim) => (has(d) ? [dim] : []));
-    if (dims.length === 0) continue;
-    if (dims.length > 1 || asSymbol(shape[dims[0]!]!) !== batch) {
-      refuse(node.name, "an input has it in more than one way");
-    }
-    marks.set(node.outputs[0], { dim: dims[0]!, inner: 1 });
-  }
-  for (const call of plannedCalls(graph, opDef)) follow(call);
-  const { inputs } = outputOf(graph);
-  for (const name of inputs) {
-    const { type, ints } = valueOf(graph, name);
-    if (ints?.elements.some(has)) refuse(name, "a result is the number of its rows");
-    if (!marks.has(name) && (type.shape === undefined || type.shape.some(has))) refuse(name, "it is lost in a result");
-  }
-  return { symbol: batch, ...endsOf(graph, (value) => marks.get(value)) };
-
-  function follow({ node, shape: { rule, inputs: count, context, known }, names }: PlannedCall): void {
-    const shapes = [...context.inputs, ...context.outputs].map((t) => t?.shape);
-    const isMarked = names.slice(0, count).some((name) => marks.has(name));
-    if ((node.captures ?? []).some((name) => marks.has(name) || valueOf(graph, name).ints?.elements.some(has))) {
-      refuse(node.name, `a subgraph of ${node.op} reads it`);
-    }
-    const readsCount = node.inputs.some((name) => name !== "" && valueOf(graph, name).ints?.elements.some(has));
-    const made = shapes.slice(count).some((s) => s === undefined || s.some(has));
-    if (readsCount && !made) refuse(node.name, `${node.op} computes with its number of rows`);
-    if (!isMarked && !made) return;
-    const explained = new Set<number>();
-    for (const factor of rule.factors) {
-      const places = [...factor.inputs, ...factor.outputs];
-      const inner = innerOf(places, shapes, names);
-      if (inner === undefined) continue;
-      places.forEach((at, tensor) => {
-        if (!at) {
-          if (tensor >= count && names[tensor] !== "" && isMarked) {
-            refuse(node.name, `${node.op} is not known to keep its rows apart`);
-          }
-          return;
-        }
-        if (names[tensor] === "" || known[tensor]) return;
-        const mark = marks.get(names[tensor]!);
-        const fits = at.outer === 1 && at.offset === 0;
-        if (tensor < count && !mark) refuse(node.name, `${node.op} meets rows that are not known to be apart`);
-        if (!fits || (mark && tensor < count && mark.dim !== at.dim)) {
-          refuse(node.name, `${node.op} is not known to keep its rows apart`);
-        }
-        if (tensor >= count) marks.set(names[tensor]!, { dim: at.dim, inner: dimMul(inner, at.inner) });
-        explained.add(tensor);
-      });
-    }
-    names.forEach((name, tensor) => {
-      if (name === "" || explained.has(tensor) || known[tensor]) return;
-      const isInput = tensor < count;
-      if (isInput ? marks.has(name) || shapes[tensor]?.some(has) : !shapes[tensor] || shapes[tensor]!.some(has)) {
-        refuse(node.name, `${node.op} is not known to keep its rows apart`);
-      }
+  const proof = new RowProof(graph, batch), mixed = proof.mixed(opDef);
+  if (mixed) {
+    throw new PlanError(`Cannot share the batch "${batch}" among groups of ranks: ${mixed.why}, at "${mixed.at}"`, {
+      hint: "use one axis (dp=1), or say that you know the samples to be independent: `dp=…,tp=…,assume`",
     });
   }
-
-  /** Elements of a factor's index for each row, where the factor is led by the batch; undefined where it is none. */
-  function innerOf(
-    places: PlannedCall["shape"]["rule"]["factors"][number]["inputs"],
-    shapes: readonly (Shape | undefined)[],
-    names: readonly string[],
-  ): Dim | undefined {
-    for (const [tensor, at] of places.entries()) {
-      if (!at) continue;
-      const size = shapes[tensor]?.[at.dim];
-      if (size === undefined || !has(size) || at.outer !== 1 || at.offset !== 0) continue;
-      const mark = marks.get(names[tensor]!);
-      if (mark && mark.dim !== at.dim) continue;
-      // Of a dim that nothing says more of, the batch is what is left without its symbol.
-      const each = mark?.inner ?? dimDivide(size, symbol(batch));
-      const inner = each === undefined ? undefined : dimDivide(each, at.inner);
-      if (inner !== undefined) return inner;
-    }
-    return undefined;
-  }
+  return { symbol: batch, ...endsOf(graph, (value) => proof.placeOf(value)) };
 }
 
 /** Inputs and results that have the batch. */
 function endsOf(graph: Graph<"global">, dimOf: (value: string) => BatchDim | undefined): Omit<Batch, "symbol"> {
   const inputs = new Map<string, BatchDim>(), outputs = new Map<string, BatchDim>();
   const put = (into: Map<string, BatchDim>, name: string, value: string) => {
-    const dim = dimOf(value);
-    if (dim) into.set(name, dim);
+    const at = dimOf(value);
+    if (at) into.set(name, { dim: at.dim, inner: at.inner });
   };
   for (const n of graph.nodes) if (n.kind === "placeholder") put(inputs, n.outputs[0], n.outputs[0]);
   const output = outputOf(graph);

@@ -51,13 +51,14 @@ class Signatures {
   /** By name of a constant: what it is, and small ones by content. */
   readonly #constants = new Map<string, number>();
   readonly #texts = new Map<string, number>();
-  /** What was seen of a call, part by part. */
+  /** What was seen of a call, and of a constant, part by part. */
   readonly #seen: Branch = { id: 0, next: new Map() };
+  readonly #data: Branch = { id: 0, next: new Map() };
   #own = 0;
 
   constructor(graph: Graph) {
     for (const node of graph.nodes) {
-      if (node.kind === "get_attr") this.#constants.set(node.outputs[0], this.#text(describe(node.data)));
+      if (node.kind === "get_attr") this.#constants.set(node.outputs[0], this.#constant(node.data));
     }
   }
 
@@ -83,6 +84,17 @@ class Signatures {
     return id;
   }
 
+  /** What a constant is: its type, and of small ones the content. */
+  #constant(data: TensorData): number {
+    let at = this.#follow(this.#follow(this.#data, this.#text(data.dtype)), data.shape.length), count = 1;
+    for (const d of data.shape) {
+      count *= d;
+      at = this.#follow(at, d);
+    }
+    if (count <= COMPARED_ELEMENTS) { for (const byte of data.bytes()) at = this.#follow(at, byte); }
+    return at.id + FIRST_TEXT;
+  }
+
   /** Calls with subgraphs are each their own. */
   #attributes({ kind, attributes, captures }: Call): number {
     let text = captures?.length ? `own${this.#own++}` : kind as string;
@@ -97,21 +109,12 @@ class Signatures {
   }
 }
 
-/** Parts of a signature that are no texts, which are numbered from {@linkcode FIRST_TEXT}. */
+/** Parts of a signature that are no texts or constants, which are numbered from {@linkcode FIRST_TEXT}. */
 const MISSING = 0, VALUE = 1, END = 2, FIRST_TEXT = 3;
 
 interface Branch {
   readonly id: number;
   readonly next: Map<number, Branch>;
-}
-
-/** What a constant is: its type, and of small ones the content. */
-function describe(data: TensorData): string {
-  const { dtype, shape } = data;
-  let count = 1;
-  for (const d of shape) count *= d;
-  const type = `${dtype}[${shape}]`;
-  return count <= COMPARED_ELEMENTS ? `${type}=${String.fromCharCode(...data.bytes())}` : type;
 }
 
 /** How far apart calls lie that occur once in every block. */

@@ -162,6 +162,11 @@ export class Pricing {
     return bytes * (1 - 1 / this.ranks) / this.model.bytesPerSecond;
   }
 
+  /** What `collectives` spare that share the barriers of others. */
+  sharedBarriers(collectives: number): number {
+    return collectives * picoseconds(this.model.collectiveSeconds);
+  }
+
   /** The collectives that a call with an `internal` factor brings along, for an output of `bytes`. */
   internal(bytes: number): number {
     const { internalCollectives, collectiveSeconds, sharedBytesPerSecond } = this.model;
@@ -199,7 +204,10 @@ export class Pricing {
 }
 
 /** Multiply-adds ×2 a second of a product with so many rows. */
-function rateOf({ gemmRates = [], flopsPerSecond }: CostModel, rows: number): number {
+export function rateOf(
+  { gemmRates = [], flopsPerSecond }: Pick<CostModel, "gemmRates" | "flopsPerSecond">,
+  rows: number,
+): number {
   const above = gemmRates.findIndex(([r]) => r >= rows);
   if (above < 0) return gemmRates.at(-1)?.[1] ?? flopsPerSecond;
   const [b, high] = gemmRates[above]!;

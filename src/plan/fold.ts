@@ -11,6 +11,7 @@
  */
 import { type Graph, isCall } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
+import { barriersOf } from "./barriers.ts";
 import { picoseconds, seconds } from "./cost.ts";
 import { FrontierSearch, type Trace } from "./frontier.ts";
 import { measureMemory } from "./memory.ts";
@@ -22,8 +23,11 @@ import { type Move, placeReshards, readSolution, stepCost } from "./read_solutio
 import type { SolvedPlan } from "./capped.ts";
 import type { Problem, StepSource } from "./sequence.ts";
 
-/** Blocks that are solved: some until the frontier repeats, one that repeats, one that ends. */
-export const KEPT_BLOCKS = 5;
+/**
+ * Blocks that are solved: some until the frontier repeats, one that repeats, one that ends. Where the first number proves nothing,
+ * the next is tried.
+ */
+export const KEPT_BLOCKS = [3, 6] as const;
 
 /** The plan of a graph with fewer blocks, which is that of the whole. */
 export interface FoldedPlan {
@@ -87,21 +91,35 @@ export function solveFolded(
   };
   const plan = readSolution(problem, solution);
   const solved = { plan, problem, frontier, solution };
-  return { solved, cost: wholeCost(solved, { loop, more, unfoldValue }), unfoldNode, unfoldValue, beside, more };
+  return {
+    solved,
+    cost: wholeCost(solved, { repeats, loop, more, unfoldValue }),
+    unfoldNode,
+    unfoldValue,
+    beside,
+    more,
+  };
 }
 
 /** What the whole graph costs, from the smaller one and the steps that repeat. */
 function wholeCost(
   { plan, problem, solution }: SolvedPlan,
-  { loop, more, unfoldValue }: Pick<FoldedPlan, "more" | "unfoldValue"> & { readonly loop: Loop },
+  { repeats, loop, more, unfoldValue }: Pick<FoldedPlan, "more" | "unfoldValue"> & {
+    readonly repeats: Repeats;
+    readonly loop: Loop;
+  },
 ): PlanCost {
-  let compute = 0, communication = 0, total = 0;
+  let compute = 0, communication = 0, collectives = 0, total = 0;
   for (const i of loop.steps) {
     const decision = solution.decisions[i]!, step = stepCost(problem, i, decision);
     compute += step.compute;
     communication += step.communication;
+    collectives += step.collectives;
     total += decision.ways.reduce((sum, w) => sum + w.cost, problem.steps[i]!.alternatives[decision.alternative]!.cost);
   }
+  communication -= problem.pricing.sharedBarriers(
+    collectives - barriersOfBlock(problem.graph, plan, repeats, loop),
+  );
   const { cost } = plan, memory = measureMemory(problem, plan, (name) => unfoldValue(name).length);
   return {
     compute: seconds(picoseconds(cost.compute) + more * compute),
@@ -110,6 +128,18 @@ function wholeCost(
     memory,
     total: seconds(solution.cost + more * total),
   };
+}
+
+/** The barriers of a block: as many as it begins levels after the one before. */
+function barriersOfBlock(graph: Graph, plan: Plan, { nodes, names }: Repeats, { turns }: Loop): number {
+  const { levels } = barriersOf(graph, plan);
+  let most = 0;
+  for (const [id, turn] of turns) {
+    const block = Math.max(1, turn), list = names[id]!;
+    if (!nodes.has(list[block]!)) continue;
+    most = Math.max(most, (levels.get(list[block]!) ?? 0) - (levels.get(list[block - 1]!) ?? 0));
+  }
+  return most;
 }
 
 /** The plan of the whole graph. */

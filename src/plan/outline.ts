@@ -38,30 +38,40 @@ export function planOutline(report: PlanReport): string[] {
   return rows.map(([label, text]) => label.padEnd(width) + text);
 }
 
-/** Folds names that differ in one number: `h.0.attn`, `h.1.attn`, `h.2.attn` become `h.0-2.attn`; order is kept. */
+/** Folds names that differ in their first number: `h.0.attn`, `h.1.attn`, `h.2.attn` become `h.0-2.attn`; order is kept. */
 export function foldNames(names: readonly string[]): string[] {
-  const groups = new Map<string, number[]>();
-  for (const name of names) {
+  return foldRows(names.map((name) => [name])).map(([name]) => name!);
+}
+
+/** Folds rows of which only the name in the first cell differs, as {@linkcode foldNames} does; each stands where its first was. */
+export function foldRows(rows: readonly (readonly string[])[]): string[][] {
+  const groups = new Map<string, { readonly stem: string; readonly cells: readonly string[]; numbers: number[] }>();
+  for (const [name = "", ...cells] of rows) {
     const number = /\d+/.exec(name);
-    const key = number === null
-      ? name
-      : `${name.slice(0, number.index)}\0${name.slice(number.index + number[0].length)}`;
-    groups.set(key, [...groups.get(key) ?? [], ...(number === null ? [] : [Number(number[0])])]);
+    const stem = number ? `${name.slice(0, number.index)}\0${name.slice(number.index + number[0].length)}` : name;
+    const key = [stem, ...cells].join("\n");
+    let group = groups.get(key);
+    if (!group) groups.set(key, group = { stem, cells, numbers: [] });
+    if (number) group.numbers.push(Number(number[0]));
   }
-  return [...groups].map(([key, numbers]) => key.replace("\0", ranges(numbers)));
+  return [...groups.values()].map(({ stem, cells, numbers }) => [stem.replace("\0", ranges(numbers)), ...cells]);
 }
 
 function nameOf({ scope, name }: LayerReport): string {
   return scope === undefined || scope === "" ? name : scope;
 }
 
+/** `0-3,7` for 0, 1, 2, 3, 7; `0-78/2` for every second. */
 function ranges(numbers: readonly number[]): string {
   const sorted = [...new Set(numbers)].sort((a, b) => a - b);
   const parts: string[] = [];
   for (let i = 0; i < sorted.length;) {
+    const step = sorted[i + 1]! - sorted[i]!;
     let j = i;
-    while (sorted[j + 1] === sorted[j]! + 1) j++;
-    parts.push(i === j ? `${sorted[i]}` : `${sorted[i]}-${sorted[j]}`);
+    while (sorted[j + 1]! - sorted[j]! === step) j++;
+    // Two that are apart are no range.
+    if (step > 1 && j === i + 1) j = i;
+    parts.push(i === j ? `${sorted[i]}` : `${sorted[i]}-${sorted[j]}${step === 1 ? "" : `/${step}`}`);
     i = j + 1;
   }
   return parts.join(",");

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import type { LayerReport, PlanReport } from "./explain.ts";
-import { foldNames, planOutline } from "./outline.ts";
+import { foldNames, foldRows, planOutline } from "./outline.ts";
 
 function layer(scope: string, kind: LayerReport["kind"]): LayerReport {
   return {
@@ -25,6 +25,17 @@ Deno.test("foldNames() folds what differs in its first number, and keeps the ord
     "h.0-1,3.mlp",
     "head",
   ]);
+});
+
+Deno.test("foldRows() folds what is alike but for its number, and tells steps of more than one", () => {
+  const rows = [0, 1, 2, 3].flatMap((i) => [[`h.${i}.q`, "column"], [`h.${i}.norm`, i % 2 ? "R" : "S"]]);
+  assert.deepEqual(foldRows([["wte", "R"], ...rows, ["h.9.q", "column"]]), [
+    ["wte", "R"],
+    ["h.0-3,9.q", "column"],
+    ["h.0,2.norm", "S"],
+    ["h.1,3.norm", "R"],
+  ]);
+  assert.deepEqual(foldNames([5, 12, 19, 26, 30].map((n) => `node_linear_${n}`)), ["node_linear_5-26/7,30"]);
 });
 
 Deno.test("planOutline() says each layer once, with its weight's kind and not its bias's", () => {

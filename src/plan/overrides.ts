@@ -78,11 +78,14 @@ export function isOverride(text: unknown): text is Override {
  */
 export function meantLayers<T extends Named & { readonly heavy: boolean }>(pattern: string, layers: readonly T[]): T[] {
   const matched = layers.filter((l) => matchesLayer(pattern, l));
-  if (matched.length === 0) {
-    throw new PlanError(`No layer matches "${pattern}"${nearLayers(pattern, layers)}`, {
-      hint: "use the name of a layer or module as the plan prints it, with * for any characters",
-    });
-  }
+  if (matched.length === 0) throw unmatchedPattern(pattern, layers);
   const working = new Set(matched.flatMap((l) => (l.heavy && l.scope !== undefined ? [l.scope] : [])));
   return matched.filter((l) => l.heavy || l.name === pattern || l.scope === undefined || !working.has(l.scope));
+}
+
+/** That a pattern means none of `layers`, with the names that are near it. */
+export function unmatchedPattern(pattern: string, layers: readonly Named[]): PlanError {
+  return new PlanError(`No layer matches "${pattern}"${nearLayers(pattern, layers)}`, {
+    hint: "use the name of a layer or module as the plan prints it, with * for any characters",
+  });
 }

@@ -31,13 +31,13 @@ export interface Reshard {
 export interface PlanCost {
   /** Seconds of arithmetic and memory traffic. */
   readonly compute: number;
-  /** Seconds of collectives. */
+  /** Seconds of collectives; those that do not wait for each other share a barrier. */
   readonly communication: number;
   /** Bytes of weights that the rank with the most holds. */
   readonly weightBytes: number;
   /** All that this rank holds. */
   readonly memory: PlanMemory;
-  /** What the search minimised: seconds, plus the price of the weights' memory. */
+  /** What the search minimised: seconds, with a barrier for each collective, plus the price of the weights' memory. */
   readonly total: number;
 }
 

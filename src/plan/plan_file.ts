@@ -4,7 +4,7 @@
  * The form is docs/plan-json.md. A file is read in two steps: {@linkcode parsePlanFile} checks that it is a plan at all,
  * and {@linkcode planFromFile} (check_plan.ts) that it is one of the model at hand.
  */
-import { createHash } from "node:crypto";
+import { builtinModule } from "../core/builtin.ts";
 import { PlanError } from "../core/errors.ts";
 import type { Graph } from "../graph/graph.ts";
 import { parsePlacement } from "../graph/placement_parser.ts";
@@ -63,6 +63,7 @@ export interface PlanFile extends PlanReport {
  * differ in nothing but their weights share their plans.
  */
 export function graphFingerprint(graph: Graph<"global">): string {
+  const { createHash } = builtinModule("node:crypto");
   return `sha256:${createHash("sha256").update(printGraph(graph)).digest("hex")}`;
 }
 

@@ -190,6 +190,11 @@ export function meanMatrixBytes(graph: Graph, times: (name: string) => number = 
   return count === 0 ? 0 : bytes / count;
 }
 
+/** The layers of a clean graph that overrides can be about. */
+export function overridableLayers(graph: Graph, opDef: OpLookup): Call[] {
+  return plannedCalls(graph, opDef).flatMap((c) => isLayer(c, weightInputs(c.shape)) ? [c.node] : []);
+}
+
 /** Whether a call is reported and can be overridden: it has weights, or is a layer by definition. */
 export function isLayer(call: Pick<PlannedCall, "node">, weights: readonly number[]): boolean {
   return weights.length > 0 || call.node.kind === "call_module";

@@ -1,6 +1,7 @@
 /** From what the search decided at each step to a plan. */
 import { type Graph, isCall, valueOf } from "../graph/graph.ts";
 import { type Placement, placementKey, REPLICATE } from "../graph/placement.ts";
+import { barriersOf } from "./barriers.ts";
 import { totalCost } from "./capped.ts";
 import { seconds } from "./cost.ts";
 import type { Solution } from "./frontier.ts";
@@ -38,6 +39,8 @@ export function readSolution(problem: Problem, solution: Solution): Plan {
     call.node.outputs.forEach((name, k) => name !== "" && placements.set(name, chosen.outputs[k]!));
   });
   const reshards = placeReshards(graph, { placements, strategies, moves, isConstant });
+  const barriers = barriersOf(graph, { strategies, reshards });
+  communication -= pricing.sharedBarriers(barriers.collectives - barriers.count);
   const memory = measureMemory(problem, { placements, strategies, reshards });
   return {
     ranks: pricing.ranks,
@@ -55,24 +58,27 @@ export function readSolution(problem: Problem, solution: Solution): Plan {
   };
 }
 
-/** Picoseconds of one step: of its call and local moves, and of collectives. */
+/** Picoseconds of one step: of its call and local moves, and of its collectives, with a barrier for each. */
 export function stepCost(
   { steps, sources, classes, graph, pricing }: Problem,
   index: number,
   decision: Decision,
-): { readonly compute: number; readonly communication: number } {
+): { readonly compute: number; readonly communication: number; readonly collectives: number } {
   const source = sources[index]!;
-  let compute = source.kind === "call" ? source.call.compute[decision.alternative]! : 0, communication = 0;
+  let compute = source.kind === "call" ? source.call.compute[decision.alternative]! : 0;
+  let communication = 0, collectives = 0;
   decision.ways.forEach((way, i) => {
     const value = steps[index]!.inputs[i]!, cls = classes.get(value)!;
     for (const [a, b] of way.moves) {
       const from = cls.placements[a]!, to = cls.placements[b]!, kind = directStep(from, to)!;
       const cost = pricing.step(kind, pricing.bytes(valueOf(graph, value).type), to.kind === "S" ? to : from);
-      if (communicates(kind)) communication += cost;
-      else compute += cost;
+      if (communicates(kind)) {
+        communication += cost;
+        collectives++;
+      } else compute += cost;
     }
   });
-  return { compute, communication };
+  return { compute, communication, collectives };
 }
 
 /** A change of placement that the search paid for. */

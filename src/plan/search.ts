@@ -26,9 +26,12 @@ export const MAX_STATES = 1024;
 
 /** The cheapest plan. Of a graph of many equal blocks a few are searched. @throws {PlanError} If an override cannot be met. */
 export function search(graph: Graph<"global">, options: PlanOptions): Plan {
-  const repeats = isFoldable(options) ? foldBlocks(graph, KEPT_BLOCKS) : undefined;
-  const folded = repeats && solveFolded(repeats.graph, repeats, options, MAX_STATES);
-  return folded ? unfoldPlan(graph, folded) : solvePlan(graph, options).plan;
+  for (const kept of isFoldable(options) ? KEPT_BLOCKS : []) {
+    const repeats = foldBlocks(graph, kept);
+    const folded = repeats && solveFolded(repeats.graph, repeats, options, MAX_STATES);
+    if (folded) return unfoldPlan(graph, folded);
+  }
+  return solvePlan(graph, options).plan;
 }
 
 /** Like {@linkcode search}, and keeps the search. */

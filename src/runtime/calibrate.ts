@@ -23,6 +23,8 @@ const PIECES = 8;
 /** Bytes of small and large collectives. */
 const SMALL = 64 << 10, LARGE = 4 << 20;
 const REPETITIONS = 9;
+/** Rounds of which the median is taken, where a small difference is sought. */
+const PAIRS = 41;
 /** Of the time of a product, at least this share is arithmetic; what is left after reading is too uncertain to divide by. */
 const LEAST_ARITHMETIC = 0.05;
 
@@ -83,7 +85,10 @@ async function measureCollectives(options: CalibrateOptions): Promise<Partial<Co
   const joined = await productSession(options, 0, PIECES);
   const pieces = await Promise.all(Array.from({ length: PIECES }, (_, i) => productSession(options, i, i + 1)));
   const inputs = [k, n].map((size) => engine.tensor("f32", new Float32Array(size).fill(0.01), [1, size]));
-  const [whole, cut] = await fastest(options, [
+  // What is sought is a percent of what is measured: each round is compared with itself, as the machine's pace changes between
+  // them, and the border of a segment that does nothing is the least that it can be.
+  const nothing = await chainSession(options, 1), one = engine.tensor("f32", new Float32Array(64), [1, 64]);
+  const rounds = await timed(options, [
     async () => {
       await joined.run({ x: inputs[0]! }, { y: null });
       comm.barrierSync();
@@ -94,9 +99,15 @@ async function measureCollectives(options: CalibrateOptions): Promise<Partial<Co
         comm.barrierSync();
       }
     },
-  ]) as [number, number];
-  await Promise.all([joined, ...pieces].map((session) => session.release()));
-  const collectiveSeconds = Math.max(1e-7, (cut - whole) / (PIECES - 1));
+    async () => {
+      await nothing.run({ x: one }, { y: null });
+      comm.barrierSync();
+    },
+  ], PAIRS);
+  await Promise.all([joined, nothing, ...pieces].map((session) => session.release()));
+  const differences = rounds.map(([whole, cut]) => (cut! - whole!) / (PIECES - 1)).sort((a, b) => a - b);
+  const border = Math.min(...rounds.map(([, , least]) => least!));
+  const collectiveSeconds = slowestOf(comm, Math.max(border, differences[rounds.length >> 1]!));
   const reduce = await slope(options, "Sum"), gather = await slope(options, "Concat");
   return {
     collectiveSeconds: rounded(collectiveSeconds),
@@ -134,11 +145,21 @@ async function slope({ comm, engine, threads }: CalibrateOptions, op: "Sum" | "C
   return Math.max(1e-13, (times[1]! - times[0]!) / (LARGE - SMALL));
 }
 
+/** Seconds of one run of each: the least of several rounds, of the slowest rank. */
+async function fastest(options: CalibrateOptions, runs: readonly (() => unknown)[]): Promise<number[]> {
+  const rounds = await timed(options, runs);
+  return runs.map((_, i) => slowestOf(options.comm, Math.min(...rounds.map((times) => times[i]!))));
+}
+
 /**
- * Seconds of one run of each: the least of several rounds, of the slowest rank. Runs take turns, as what slows a machine down
- * for a while should slow down all of them: costs are compared with each other.
+ * Seconds of one run of each on this rank, round by round. Runs take turns, as what slows a machine down for a while should slow
+ * down all of them: costs are compared with each other.
  */
-async function fastest({ comm }: CalibrateOptions, runs: readonly (() => unknown)[]): Promise<number[]> {
+async function timed(
+  { comm }: CalibrateOptions,
+  runs: readonly (() => unknown)[],
+  repetitions = REPETITIONS,
+): Promise<number[][]> {
   const counts: number[] = [];
   for (const run of runs) {
     await run();
@@ -148,16 +169,18 @@ async function fastest({ comm }: CalibrateOptions, runs: readonly (() => unknown
     const inner = Math.max(1, Math.min(200, Math.floor(2 / Math.max(0.001, performance.now() - began))));
     counts.push(comm.size === 1 ? inner : Math.round(slowestOf(comm, inner)));
   }
-  const least = runs.map(() => Infinity);
-  for (let round = 0; round < REPETITIONS; round++) {
+  const rounds: number[][] = [];
+  for (let round = 0; round < repetitions; round++) {
+    const times: number[] = [];
     for (const [i, run] of runs.entries()) {
       comm.barrierSync();
       const start = performance.now();
       for (let k = 0; k < counts[i]!; k++) await run();
-      least[i] = Math.min(least[i]!, (performance.now() - start) / 1000 / counts[i]!);
+      times.push((performance.now() - start) / 1000 / counts[i]!);
     }
+    rounds.push(times);
   }
-  return least.map((seconds) => slowestOf(comm, seconds));
+  return rounds;
 }
 
 function slowestOf(comm: Communicator, value: number): number {

@@ -4,7 +4,7 @@ import type { HostTensor } from "../core/host_tensor.ts";
 import { evalDim } from "../core/dim.ts";
 import { balanced, localSize, scale } from "../graph/layout.ts";
 import { type Placement, REPLICATE, shard } from "../graph/placement.ts";
-import type { Batch, BatchDim } from "../plan/batch.ts";
+import { type Batch, type BatchDim, batchFor } from "../plan/batch.ts";
 import { type DeviceMesh, printMesh } from "../plan/mesh.ts";
 import type { Plan } from "../plan/plan.ts";
 import type { Communicator } from "./comm/communicator.ts";
@@ -76,8 +76,8 @@ export class DataParallelModel implements AsyncDisposable {
    * @throws {InputError} If an input is not what the model takes, or there are fewer rows than groups.
    */
   async run(inputs: Readonly<Record<string, HostTensor>>): Promise<Record<string, HostTensor>> {
-    const rows = this.#rows(inputs);
-    return this.#whole(await this.#parts.model.run(this.#shares(inputs, rows)), rows);
+    const batch = batchFor(this.#parts.batch, inputs), rows = this.#rows(inputs, batch);
+    return this.#whole(await this.#parts.model.run(this.#shares(inputs, batch, rows)), batch, rows);
   }
 
   /** An empty state for `batch` sequences. @throws {InputError} If there are fewer than groups. */
@@ -91,8 +91,8 @@ export class DataParallelModel implements AsyncDisposable {
    * @throws {InputError} If an input is not what the model takes, or there are fewer rows than groups.
    */
   async step(inputs: Readonly<Record<string, HostTensor>>, state: ModelState): Promise<Record<string, HostTensor>> {
-    const rows = this.#rows(inputs);
-    return this.#whole(await this.#parts.model.step(this.#shares(inputs, rows), state), rows);
+    const batch = batchFor(this.#parts.batch, inputs), rows = this.#rows(inputs, batch);
+    return this.#whole(await this.#parts.model.step(this.#shares(inputs, batch, rows), state), batch, rows);
   }
 
   /** Releases the sessions and leaves the groups. Does not wait for other ranks. */
@@ -104,8 +104,7 @@ export class DataParallelModel implements AsyncDisposable {
   }
 
   /** Rows of the whole batch, as all inputs have them. */
-  #rows(inputs: Readonly<Record<string, HostTensor>>): number {
-    const { symbol, inputs: places } = this.#parts.batch;
+  #rows(inputs: Readonly<Record<string, HostTensor>>, { symbol, inputs: places }: Batch): number {
     let rows: number | undefined;
     for (const [name, { shape }] of Object.entries(inputs)) {
       const at = places.get(name), size = at && shape[at.dim];
@@ -136,17 +135,17 @@ export class DataParallelModel implements AsyncDisposable {
     return at ? shard(at.dim, scale(this.#layout(rows), inner)) : REPLICATE;
   }
 
-  #shares(inputs: Readonly<Record<string, HostTensor>>, rows: number): Record<string, HostTensor> {
+  #shares(inputs: Readonly<Record<string, HostTensor>>, batch: Batch, rows: number): Record<string, HostTensor> {
     return Object.fromEntries(
       Object.entries(inputs).map(([name, tensor]) => [
         name,
-        shardTensor(tensor, this.#placement(this.#parts.batch.inputs.get(name), rows), this.#parts.across.rank),
+        shardTensor(tensor, this.#placement(batch.inputs.get(name), rows), this.#parts.across.rank),
       ]),
     );
   }
 
-  #whole(results: Readonly<Record<string, HostTensor>>, rows: number): Record<string, HostTensor> {
-    const { across, batch } = this.#parts;
+  #whole(results: Readonly<Record<string, HostTensor>>, batch: Batch, rows: number): Record<string, HostTensor> {
+    const { across } = this.#parts;
     const own = localSize(this.#layout(rows), across.rank);
     return Object.fromEntries(
       Object.entries(results).map(([name, tensor]) => {

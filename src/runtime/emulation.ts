@@ -8,6 +8,7 @@ import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
 import { assemble, localSize } from "../graph/layout.ts";
 import { type Placement, REPLICATE } from "../graph/placement.ts";
 import type { TensorType } from "../graph/types.ts";
+import { fuseRank } from "../passes/fuse_rank.ts";
 import { localize } from "../passes/localize.ts";
 import { emulate, emulatedName } from "../program/emulate.ts";
 import type { Engine, EngineSession, EngineTensor } from "./cpu/engine.ts";
@@ -97,9 +98,17 @@ export class EmulatedModel implements AsyncDisposable {
     this.#emulation = emulation;
   }
 
-  /** Compiles `sharded` for `ranks`. */
-  static async open(engine: Engine, sharded: Graph<"sharded">, ranks: number): Promise<EmulatedModel> {
-    const locals = Array.from({ length: ranks }, (_, rank) => localize(sharded, rank, ranks));
+  /** Compiles `sharded` for `ranks`; `fuse` says whether ranks fuse what they do on a CPU. */
+  static async open(
+    engine: Engine,
+    sharded: Graph<"sharded">,
+    ranks: number,
+    { fuse = true }: { readonly fuse?: boolean } = {},
+  ): Promise<EmulatedModel> {
+    const locals = Array.from({ length: ranks }, (_, rank) => {
+      const local = localize(sharded, rank, ranks);
+      return fuse ? fuseRank([local]).graphs[0]! : local;
+    });
     return new EmulatedModel(sharded, ranks, await Emulation.open(engine, locals));
   }
 

@@ -1,4 +1,5 @@
 /** What runs a rank's part of a model, whatever it runs on: a CPU's sessions, or a GPU's kernels. */
+import type { DType } from "../core/dtype.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import type { Program } from "../program/program.ts";
 import type { Recorder } from "../trace/recorder.ts";
@@ -14,6 +15,32 @@ export interface StepTiming {
   readonly issued?: number;
   /** On a GPU: why decoding steps are not recorded, where they are not. */
   readonly notRecorded?: string | undefined;
+  /** On a GPU: of `waiting`, spent on the numbers of the next step while the GPU was busy. */
+  readonly ahead?: number | undefined;
+  /** On several GPUs: by what means they all-reduce messages of which size. */
+  readonly reduces?: string | undefined;
+}
+
+/** The GPU of a rank, and what the rank has of it. */
+export interface GpuUse {
+  /** As its driver calls it. */
+  readonly name: string;
+  /** Compute capability: 90 is sm_90. */
+  readonly architecture: number;
+  /** Bytes of its memory. */
+  readonly totalBytes: number;
+  /** Bytes of it that the rank holds, by what they are for. */
+  readonly memory: Readonly<Record<string, number>>;
+  /** The most that it can do by its own account; absent where it does not tell. */
+  readonly peaks: GpuPeaks;
+}
+
+/** What a GPU does at most. */
+export interface GpuPeaks {
+  /** Of its memory. */
+  readonly bytesPerSecond?: number | undefined;
+  /** Additions and multiplications of matrix products, by dtype. */
+  readonly flopsPerSecond: Readonly<Partial<Record<DType, number>>>;
 }
 
 /** What is wanted of a step. */
@@ -34,6 +61,10 @@ export interface Executor extends AsyncDisposable {
   recorder: Recorder | undefined;
   /** How the last step spent its time. */
   readonly timing: StepTiming;
+  /** The GPU; undefined on CPUs. */
+  readonly gpu?: GpuUse;
+  /** In which dtype values of a dtype are held; absent: in their own. */
+  readonly held?: (dtype: DType) => DType;
   /** One run on this rank's local tensors by input name, states among them; gives all results, valid until the next call. */
   run(inputs: Readonly<Record<string, HostTensor>>): Promise<ReadonlyMap<string, HostTensor>>;
   /**

@@ -41,9 +41,9 @@ export class GrowingTensor {
     return this.#bytes;
   }
 
-  /** Makes room for `length` in all, twice as much as before where there is none: the content is then copied. */
-  reserve(length: number): void {
-    if (length <= this.#room) return;
+  /** Makes room for `length` in all, twice as much as before where there is none: the content is then copied. Whether it was. */
+  reserve(length: number): boolean {
+    if (length <= this.#room) return false;
     const room = Math.max(length + FIRST_ROOM, 2 * this.#room);
     const bytes = new Uint8Array(this.#rows * room * this.#width);
     copyRows({ bytes: this.#bytes, stride: this.#room * this.#width }, { bytes, stride: room * this.#width }, {
@@ -52,6 +52,7 @@ export class GrowingTensor {
     });
     this.#bytes = bytes;
     this.#room = room;
+    return true;
   }
 
   /** A copy of what is filled, without gaps. */

@@ -21,6 +21,9 @@ export abstract class ModelState implements Disposable {
   /** This rank's part of the carried input `name`; of a tensor that grows in place its shape only. */
   abstract get(name: string): HostTensor;
 
+  /** The shape of this rank's part of the carried input `name`. */
+  abstract shapeOf(name: string): readonly number[];
+
   /**
    * Row i becomes what row `rows[i]` was. States that steps leave as they are move only with `kept`.
    *

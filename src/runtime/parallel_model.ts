@@ -1,5 +1,5 @@
 /** A model that runs across the ranks of a communicator: this rank's part of it, and the border to the caller. */
-import { byteLength } from "../core/dtype.ts";
+import { byteLength, type DType } from "../core/dtype.ts";
 import { InputError } from "../core/errors.ts";
 import type { HostTensor } from "../core/host_tensor.ts";
 import { type Graph, outputOf, valueOf } from "../graph/graph.ts";
@@ -10,7 +10,7 @@ import type { Program } from "../program/program.ts";
 import type { ClockGroup } from "../trace/clock.ts";
 import type { RunTrace } from "../trace/run_trace.ts";
 import { checkInputs, checkKnown } from "./check_inputs.ts";
-import type { Executor, StepOptions, StepTiming } from "./executor.ts";
+import type { Executor, GpuUse, StepOptions, StepTiming } from "./executor.ts";
 import type { ModelState } from "./model_state.ts";
 import { copyTensor, type GatherGroup, gatherTensor, shardTensor } from "./shard_io.ts";
 import { traceRun } from "./trace_run.ts";
@@ -146,11 +146,22 @@ export class ParallelModel implements AsyncDisposable {
     return this.#executor.program;
   }
 
-  /** Bytes of weights: what this rank holds, and the whole model. */
+  /** Bytes of weights, as they are held: on this rank, and of the whole model. */
   get weightBytes(): { readonly rank: number; readonly whole: number } {
     const models = this.#other ? [this, this.#other.model] : [this];
     const local = models.flatMap((m) => m.program.steps.flatMap((s) => s.kind === "segment" ? [s.graph] : []));
-    return { rank: constantBytes(local), whole: constantBytes(models.map((m) => m.graph)) };
+    const held = (dtype: DType) => this.heldDType(dtype);
+    return { rank: constantBytes(local, held), whole: constantBytes(models.map((m) => m.graph), held) };
+  }
+
+  /** In which dtype values of `dtype` are held: a GPU may be told another (`dtype` of `parallelizeModel`). */
+  heldDType(dtype: DType): DType {
+    return this.#executor.held?.(dtype) ?? dtype;
+  }
+
+  /** The GPU that this rank computes on, and what it has of it now; undefined on CPUs. */
+  get gpu(): GpuUse | undefined {
+    return this.#executor.gpu;
   }
 
   /** How the last step spent its time. */
@@ -267,9 +278,9 @@ export class ParallelModel implements AsyncDisposable {
 }
 
 /** Bytes of the constants of some graphs, each counted once. */
-function constantBytes(graphs: readonly Graph[]): number {
+function constantBytes(graphs: readonly Graph[], held: (dtype: DType) => DType): number {
   const all = new Set(graphs.flatMap((g) => g.nodes.flatMap((n) => n.kind === "get_attr" ? [n.data] : [])));
   let bytes = 0;
-  for (const { dtype, shape } of all) bytes += byteLength(dtype, shape.reduce((a, b) => a * b, 1));
+  for (const { dtype, shape } of all) bytes += byteLength(held(dtype), shape.reduce((a, b) => a * b, 1));
   return bytes;
 }

@@ -125,5 +125,6 @@ Deno.test("a folder or file that cannot be written is one error that names it, b
     );
   }
   assert.deepEqual([...Deno.readDirSync(folder)], []);
+  assert.ok(Deno.statSync("/dev/full").isCharDevice, "a device is left as it is");
   Deno.removeSync(folder);
 });

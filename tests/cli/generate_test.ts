@@ -88,3 +88,36 @@ Deno.test("shardwise generate ends before a stop text, on all ranks", async () =
   assert.equal(code, 0, stderr);
   assert.equal(stdout, `${text.slice(prompt.length, text.indexOf("LORD"))}\n`);
 });
+
+Deno.test("shardwise generate ends soon when nobody reads it any more, with 141, and leaves nothing behind", async () => {
+  // A million tokens: it does not end by itself.
+  const args = ["generate", testModel("llama"), "-n", "2", "--prompt-ids", "24,79,85", "-m", "1000000"];
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "cli/main.ts", ...args],
+    cwd: REPOSITORY,
+    env: { NO_COLOR: "1", SHARDWISE_CACHE: join(REPOSITORY, "tests", "no-cache") },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const stuck = setTimeout(() => child.kill("SIGTERM"), 120_000);
+  const reader = child.stdout.getReader();
+  assert.match(new TextDecoder().decode((await reader.read()).value), /^\d+ ?/);
+  await reader.cancel();
+  const [{ code }, stderr] = await Promise.all([child.status, new Response(child.stderr).text()]);
+  clearTimeout(stuck);
+  assert.deepEqual([code, stderr], [141, ""]);
+  // Everything of a job is called after its launcher's process.
+  for (const folder of ["/dev/shm", Deno.env.get("TMPDIR") ?? "/tmp"]) {
+    const left = [...Deno.readDirSync(folder)].filter(({ name }) => name.startsWith(`shardwise-${child.pid}-`));
+    assert.deepEqual(left, []);
+  }
+  const isOfJob = ({ name }: Deno.DirEntry) => {
+    try {
+      return Deno.readTextFileSync(`/proc/${name}/environ`).includes(`SHARDWISE_RUN_ID=${child.pid}-`);
+    } catch {
+      return false; // no process, or one that has ended meanwhile
+    }
+  };
+  assert.deepEqual([...Deno.readDirSync("/proc")].filter(isOfJob), []);
+});

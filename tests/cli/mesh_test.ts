@@ -42,3 +42,14 @@ Deno.test("shardwise verify runs cases over a mesh: rows are shared, texts are g
   assert.equal(text.code, 0, text.stdout + text.stderr);
   assert.match(text.stdout, /1 passed, 0 failed/);
 });
+
+Deno.test("shardwise verify shares the samples of decoders, whose masks are made of row numbers, without being told", async () => {
+  const models = ["llama", "gpt2"].map((name) => testModel(name));
+  const decode = await shardwise("verify", ...models, "--mesh", "dp=2,tp=1", "--cases", "*decode");
+  assert.equal(decode.code, 0, decode.stdout + decode.stderr);
+  assert.match(decode.stdout, /2 passed, 0 failed/);
+  // Both branches of a merged decoder, whose results have the batch in other places.
+  const merged = await shardwise("verify", testModel("t5"), "--mesh", "dp=2,tp=2", "--cases", "*decoder-*-batch");
+  assert.equal(merged.code, 0, merged.stdout + merged.stderr);
+  assert.match(merged.stdout, /2 passed, 0 failed/);
+});

@@ -10,7 +10,7 @@ Deno.test("shardwise plan shows Megatron's plan: column, row, vocab, two all-red
   for (const layer of ["self_attn/o_proj", "mlp/down_proj"]) {
     assert.match(
       stdout,
-      new RegExp(`/model/layers\\.1/${layer}/MatMul +│ \\S+ +│ row +│ S\\(0\\) .*│ all_reduce 192 B/token`),
+      new RegExp(`/model/layers\\.0-1/${layer}/MatMul +│ \\S+ +│ row +│ S\\(0\\) .*│ all_reduce 192 B/token`),
     );
   }
   assert.match(stdout, /^one step, estimated: /m);

@@ -9,7 +9,8 @@ import { parseGraph } from "../../src/graph/text_parser.ts";
 import { inferTypes } from "../../src/passes/infer_types.ts";
 import { localize } from "../../src/passes/localize.ts";
 import { GpuDevice } from "../../src/runtime/cuda/device.ts";
-import { requireKernels } from "../../src/runtime/cuda/missing_kernels.ts";
+import { requireSeparateRows } from "../../src/ops/kernels/bounded.ts";
+import { hostNodes, opsOf } from "../../src/runtime/cuda/host_nodes.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { assertGpuCases } from "../support/gpu_examples.ts";
 import { cudaTest } from "../support/standin.ts";
@@ -38,7 +39,7 @@ cudaTest("rows that a mask counts come back to their places, and those that are 
   const masks = [(i: number) => i % 3 === 0, () => false, () => true, (i: number) => i > 690];
   for (const reduction of ["none", "add"]) {
     const local = graphOf(`%y = ScatterND(%x, %index, %changed) {reduction="${reduction}"} : f32[700,4]\noutput %y`);
-    requireKernels(local);
+    assert.equal(hostNodes(local).size, 0);
     const cases = masks.map((keeps, i) => {
       const mask = fromNumbers("bool", [700], Array.from({ length: 700 }, (_, row) => Number(keeps(row))));
       return { name: `mask ${i} ${reduction}`, local, feeds: new Map([["x", x], ["mask", mask]]) };
@@ -47,13 +48,14 @@ cudaTest("rows that a mask counts come back to their places, and those that are 
   }
 });
 
-Deno.test("what mixes rows that data counts, or gives them as a result, is refused", () => {
+Deno.test("where rows that data counts are mixed, or a result, the host counts them", () => {
   const mixed = graphOf("%y = ReduceMax(%changed) {axes=[0]} : ?[?]\noutput %y");
   assert.throws(
-    () => requireKernels(mixed),
+    () => requireSeparateRows(mixed),
     (error: Error) => error instanceof GraphError && /ReduceMax/.test(error.message),
   );
-  assert.throws(() => requireKernels(graphOf("output %changed")), /Cannot give "changed" from a GPU/);
+  assert.throws(() => requireSeparateRows(graphOf("output %changed")), /Cannot give "changed" from a GPU/);
   const shifted = graphOf("%next = Abs(%index) : ?[?]\n%y = ScatterND(%x, %next, %changed) : f32[700,4]\noutput %y");
-  assert.throws(() => requireKernels(shifted), /ScatterND/);
+  assert.throws(() => requireSeparateRows(shifted), /ScatterND/);
+  for (const graph of [mixed, shifted]) assert.equal(opsOf(graph, hostNodes(graph)), "NonZero");
 });

@@ -42,6 +42,13 @@ cudaTest("a cache that is full moves to one of twice the size, and its step is r
   assert.deepEqual(issued.flatMap((n, i) => (n === 1 ? [] : [i])), [0, 1, 2, 14]);
 });
 
+cudaTest("caches that a model extends by Concat grow where they lie, and move when they are full", async (env) => {
+  for (const [model, how] of [["gpt2", ""], ["llama", "plain"]] as const) {
+    const { difference } = await decode(1, [model, "3", "9", "8", "4", how], env);
+    assert.ok(difference < 1e-4, `${model} ${difference}`);
+  }
+});
+
 cudaTest("rows of a batch that change places keep their recorded steps", async (env) => {
   const { issued, difference } = await decode(1, ["llama", "3", "9", "32", "4"], env);
   assert.ok(difference < 1e-4, `${difference}`);
@@ -49,7 +56,7 @@ cudaTest("rows of a batch that change places keep their recorded steps", async (
 });
 
 cudaTest("where a step cannot be recorded it runs command by command, and says why", async (env) => {
-  const grows = await decode(1, ["gpt2", "3", "6", "32", "-"], env);
+  const grows = await decode(1, ["gpt2", "3", "6", "32", "-", "plain"], env);
   assert.match(grows.notRecorded!, /the matrix product of ".*MatMul.*" grows with the text/);
   assert.ok(grows.issued.every((n) => n > 10) && grows.difference < 1e-4, `${grows.difference}`);
   const staged = await decode(2, ["llama", "3", "6", "32", "-"], { ...env, SHARDWISE_BACKEND: "shm" });

@@ -30,6 +30,19 @@ const ANSWERS: Readonly<Record<string, { readonly call: string; readonly code: n
   "capture with a fork that is not joined": { call: "cuStreamEndCapture", code: 904 },
   "work for a stream that is gone": { call: "cuMemsetD8Async", code: 400 },
   "memory freed twice": { call: "cuMemFree_v2", code: 1 },
+  "launch of more threads than the kernel's bound": { call: "cuLaunchKernel", code: 1 },
+  "launch of a kernel of another context": { call: "cuLaunchKernel", code: 400 },
+  "recording an event in a stream of another context": { call: "cuEventRecord", code: 400 },
+  "launching a graph while capturing": { call: "cuGraphLaunch", code: 900 },
+  "freeing pinned memory while capturing": { call: "cuMemFreeHost", code: 900 },
+  "copying while capturing": { call: "cuMemcpyHtoD_v2", code: 906 },
+  "a product without a leading dimension": { call: "cublasGemmEx", code: 7 },
+  "a product of no columns without a leading dimension": { call: "cublasGemmEx", code: 7 },
+  "a product without a matrix": { call: "cublasGemmEx", code: 7 },
+  "an update of a graph to another topology": { call: "cuGraphExecUpdate_v2", code: 910 },
+  "opening a memory handle in the process that made it": { call: "cuIpcOpenMemHandle_v2", code: 201 },
+  "exporting memory that is not allocated": { call: "cuIpcGetMemHandle", code: 1 },
+  "closing memory that is not open": { call: "cuIpcCloseMemHandle", code: 1 },
   "no current context": { call: "cuMemAlloc_v2", code: 201 },
 };
 
@@ -61,6 +74,41 @@ cudaTest("a job without a GPU, or with a GPU that is not there, ends with a hint
   const none = await run("misuse.ts", { ...env, CUDA_VISIBLE_DEVICES: "" }, "--list");
   assert.notEqual(none.code, 0);
   assert.match(none.stderr, /cuInit failed: CUDA_ERROR_NO_DEVICE \(100\)/);
+});
+
+standinTest("a kernel with more than 4 KiB of arguments does not compile", async (env) => {
+  assert.match(
+    await program("misuse.ts", env, "arguments"),
+    /^KernelCompileError: .*\n[^]*Formal parameter space overflowed/,
+  );
+});
+
+cudaTest("memory of one process is another's, and the driver answers mistakes with it", async (env) => {
+  const found = JSON.parse(await program("ipc.ts", env));
+  assert.deepEqual(found, {
+    "what the other wrote by a copy": 7,
+    "what the other wrote by a kernel": 2,
+    "opened twice": "the same address",
+    "a handle with another byte": 1,
+    "flags that are none": 1,
+  });
+}, { gpus: 2 });
+
+standinTest("memory that was freed, or that is none, is not reached from another process", async (env) => {
+  assert.deepEqual(JSON.parse(await program("ipc.ts", env, "mistakes")), {
+    "a copy beyond the end": 1,
+    "a copy after the owner has freed it": 1,
+    "opening what was freed": 1,
+    "a kernel beyond the end": 700,
+    "a kernel after the owner has freed it": 700,
+    "GPUs that do not reach each other": 217,
+  });
+});
+
+standinTest("access between the GPUs of one process is enabled once, and not where there is none", async (env) => {
+  assert.deepEqual(JSON.parse(await program("misuse.ts", env, "peers")), [1, 0, 0, 704, 201, 1, 0, 705]);
+  const apart = { ...env, SHARDWISE_STANDIN_PEER: "0" };
+  assert.deepEqual(JSON.parse(await program("misuse.ts", apart, "peers")), [0, 0, 217, 217, 201, 1, 705, 705]);
 });
 
 standinTest("NCCL's calls do what they must for one rank, and answer mistakes with a status", async (env) => {

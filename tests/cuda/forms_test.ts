@@ -5,6 +5,7 @@ import { CudaLibraries } from "../../src/ffi/cuda_libraries.ts";
 import type { Attributes } from "../../src/graph/graph.ts";
 import { float, int, string } from "../../src/graph/attributes.ts";
 import type { OpExample } from "../../src/ops/def.ts";
+import { inlineData } from "../../src/graph/builder.ts";
 import { OPS } from "../../src/ops/table.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { GpuDevice } from "../../src/runtime/cuda/device.ts";
@@ -109,6 +110,18 @@ cudaTest("products with weights of few bits, and experts, at all forms that size
   await assertGpuCases(cases, { device, engine: await openNativeEngine() });
 });
 
+cudaTest("a tensor of one number is made in what the GPU holds floats in", async (env) => {
+  using device = new GpuDevice({ gpu: 0, libraries: new CudaLibraries({ env }) });
+  const def = OPS.get("ConstantOfShape")!;
+  const filled: OpExample = {
+    inputs: [{ dtype: "i64", shape: [2] }],
+    constants: { 0: [2, 3] },
+    attributes: { value: { kind: "tensor", value: inlineData("f32", [1], Float32Array.of(1.5)) } },
+  };
+  const cases = (["f32", "f16", "bf16"] as const).map((dtype) => gpuCase(def, filled, "of 1.5", dtype)!);
+  await assertGpuCases(cases, { device, engine: await openNativeEngine() });
+});
+
 interface Heads {
   readonly batch?: number;
   readonly heads: number;
@@ -148,10 +161,31 @@ cudaTest("attention of many queries in 16-bit floats goes through keys tile by t
     { heads: 1, kv: 1, queries: 17, keys: 130, size: 24, valueSize: 40, mask: [17, 130] },
     { batch: 2, heads: 3, kv: 1, queries: 9, keys: 33, size: 64, mask: [2, 1, 9, 33], softcap: 2 },
     { heads: 2, kv: 1, queries: 66, keys: 40, size: 128, valueSize: 72, causal: true },
+    { heads: 2, kv: 1, queries: 20, keys: 50, size: 256, causal: true, softcap: 3 },
+    { heads: 1, kv: 1, queries: 6, keys: 18, size: 136, valueSize: 192, mask: [6, 18] },
   ];
   const cases = (["f16", "bf16"] as const).flatMap((dtype) =>
     forms.map((form) => gpuCase(def, attention(form), JSON.stringify(form), dtype)!)
   );
   for (const c of cases) assert.ok(kernelsOf(c).some(({ text }) => text.includes("rows_fragment")), c.name);
+  await assertGpuCases(cases, { device, engine: await openNativeEngine() });
+});
+
+cudaTest("attention of many queries in 32 bits, or with odd heads, keeps no scores in memory", async (env) => {
+  using device = new GpuDevice({ gpu: 0, libraries: new CudaLibraries({ env }) });
+  const def = OPS.get("Attention")!;
+  const forms: Heads[] = [
+    { heads: 2, kv: 2, queries: 5, keys: 5, size: 7 },
+    { batch: 2, heads: 4, kv: 2, queries: 70, keys: 70, size: 16, causal: true },
+    { heads: 1, kv: 1, queries: 17, keys: 130, size: 24, valueSize: 40, mask: [17, 130] },
+    { batch: 2, heads: 3, kv: 1, queries: 9, keys: 33, size: 64, mask: [2, 1, 9, 33], softcap: 2 },
+    { heads: 2, kv: 1, queries: 66, keys: 40, size: 72, valueSize: 256, causal: true },
+    { heads: 1, kv: 1, queries: 65, keys: 65, size: 256, valueSize: 33, causal: true },
+  ];
+  const cases = [
+    ...forms.map((form) => gpuCase(def, attention(form), JSON.stringify(form))!),
+    ...(["f16", "bf16"] as const).map((dtype) => gpuCase(def, attention(forms[0]!), "odd heads", dtype)!),
+  ];
+  for (const c of cases) assert.ok(kernelsOf(c).some(({ text }) => text.includes("weights[")), c.name);
   await assertGpuCases(cases, { device, engine: await openNativeEngine() });
 });

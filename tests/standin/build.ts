@@ -5,11 +5,20 @@
  *     SHARDWISE_CUDA_LIBS=$(deno task --quiet standin) deno test -A tests/cuda
  */
 
-const SOURCES = ["device.cpp", "streams.cpp", "memory.cpp", "nvrtc.cpp", "modules.cpp", "cublas.cpp", "nccl.cpp"];
-const HEADERS = ["state.h", "kernel_shim.h"];
+const SOURCES = [
+  "device.cpp",
+  "streams.cpp",
+  "memory.cpp",
+  "ipc.cpp",
+  "nvrtc.cpp",
+  "modules.cpp",
+  "cublas.cpp",
+  "nccl.cpp",
+];
+const HEADERS = ["state.h", "ipc.h", "kernel_shim.h"];
 const NAMES = ["libcuda.so.1", "libnvrtc.so.13", "libcublas.so.13", "libcublasLt.so.13", "libnccl.so.2"];
 /** Files of which the compiler's optimiser takes seconds, and which do nothing often. */
-const SLOW = ["nvrtc.cpp", "modules.cpp", "device.cpp", "streams.cpp", "memory.cpp"];
+const SLOW = ["nvrtc.cpp", "modules.cpp", "device.cpp", "streams.cpp", "memory.cpp", "ipc.cpp"];
 const FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"];
 
 /** Why the stand-in cannot be built here; undefined if it can. */

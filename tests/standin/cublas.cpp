@@ -1,4 +1,5 @@
 // cuBLAS and cuBLASLt: column-major multiplication with plain loops.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include "state.h"
@@ -45,12 +46,19 @@ double scalar(const void* value, int compute) {
 
 bool covers(const Matrix& x, i64 rows, i64 columns, i64 batch) {
   int bytes = size_of(x.type);
-  if (x.ld < rows || x.data % u64(bytes) != 0) return false;
+  if (rows == 0 || columns == 0) return true;
+  if (x.data == 0 || x.ld < rows || x.data % u64(bytes) != 0) return false;
   i64 elements = (batch - 1) * x.stride + (columns - 1) * x.ld + rows;
   return on_device(x.data, u64(elements * bytes));
 }
 
+// A matrix has a leading dimension also where it has no elements: the real library looks at that before at anything else.
+bool has_leading(const Matrix& x, i64 rows) { return x.ld >= std::max<i64>(1, rows); }
+
 int multiply(u64 stream, Product p) {
+  if (!has_leading(p.a, p.ta ? p.k : p.m) || !has_leading(p.b, p.tb ? p.n : p.k) || !has_leading(p.c, p.m) || !has_leading(p.d, p.m)) {
+    return complain(INVALID, "a leading dimension under max(1, rows)");
+  }
   if (p.m == 0 || p.n == 0 || p.batch == 0) return SUCCESS;
   auto good = [=] {
     return covers(p.a, p.ta ? p.k : p.m, p.ta ? p.m : p.k, p.batch) && covers(p.b, p.tb ? p.n : p.k, p.tb ? p.k : p.n, p.batch) &&
@@ -58,6 +66,7 @@ int multiply(u64 stream, Product p) {
   };
   if (!good()) return complain(INVALID, "a matrix leaves its allocation, or its leading dimension is too small");
   int status = enqueue(stream, [=] {
+    if (idle()) return int(OK);
     if (!good()) return complain(ILLEGAL_ADDRESS, "a matrix was freed before its multiplication");
     auto at = [](const Matrix& x) { return reinterpret_cast<void*>(x.data); };
     std::vector<double> a(size_t(p.m * p.k)), b(size_t(p.k * p.n));
@@ -179,7 +188,9 @@ API int cublasGemmStridedBatchedEx(u64 handle, int ta, int tb, int m, int n, int
   u64 stream;
   if (current_device < 0 || !stream_of(handle, &stream)) return NOT_READY_YET;
   if (!supported(compute, at, bt, ct)) return complain(UNSUPPORTED, "a product of types %d, %d to %d by %d", at, bt, ct, compute);
-  if (m < 0 || n < 0 || k < 0 || batch < 0 || ta < 0 || ta > 2 || tb < 0 || tb > 2) return INVALID;
+  if (m < 0 || n < 0 || k < 0 || batch < 0 || ta < 0 || ta > 2 || tb < 0 || tb > 2 || !alpha || !beta) {
+    return complain(INVALID, "a product of %dx%dx%d, %d times, operations %d and %d, or without factors", m, n, k, batch, ta, tb);
+  }
   Matrix out{c, ct, ldc, sc};
   return multiply(stream, {ta != 0, tb != 0, m, n, k, batch, scalar(alpha, compute), scalar(beta, compute), {a, at, lda, sa},
                            {b, bt, ldb, sb}, out, out, nullptr});
@@ -215,7 +226,7 @@ API int cublasLtMatmulDescSetAttribute(u64 handle, int attribute, const void* va
   }
 }
 API int cublasLtMatrixLayoutCreate(u64* out, int type, u64 rows, u64 columns, i64 ld) {
-  if (ld < i64(rows)) return INVALID;
+  if (ld < std::max<i64>(1, i64(rows))) return complain(INVALID, "a layout whose leading dimension is under max(1, rows)");
   return add(layouts, out, Layout{type, i64(rows), i64(columns), ld});
 }
 API int cublasLtMatrixLayoutDestroy(u64 handle) { return drop(layouts, handle); }
@@ -278,7 +289,7 @@ API int cublasLtMatmul(u64 handle, u64 desc, const void* alpha, u64 a, u64 al, u
   }
   auto* x = lookup(descs, desc);
   auto *la = lookup(layouts, al), *lb = lookup(layouts, bl), *lc = lookup(layouts, cl), *ld = lookup(layouts, dl);
-  if (!x || !la || !lb || !lc || !ld) return INVALID;
+  if (!x || !la || !lb || !lc || !ld || !alpha || !beta) return INVALID;
   if (int status = check_matmul(*x, *la, *lb, *lc, *ld)) return status;
   if (algorithm) {
     if (algorithm->magic != MAGIC) return complain(INVALID, "an algorithm that no search has given");

@@ -42,11 +42,15 @@ const auto& names = *new std::map<int, Name>{
   {101, {"CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"}},
   {200, {"CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"}},
   {201, {"CUDA_ERROR_INVALID_CONTEXT", "invalid device context"}},
+  {205, {"CUDA_ERROR_MAP_FAILED", "mapping of buffer object failed"}},
+  {217, {"CUDA_ERROR_PEER_ACCESS_UNSUPPORTED", "peer access is not supported between these two devices"}},
   {400, {"CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"}},
   {500, {"CUDA_ERROR_NOT_FOUND", "named symbol not found"}},
   {600, {"CUDA_ERROR_NOT_READY", "device not ready"}},
   {700, {"CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"}},
   {701, {"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"}},
+  {704, {"CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED", "peer access is already enabled"}},
+  {705, {"CUDA_ERROR_PEER_ACCESS_NOT_ENABLED", "peer access has not been enabled"}},
   {716, {"CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"}},
   {719, {"CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"}},
   {800, {"CUDA_ERROR_NOT_PERMITTED", "operation not permitted"}},
@@ -58,6 +62,8 @@ const auto& names = *new std::map<int, Name>{
   {905, {"CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"}},
   {906, {"CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing stream"}},
   {907, {"CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"}},
+  {908, {"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"}},
+  {910, {"CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE", "the graph update was not performed because it included changes which violated constraints specific to instantiated graph update"}},
 };
 }  // namespace
 
@@ -170,10 +176,6 @@ API int cuDeviceGetAttribute(int* value, int attribute, int device) {
   };
   auto found = known.find(attribute);
   *value = found == known.end() ? 0 : found->second;
-  return OK;
-}
-API int cuDeviceCanAccessPeer(int* can, int, int) {
-  *can = 0;
   return OK;
 }
 API int cuDevicePrimaryCtxRetain(u64* context, int device) {

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #define __global__
 #define __device__
@@ -16,6 +18,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __constant__ static
 #define __align__(n) __attribute__((aligned(n)))
 #define __shared__ thread_local  // inside a function it is static; dynamic arrays are rewritten by nvrtc.cpp
@@ -208,23 +211,24 @@ template <bool SYNC, class Body> int run(uint3 grid, uint3 dim, unsigned shared_
   return 0;
 }
 
-struct Info { int count; const uint32_t* sizes; int (*run)(uint3, uint3, unsigned, void**); };
-template <bool SYNC, auto K> struct Kernel;
-template <bool SYNC, class... A, void (*K)(A...)> struct Kernel<SYNC, K> {
+struct Info { int count; const uint32_t* sizes; int (*run)(uint3, uint3, unsigned, void**); unsigned bound; };
+template <bool SYNC, unsigned BOUND, auto K> struct Kernel;
+template <bool SYNC, unsigned BOUND, class... A, void (*K)(A...)> struct Kernel<SYNC, BOUND, K> {
+  static_assert((sizeof(A) + ... + 0) <= 4096, "Formal parameter space overflowed (max 4096 bytes allowed)");
   static constexpr uint32_t sizes[sizeof...(A) + 1] = {sizeof(A)..., 0};
   template <size_t... I> static int go(uint3 g, uint3 b, unsigned s, void** p, std::index_sequence<I...>) {
     return run<SYNC>(g, b, s, [&] { K(*(A*)p[I]...); });
   }
   static int launch(uint3 g, uint3 b, unsigned s, void** p) { return go(g, b, s, p, std::index_sequence_for<A...>()); }
-  static constexpr Info info{sizeof...(A), sizes, launch};
+  static constexpr Info info{sizeof...(A), sizes, launch, BOUND};
 };
 
 }  // namespace shim
 
 // Called where the compiler's check finds an address that its type is not aligned to.
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismatch_v1(void*, void*) { shim::misaligned = true; }
-#define SHIM_EXPORT(k, sync) \
-  extern "C" __attribute__((visibility("default"))) const shim::Info* shim_info_##k() { return &shim::Kernel<sync, k>::info; }
+#define SHIM_EXPORT(k, sync, bound) \
+  extern "C" __attribute__((visibility("default"))) const shim::Info* shim_info_##k() { return &shim::Kernel<sync, bound, k>::info; }
 
 static inline void __syncthreads() { shim::meet(shim::whole, shim::alive); }
 static inline void __syncwarp(unsigned mask = ~0u) { shim::meet_lanes(mask); }
@@ -256,6 +260,13 @@ static inline int __any_sync(unsigned m, int yes) { return __ballot_sync(m, yes)
 static inline int __all_sync(unsigned m, int yes) { return __ballot_sync(m, !yes) == 0; }
 static inline void __threadfence() {}
 static inline void __threadfence_block() {}
+static inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void __nanosleep(unsigned) { usleep(20); }
+static inline long long clock64() {  // nanoseconds: the device says that its clock makes 1 GHz
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
 
 template <class T> static inline T shim_exchange(T* p, T v) { T old = *p; *p = v; return old; }
 template <class T> static inline T atomicAdd(T* p, T v) { return shim_exchange(p, T(*p + v)); }  // blocks run one at a time

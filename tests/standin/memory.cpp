@@ -1,6 +1,8 @@
 // Device and pinned memory: poisoned, between guard pages, and known range by range.
 #include <map>
 #include <sys/mman.h>
+#include <unistd.h>
+#include "ipc.h"
 #include "state.h"
 
 namespace standin {
@@ -14,10 +16,15 @@ struct Block {
   u64 bytes;
   char* map;
   u64 mapped;
+  int device;          // the GPU that it lies on, whatever this process calls it
+  bool pool;           // from cuMemAllocAsync
+  int file = -1;       // where other processes may open it: exported memory is shared
+  SharedHeader* header = nullptr;
 };
 
 auto& lock_ = *new std::mutex;
 auto& blocks = *new std::map<u64, Block>;
+auto& opened = *new std::map<u64, Opened>;  // memory of other processes
 auto& host = *new std::map<u64, u64>;
 auto& freed = *new std::deque<Block>;
 u64 used = 0, quarantined = 0;
@@ -75,7 +82,8 @@ int synchronous(int status) {
 
 bool on_device(u64 address, u64 bytes) {
   Guard guard(lock_);
-  return inside(blocks, address, bytes, [](const Block& b) { return b.bytes; });
+  return inside(blocks, address, bytes, [](const Block& b) { return b.bytes; }) ||
+         inside(opened, address, bytes, [](const Opened& o) { return o.header->freed ? 0 : o.bytes; });
 }
 
 bool pinned(u64 address, u64 bytes) {
@@ -83,7 +91,7 @@ bool pinned(u64 address, u64 bytes) {
   return inside(host, address, bytes, [](u64 b) { return b; });
 }
 
-int allocate(u64* out, u64 bytes) {
+int allocate(u64* out, u64 bytes, bool pool) {
   if (bytes == 0) return INVALID_VALUE;
   u64 whole = (bytes + PAGE - 1) / PAGE * PAGE, mapped = whole + 2 * PAGE;
   Guard guard(lock_);
@@ -94,9 +102,9 @@ int allocate(u64* out, u64 bytes) {
   // As near to the guard page as the alignment lets it be, so that overruns hit it.
   u64 offset = (whole - bytes) / ALIGNMENT * ALIGNMENT;
   char* address = map + PAGE + offset;
-  memset(address, POISON, bytes);
+  memset(address, idle() ? 0 : POISON, bytes);
   memset(address + bytes, CANARY, whole - offset - bytes);
-  blocks[reinterpret_cast<u64>(address)] = {bytes, map, mapped};
+  blocks[reinterpret_cast<u64>(address)] = {bytes, map, mapped, physical_device(current_device), pool};
   used += bytes;
   *out = reinterpret_cast<u64>(address);
   return OK;
@@ -111,6 +119,12 @@ int release(u64 address) {
   if (status != OK) sticky = status;
   blocks.erase(found);
   used -= block.bytes;
+  if (block.file >= 0) {  // whoever has it open faults from now on
+    block.header->freed = 1;
+    if (ftruncate(block.file, PAGE) != 0) abort();
+    munmap(block.header, PAGE);
+    close(block.file);
+  }
   // Whoever still reads or writes it faults.
   mmap(block.map, block.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   freed.push_back(block);
@@ -119,6 +133,56 @@ int release(u64 address) {
     munmap(freed.front().map, freed.front().mapped);
   }
   return status;
+}
+
+int export_block(u64 address, Exported* out) {
+  Guard guard(lock_);
+  auto found = blocks.upper_bound(address);
+  if (found == blocks.begin() || address >= (--found)->first + found->second.bytes) {
+    return complain(INVALID_VALUE, "memory is exported that is not allocated");
+  }
+  Block& block = found->second;
+  if (block.pool) return complain(INVALID_VALUE, "memory is exported that cuMemAllocAsync gave");
+  u64 whole = block.mapped - 2 * PAGE, offset = found->first - reinterpret_cast<u64>(block.map) - PAGE;
+  if (block.file < 0) {
+    // Its pages become those of a file, in place: nothing may run meanwhile.
+    int file = memfd_create("standin-ipc", 0);
+    if (file < 0 || ftruncate(file, off_t(PAGE + whole)) != 0 || pwrite(file, block.map + PAGE, whole, PAGE) != ssize_t(whole)) {
+      return OUT_OF_MEMORY;
+    }
+    void* header = mmap(nullptr, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (header == MAP_FAILED) return OUT_OF_MEMORY;
+    if (mmap(block.map + PAGE, whole, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, PAGE) == MAP_FAILED) return OUT_OF_MEMORY;
+    block.file = file;
+    block.header = static_cast<SharedHeader*>(header);
+    static u64 count = 0;
+    block.header->nonce = reinterpret_cast<u64>(block.map) ^ (u64(getpid()) << 32) ^ ++count;
+  }
+  *out = {block.file, block.device, block.header->nonce, block.bytes, whole, offset};
+  return OK;
+}
+
+u64 adopt(const Opened& memory, u64 address) {
+  Guard guard(lock_);
+  opened[address] = memory;
+  return address;
+}
+
+Opened* opened_by(u64 nonce, u64* address) {
+  Guard guard(lock_);
+  for (auto& [at, memory] : opened) {
+    if (memory.header->nonce == nonce) return *address = at, &memory;
+  }
+  return nullptr;
+}
+
+bool give_up(u64 address, Opened* out) {
+  Guard guard(lock_);
+  auto found = opened.find(address);
+  if (found == opened.end()) return false;
+  *out = found->second;
+  if (--found->second.opens == 0) opened.erase(found);
+  return true;
 }
 
 int check_canaries() {
@@ -148,7 +212,7 @@ API int cuMemFree_v2(u64 address) {
 API int cuMemAllocAsync(u64* out, u64 bytes, u64 stream) {
   NEEDS_CONTEXT;
   if (!find_stream(stream)) return INVALID_HANDLE;
-  return allocate(out, bytes);
+  return allocate(out, bytes, true);
 }
 API int cuMemFreeAsync(u64 address, u64 stream) {
   NEEDS_CONTEXT;
@@ -165,10 +229,10 @@ API int cuDeviceGetDefaultMemPool(u64* pool, int) { *pool = 1; return OK; }
 API int cuMemPoolSetAttribute(u64 pool, int, void*) { return pool == 1 ? OK : INVALID_VALUE; }
 API int cuMemPoolTrimTo(u64 pool, u64) { return pool == 1 ? OK : INVALID_VALUE; }
 
-API int cuMemHostAlloc(u64* out, u64 bytes, unsigned) {
+API int cuMemHostAlloc(u64* out, u64 bytes, unsigned flags) {
   NEEDS_CONTEXT;
   if (capturing()) return CAPTURE_UNSUPPORTED;
-  if (bytes == 0) return INVALID_VALUE;
+  if (bytes == 0 || flags > 7) return INVALID_VALUE;
   void* memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   memset(memory, POISON, bytes);
   std::lock_guard<std::mutex> guard(lock_);
@@ -178,6 +242,7 @@ API int cuMemHostAlloc(u64* out, u64 bytes, unsigned) {
 }
 API int cuMemFreeHost(u64 address) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
   drain_all();
   std::lock_guard<std::mutex> guard(lock_);
   if (!host.erase(address)) return INVALID_VALUE;
@@ -186,6 +251,8 @@ API int cuMemFreeHost(u64 address) {
 }
 API int cuMemHostRegister_v2(u64 address, u64 bytes, unsigned) {
   NEEDS_CONTEXT;
+  if (capturing()) return CAPTURE_UNSUPPORTED;
+  if (address == 0 || bytes == 0) return INVALID_VALUE;
   std::lock_guard<std::mutex> guard(lock_);
   if (inside(host, address, 1, [](u64 b) { return b; })) return 712;  // CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED
   host[address] = bytes;
@@ -196,9 +263,9 @@ API int cuMemHostUnregister(u64 address) {
   std::lock_guard<std::mutex> guard(lock_);
   return host.erase(address) ? OK : 713;  // CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED
 }
-API int cuMemHostGetDevicePointer_v2(u64* out, u64 address, unsigned) {
+API int cuMemHostGetDevicePointer_v2(u64* out, u64 address, unsigned flags) {
   NEEDS_CONTEXT;
-  if (!pinned(address, 1)) return INVALID_VALUE;
+  if (flags != 0 || !pinned(address, 1)) return INVALID_VALUE;
   *out = address;
   return OK;
 }
@@ -237,8 +304,3 @@ API int cuMemsetD32Async(u64 to, unsigned value, u64 count, u64 stream) {
   NEEDS_CONTEXT;
   return fill(to, count, stream, 4, value);
 }
-
-API int cuIpcGetMemHandle(void*, u64) { return 801; }  // CUDA_ERROR_NOT_SUPPORTED
-struct IpcHandle { char bytes[64]; };
-API int cuIpcOpenMemHandle_v2(u64*, IpcHandle, unsigned) { return 801; }
-API int cuIpcCloseMemHandle(u64) { return 801; }

@@ -13,10 +13,11 @@ using namespace standin;
 namespace {
 
 struct uint3 { unsigned x, y, z; };
-struct Info { int count; const uint32_t* sizes; int (*run)(uint3, uint3, unsigned, void**); };
+struct Info { int count; const uint32_t* sizes; int (*run)(uint3, uint3, unsigned, void**); unsigned bound; };
 struct Function {
   const Info* info;
   u64 module;
+  int device;  // its context's
   int dynamic_shared = 49152;
 };
 
@@ -129,7 +130,7 @@ API int cuModuleGetFunction(u64* function, u64 module, const char* name) {
   auto info = reinterpret_cast<const Info* (*)()>(dlsym(reinterpret_cast<void*>(module), (std::string("shim_info_") + name).c_str()));
   if (!info) return NOT_FOUND;
   *function = reinterpret_cast<u64>(info());
-  functions.try_emplace(*function, Function{info(), module});
+  functions.try_emplace(*function, Function{info(), module, current_device});
   return OK;
 }
 
@@ -148,7 +149,7 @@ API int cuFuncGetAttribute(int* value, int attribute, u64 function) {
   std::lock_guard<std::mutex> guard(lock_);
   auto found = functions.find(function);
   if (found == functions.end()) return INVALID_HANDLE;
-  *value = attribute == 0 ? 1024 : attribute == 8 ? found->second.dynamic_shared : attribute == 4 ? 32 : 0;
+  *value = attribute == 0 ? int(found->second.info->bound) : attribute == 8 ? found->second.dynamic_shared : attribute == 4 ? 32 : 0;
   return OK;
 }
 
@@ -167,6 +168,12 @@ API int cuLaunchKernel(u64 handle, unsigned gx, unsigned gy, unsigned gz, unsign
     if (found == functions.end()) return INVALID_HANDLE;
     function = found->second;
   }
+  if (function.device != current_device) return complain(INVALID_HANDLE, "a kernel of another context is launched");
+  if (!stream_is_of(stream, current_device)) return complain(INVALID_HANDLE, "a kernel is launched in a stream of another context");
+  if (gx > 0x7fffffffu) return complain(INVALID_VALUE, "a launch of %u blocks", gx);
+  if (u64(bx) * by * bz > function.info->bound) {
+    return complain(INVALID_VALUE, "a launch of %llu threads a block; the kernel's bound is %u", (unsigned long long)(u64(bx) * by * bz), function.info->bound);
+  }
   if (!gx || !gy || !gz || !bx || !by || !bz || u64(bx) * by * bz > 1024 || bz > 64 || gy > 65535 || gz > 65535) {
     return complain(INVALID_VALUE, "a launch of grid (%u,%u,%u), block (%u,%u,%u)", gx, gy, gz, bx, by, bz);
   }
@@ -175,6 +182,7 @@ API int cuLaunchKernel(u64 handle, unsigned gx, unsigned gy, unsigned gz, unsign
   }
   Launch launch;
   if (int status = arguments_of(function.info, params, extra, launch)) return status;
+  if (idle()) return enqueue(stream, [] { return int(OK); });
   return enqueue(stream, [=]() mutable {
     std::vector<void*> arguments;
     for (size_t offset : launch.offsets) arguments.push_back(&launch.block[offset]);

@@ -77,12 +77,13 @@ int compile(Program& p, const std::string& defines) {
     p.log = p.name + ": catastrophic error: cannot open source file (NVRTC has no header files):" + match.str();
     return 6;
   }
-  static const std::regex& kernel = *new std::regex("__global__\\s+(?:__launch_bounds__\\s*\\([^)]*\\)\\s*)?void\\s+(?:__launch_bounds__\\s*\\([^)]*\\)\\s*)?(\\w+)\\s*\\(");
+  static const std::regex& kernel = *new std::regex("__global__\\s+(?:__launch_bounds__\\s*\\(\\s*(\\w+)[^)]*\\)\\s*)?void\\s+(?:__launch_bounds__\\s*\\(\\s*(\\w+)[^)]*\\)\\s*)?(\\w+)\\s*\\(");
   bool sync = p.source.find("__sync") != std::string::npos || p.source.find("__shfl") != std::string::npos ||
               p.source.find("_sync(") != std::string::npos;
   std::string text = defines + "#include \"kernel_shim.h\"\n#line 1 \"" + p.name + "\"\n" + translate(p.source) + "\n";
   for (std::sregex_iterator at(p.source.begin(), p.source.end(), kernel), end; at != end; ++at) {
-    text += "SHIM_EXPORT(" + (*at)[1].str() + ", " + (sync ? "true" : "false") + ")\n";
+    std::string bound = (*at)[1].matched ? (*at)[1].str() : (*at)[2].matched ? (*at)[2].str() : "1024";
+    text += "SHIM_EXPORT(" + (*at)[3].str() + ", " + (sync ? "true" : "false") + ", " + bound + ")\n";
   }
   std::string home = folder(), cache = home + "/kernels";
   mkdir(cache.c_str(), 0700);

@@ -28,7 +28,8 @@ enum Status : int {
   INVALID_IMAGE = 200, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600,
   ILLEGAL_ADDRESS = 700, LAUNCH_OUT_OF_RESOURCES = 701, MISALIGNED_ADDRESS = 716, LAUNCH_FAILED = 719,
   NOT_PERMITTED = 800, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_UNMATCHED = 903,
-  CAPTURE_UNJOINED = 904, CAPTURE_ISOLATION = 905, CAPTURE_IMPLICIT = 906, CAPTURED_EVENT = 907,
+  CAPTURE_UNJOINED = 904, CAPTURE_ISOLATION = 905, CAPTURE_IMPLICIT = 906, CAPTURED_EVENT = 907, CAPTURE_WRONG_THREAD = 908,
+  GRAPH_EXEC_UPDATE_FAILURE = 910,
 };
 
 // Says on stderr what a status alone does not, and returns the status.
@@ -51,12 +52,14 @@ struct Capture {
   std::vector<Op> ops;            // in the order of issue, which is an order that the events allow
   std::set<Stream*> unjoined;     // forked streams whose last work no event has brought back
   Stream* origin = nullptr;
+  std::thread::id thread;         // which must end it; none in relaxed mode
   bool invalid = false;
 };
 struct Stream {
   std::deque<Op> queue;
   u64 pushed = 0, popped = 0;
   bool stop = false;
+  int device = -1;                // its context's
   int reserved = 0;               // NCCL calls in progress: nothing else may be put here meanwhile
   std::shared_ptr<Capture> capture;
   std::thread thread;
@@ -64,17 +67,20 @@ struct Stream {
 extern std::mutex& state;         // guards streams and events; leaked, because threads outlive exit handlers
 extern std::condition_variable& changed;
 Stream* find_stream(u64 handle);  // null if there is none
+bool stream_is_of(u64 handle, int device);  // the default stream is everybody's
 int enqueue(u64 stream, Op op);   // or records it, where the stream captures
 int enqueue_reserved(u64 stream, Op op);  // by whoever has reserved the stream
 // Whether this thread captures in a mode that forbids what may wait for the GPU, or allocate; that capture is then lost.
 bool capturing();
+// Whether kernels and products do nothing: what is left of a step's time is the host's. (SHARDWISE_STANDIN_IDLE=1)
+bool idle();
 void drain(Stream* stream);
 void drain_all();
 
 // ---- memory: every range that the library is given must lie in a live allocation ----
 bool on_device(u64 address, u64 bytes);
 bool pinned(u64 address, u64 bytes);
-int allocate(u64* address, u64 bytes);
+int allocate(u64* address, u64 bytes, bool pool = false);
 int release(u64 address);
 int check_canaries();             // ILLEGAL_ADDRESS if somebody wrote past the end of an allocation
 

@@ -13,6 +13,7 @@ std::atomic<int> sticky{0};
 namespace {
 
 struct Event {
+  int device = -1;
   u64 recorded = 0, reached = 0;
   double time = 0;
   bool timing = false;
@@ -23,6 +24,7 @@ struct Event {
 auto& streams = *new std::set<Stream*>;
 auto& events = *new std::map<u64, std::shared_ptr<Event>>;
 auto& graphs = *new std::map<u64, std::vector<Op>>;
+auto& executables = *new std::map<u64, std::shared_ptr<const std::vector<Op>>>;
 u64 next_handle = 0x10000;
 int captures = 0;
 auto& guarded = *new std::map<std::thread::id, std::shared_ptr<Capture>>;  // by thread, unless it captures in relaxed mode
@@ -95,6 +97,11 @@ Stream* find_stream(u64 handle) {
   return streams.count(stream) ? stream : nullptr;
 }
 
+bool stream_is_of(u64 handle, int device) {
+  Stream* stream = find_stream(handle);
+  return !stream || handle == 0 || stream->device == device;
+}
+
 static int enqueue_as(u64 handle, Op op, bool reserved) {
   Stream* stream = find_stream(handle);
   if (!stream) return complain(INVALID_HANDLE, "work for a stream that does not exist");
@@ -115,6 +122,14 @@ bool capturing() {
   if (found == guarded.end()) return false;
   found->second->invalid = true;
   return complain(CAPTURE_UNSUPPORTED, "a call that may allocate or wait, while this thread captures") != OK;
+}
+
+bool idle() {
+  static bool yes = [] {
+    const char* text = getenv("SHARDWISE_STANDIN_IDLE");
+    return text && std::string(text) == "1";
+  }();
+  return yes;
 }
 
 void drain(Stream* stream) {
@@ -140,6 +155,7 @@ API int cuStreamCreateWithPriority(u64* out, unsigned flags, int) {
   NEEDS_CONTEXT;
   if (flags > 1) return INVALID_VALUE;
   auto* stream = make_stream();
+  stream->device = current_device;
   Lock lock(state);
   streams.insert(stream);
   *out = reinterpret_cast<u64>(stream);
@@ -220,6 +236,7 @@ API int cuEventCreate(u64* out, unsigned flags) {
   Lock lock(state);
   auto event = std::make_shared<Event>();
   event->timing = !(flags & 2);
+  event->device = current_device;
   *out = next_handle++;
   events[*out] = event;
   return OK;
@@ -236,6 +253,7 @@ API int cuEventRecord(u64 handle, u64 stream_handle) {
   Lock lock(state);
   auto event = find_event(handle);
   if (!event || !stream) return INVALID_HANDLE;
+  if (stream_handle != 0 && event->device != stream->device) return complain(INVALID_HANDLE, "an event is recorded in a stream of another context");
   if (stream->capture) {
     event->capture = stream->capture;
     event->captured_in = stream;
@@ -292,7 +310,7 @@ API int cuStreamBeginCapture_v2(u64 handle, int mode) {
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
   captures++;
-  if (mode != 2) guarded[std::this_thread::get_id()] = stream->capture;
+  if (mode != 2) guarded[stream->capture->thread = std::this_thread::get_id()] = stream->capture;
   return OK;
 }
 
@@ -304,6 +322,7 @@ API int cuStreamEndCapture(u64 handle, u64* graph) {
   *graph = 0;
   auto capture = stream->capture;
   if (!capture || capture->origin != stream) return CAPTURE_UNMATCHED;
+  if (capture->thread != std::thread::id() && capture->thread != std::this_thread::get_id()) return CAPTURE_WRONG_THREAD;
   for (auto* other : streams) {
     if (other->capture == capture) other->capture = nullptr;
   }
@@ -331,38 +350,50 @@ API int cuGraphInstantiateWithFlags(u64* executable, u64 graph, u64) {
   auto found = graphs.find(graph);
   if (found == graphs.end()) return INVALID_VALUE;
   *executable = next_handle++;
-  auto ops = found->second;
-  graphs[*executable] = std::move(ops);
+  executables[*executable] = std::make_shared<const std::vector<Op>>(found->second);
   return OK;
 }
 
-API int cuGraphExecUpdate_v2(u64 executable, u64 graph, void*) {
+API int cuGraphExecUpdate_v2(u64 executable, u64 graph, int* info) {
+  NEEDS_CONTEXT;
   Lock lock(state);
-  auto to = graphs.find(executable), from = graphs.find(graph);
-  if (to == graphs.end() || from == graphs.end()) return INVALID_VALUE;
-  if (to->second.size() != from->second.size()) return 910;
-  to->second = from->second;
+  auto to = executables.find(executable);
+  auto from = graphs.find(graph);
+  if (to == executables.end() || from == graphs.end() || !info) return INVALID_VALUE;
+  bool fits = to->second->size() == from->second.size();
+  memset(info, 0, 24);
+  info[0] = fits ? 0 : 2;  // CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED
+  if (!fits) return complain(GRAPH_EXEC_UPDATE_FAILURE, "a graph of %zu nodes is updated to one of %zu", to->second->size(), from->second.size());
+  to->second = std::make_shared<const std::vector<Op>>(from->second);
   return OK;
 }
 
 API int cuGraphUpload(u64 executable, u64 stream) {
   NEEDS_CONTEXT;
   Lock lock(state);
-  return graphs.count(executable) ? OK : INVALID_VALUE;
+  return executables.count(executable) ? OK : INVALID_VALUE;
 }
 
 API int cuGraphLaunch(u64 executable, u64 handle) {
   NEEDS_CONTEXT;
   Stream* stream = find_stream(handle);
   Lock lock(state);
-  auto found = graphs.find(executable);
-  if (found == graphs.end() || !stream) return found == graphs.end() ? INVALID_VALUE : INVALID_HANDLE;
-  for (auto& op : found->second) {
-    if (int status = push(stream, op, false)) return status;
+  auto found = executables.find(executable);
+  if (found == executables.end() || !stream) return found == executables.end() ? INVALID_VALUE : INVALID_HANDLE;
+  if (stream->capture) {
+    stream->capture->invalid = true;
+    return complain(CAPTURE_UNSUPPORTED, "a graph is launched in a stream that captures");
   }
+  // One thing in the stream, so that a launch costs as little as a real one does.
+  int status = push(stream, [ops = found->second] {
+    for (auto& op : *ops) {
+      if (int status = op()) return status;
+    }
+    return int(OK);
+  }, false);
   lock.unlock();
   changed.notify_all();
-  return OK;
+  return status;
 }
 
 API int cuGraphDestroy(u64 graph) {
@@ -370,4 +401,7 @@ API int cuGraphDestroy(u64 graph) {
   return graphs.erase(graph) ? OK : INVALID_VALUE;
 }
 
-API int cuGraphExecDestroy(u64 executable) { return cuGraphDestroy(executable); }
+API int cuGraphExecDestroy(u64 executable) {
+  Lock lock(state);
+  return executables.erase(executable) ? OK : INVALID_VALUE;
+}

@@ -6,9 +6,13 @@ export const ON_GPU = Deno.env.get("SHARDWISE_TEST_CUDA") === "1";
 
 const missing = ON_GPU ? undefined : standinMissing();
 
-/** Variables of a process that is to use the tests' CUDA libraries; builds the stand-in at the first call. */
+/**
+ * Variables of a process that is to use the tests' CUDA libraries; builds the stand-in at the first call. Over the stand-in ranks reduce by NCCL
+ * unless a test says otherwise: which means is the faster there says nothing, and changes from job to job.
+ */
 export async function cudaEnv(): Promise<Record<string, string>> {
-  return ON_GPU ? Deno.env.toObject() : { SHARDWISE_CUDA_LIBS: await buildStandin() };
+  if (ON_GPU) return Deno.env.toObject();
+  return { SHARDWISE_CUDA_LIBS: await buildStandin(), SHARDWISE_CUDA_ALL_REDUCE: "nccl" };
 }
 
 /** A test that needs CUDA libraries; skipped, saying what is missing, where there is neither a compiler nor enough GPUs. */

@@ -46,9 +46,19 @@ export function whole(operand: Operand, shape: readonly number[]): Access {
   return { operand, offset: 0, strides: stridesOf(shape) };
 }
 
+/** Strides of a tensor in its memory. */
+export function stridesIn({ shape, strides }: KernelTensor): readonly number[] {
+  return strides ?? stridesOf(shape);
+}
+
 /** A tensor of `shape` broadcast to `to`, aligned at the right as ONNX does. */
-export function broadcast(operand: Operand, shape: readonly number[], to: readonly number[]): Access {
-  const own = stridesOf(shape), lead = to.length - shape.length;
+export function broadcast(
+  operand: Operand,
+  shape: readonly number[],
+  to: readonly number[],
+  own: readonly number[] = stridesOf(shape),
+): Access {
+  const lead = to.length - shape.length;
   return { operand, offset: 0, strides: to.map((_, d) => (d < lead || shape[d - lead] === 1 ? 0 : own[d - lead]!)) };
 }
 

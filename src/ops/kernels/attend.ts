@@ -1,13 +1,15 @@
 /**
  * Scaled dot-product attention as steps. Few queries, as in decoding: one kernel that reads the cache once, for as many keys as memory on the
- * device tells. Many queries of 16-bit floats: one that goes through the keys tile by tile. Others: scores by one batched product, a softmax
- * that scales, caps and masks, and the mix of values by another; query heads that share a key/value head are rows of the same product.
+ * device tells. Many queries: one that goes through the keys tile by tile, on tensor cores where floats have 16 bits. Doubles, and heads that
+ * are too large: scores by one batched product, a softmax that scales, caps and masks, and the mix of values by another; query heads that
+ * share a key/value head are rows of the same product.
  */
 import { broadcast, stridesOf, whole } from "./access.ts";
 import type { Access, AttentionSizes, KernelStep, Operand, Params } from "./kernel.ts";
 import { matmulSteps } from "./products.ts";
 import { softmaxRows } from "./rows.ts";
 import type { AttentionStream } from "./attention_stream.ts";
+import { blockedAttention } from "./blocked_attention.ts";
 import { streamedAttention } from "./streamed_attention.ts";
 import { tiledAttention } from "./tiled_attention.ts";
 
@@ -51,10 +53,8 @@ export type Take = (dtype: Operand["dtype"], shape: readonly number[]) => Operan
 
 /** More queries than this are products of matrices. */
 const FEW_QUERIES = 4;
-/** Elements of a head that a warp can hold for all of a head's queries. */
+/** Elements of a head that threads can hold for their queries. */
 const LARGEST_HEAD = 256;
-/** Elements of a head whose tiles fit in shared memory. */
-const LARGEST_TILED = 128;
 /** Blocks that a GPU can be given at once, and keys that are worth a block. */
 const BLOCKS = 512, KEYS_PER_BLOCK = 128;
 
@@ -63,15 +63,15 @@ export function attend(
   attention: Attention,
   to: { readonly result: AttentionResult; readonly take: Take },
 ): KernelStep[] {
-  const { size, valueSize, queries } = attention.sizes, { dtype } = attention.query;
-  const few = queries <= FEW_QUERIES && size <= LARGEST_HEAD && valueSize <= LARGEST_HEAD && dtype !== "f64";
-  if (few) return streamed(attention, to);
-  const isHalf = dtype === "f16" || dtype === "bf16", fits = (n: number) => n % 8 === 0 && n <= LARGEST_TILED;
+  const { batch, heads, size, valueSize, queries } = attention.sizes, { dtype } = attention.query;
+  if (size > LARGEST_HEAD || valueSize > LARGEST_HEAD || dtype === "f64") return multiplied(attention, to);
+  if (queries <= FEW_QUERIES) return streamed(attention, to);
+  if (batch * heads * queries === 0) return [];
+  const isHalf = dtype === "f16" || dtype === "bf16";
   // Elements are read and written in pairs, and copied by eights.
   const isEven = to.result.strides.slice(0, 3).every((s) => s % 2 === 0) && to.result.offset % 2 === 0;
-  return isHalf && fits(size) && fits(valueSize) && isEven
-    ? [tiledAttention(streamOf(attention, to.result))]
-    : multiplied(attention, to);
+  const isTiled = isHalf && size % 8 === 0 && valueSize % 8 === 0 && isEven;
+  return [(isTiled ? tiledAttention : blockedAttention)(streamOf(attention, to.result))];
 }
 
 /** A condition or limit with `c0`, … as the reads behind `base` others. */
@@ -103,7 +103,7 @@ function masksOf({ sizes: { batch, heads, queries, keys }, masks }: Attention): 
   return masks.map((m) => broadcast(m.operand, m.shape, [batch, heads, queries, keys]));
 }
 
-/** What both kernels that stream keys are given. */
+/** What the kernels are given that go through keys once. */
 function streamOf(attention: Attention, result: AttentionResult): AttentionStream {
   const { sizes, masks } = attention, { batch, heads, kvHeads, queries, keys, size, valueSize } = sizes;
   const room = attention.room ?? keys;

@@ -36,6 +36,11 @@ const SCATTERING: Readonly<Record<string, { readonly indices: number; readonly r
 
 const keyOf = ({ domain, op }: Call) => (domain === "" ? op : `${domain}.${op}`);
 
+/** Whether only data tells how many rows a call gives, of which there could be as many as there are elements. */
+export function countsRows(node: Call): boolean {
+  return Object.hasOwn(COUNTING, keyOf(node));
+}
+
 /** `bindings`, and for each size that only data tells the largest that it could be. */
 export function withBounds(graph: Graph<"local">, bindings: Bindings): Bindings {
   const all = new Map(bindings);

@@ -10,10 +10,12 @@
 import type { DType } from "../../core/dtype.ts";
 import type { Attributes, Call } from "../../graph/graph.ts";
 
-/** A tensor in device memory: contiguous, row-major, all sizes known. */
+/** A tensor in device memory: row-major, all sizes known. */
 export interface KernelTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
+  /** Where there are gaps between rows, as in the memory of a state that grows: elements from index to index of each dim. */
+  readonly strides?: readonly number[];
 }
 
 /** What a lowering is given: one call with its sizes. */

@@ -2,13 +2,16 @@
 import type { Attributes } from "../../graph/graph.ts";
 import { floatOf, intOf, stringOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
-import { broadcast, input, inputOf, output, outputOf, unknownForm, whole } from "./access.ts";
+import { broadcast, input, inputOf, output, outputOf, stridesIn, unknownForm, whole } from "./access.ts";
 import type { KernelContext, Lowered, Lowering, MapStep, Params } from "./kernel.ts";
 
 /** An elementwise step over the inputs that are there, broadcast to the output. */
 export function mapOf(context: KernelContext, expression: string, params: Params = {}): Lowered {
   const { shape } = outputOf(context);
-  const reads = context.inputs.flatMap((t, i) => (t ? [broadcast(input(context, i), t.shape, shape)] : []));
+  const reads = context.inputs.flatMap((
+    t,
+    i,
+  ) => (t ? [broadcast(input(context, i), t.shape, shape, stridesIn(t))] : []));
   return { steps: [{ kind: "map", shape, reads, write: whole(output(context), shape), expression, params }] };
 }
 

@@ -11,6 +11,7 @@ import {
   intsOf,
   output,
   outputOf,
+  stridesIn,
   stridesOf,
   unknownForm,
   whole,
@@ -23,19 +24,23 @@ export function copy(shape: readonly number[], read: Access, write: Access): Map
 }
 
 /** Same elements, other shape. */
-const alias: Lowering = () => ({ steps: [{ kind: "alias", input: 0, output: 0 }] });
+function alias(context: KernelContext): Lowered {
+  const { shape, strides } = inputOf(context, 0);
+  if (!strides) return { steps: [{ kind: "alias", input: 0, output: 0 }] };
+  return { steps: [copy(shape, { operand: input(context, 0), offset: 0, strides }, whole(output(context), shape))] };
+}
 
 function transpose(context: KernelContext): Lowered {
   const { shape } = inputOf(context, 0), to = outputOf(context).shape;
   const perm = intsAttribute(context.attributes, "perm") ?? shape.map((_, d) => shape.length - 1 - d);
-  const own = stridesOf(shape);
+  const own = stridesIn(inputOf(context, 0));
   const read = { operand: input(context, 0), offset: 0, strides: perm.map((p) => own[p]!) };
   return { steps: [copy(to, read, whole(output(context), to))] };
 }
 
 function expand(context: KernelContext): Lowered {
-  const to = outputOf(context).shape;
-  const read = broadcast(input(context, 0), inputOf(context, 0).shape, to);
+  const to = outputOf(context).shape, x = inputOf(context, 0);
+  const read = broadcast(input(context, 0), x.shape, to, stridesIn(x));
   return { steps: [copy(to, read, whole(output(context), to))] };
 }
 
@@ -64,7 +69,7 @@ function sliceOf(context: KernelContext): { start: number[]; step: number[] } {
 }
 
 function slice(context: KernelContext): Lowered {
-  const to = outputOf(context).shape, own = stridesOf(inputOf(context, 0).shape), { start, step } = sliceOf(context);
+  const to = outputOf(context).shape, own = stridesIn(inputOf(context, 0)), { start, step } = sliceOf(context);
   const read = {
     operand: input(context, 0),
     offset: start.reduce((sum, s, d) => sum + s * own[d]!, 0),
@@ -74,20 +79,21 @@ function slice(context: KernelContext): Lowered {
 }
 
 function concat(context: KernelContext): Lowered {
-  const to = outputOf(context).shape, strides = stridesOf(to);
-  const axis = axisOf(intOf(context.attributes, "axis") ?? 0, to.length);
+  const to = outputOf(context).shape, axis = axisOf(intOf(context.attributes, "axis") ?? 0, to.length);
+  const room = context.rooms?.[0], strides = stridesOf(room === undefined ? to : to.with(axis, room));
   let at = 0;
   const steps = context.inputs.flatMap((tensor, i): KernelStep[] => {
     const { shape } = tensor!, offset = at * strides[axis]!;
     at += shape[axis]!;
-    if (count(shape) === 0) return [];
+    // What grows in the memory of the first lies there already.
+    if (count(shape) === 0 || (room !== undefined && i === 0)) return [];
     return [copy(shape, whole(input(context, i), shape), { operand: output(context), offset, strides })];
   });
   return { steps };
 }
 
 function split(context: KernelContext): Lowered {
-  const { shape } = inputOf(context, 0), strides = stridesOf(shape);
+  const { shape } = inputOf(context, 0), strides = stridesIn(inputOf(context, 0));
   const axis = axisOf(intOf(context.attributes, "axis") ?? 0, shape.length);
   const sizes = intsAttribute(context.attributes, "split") ?? (context.inputs[1] ? intsOf(context, 1) : undefined);
   const each = Math.ceil(shape[axis]! / context.outputs.length);
@@ -212,7 +218,8 @@ function oneHot(context: KernelContext): Lowered {
 
 function constantOfShape(context: KernelContext): Lowered {
   const { shape, dtype } = outputOf(context), value = tensorOf(context.attributes, "value");
-  const fill = value ? toNumbers(hostTensorFromBytes(dtype, [1], value.bytes().slice()))[0]! : 0;
+  // The output may be held in another dtype than the attribute's.
+  const fill = value ? toNumbers(hostTensorFromBytes(value.dtype, [1], value.bytes().slice()))[0]! : 0;
   return {
     steps: [{
       kind: "map",

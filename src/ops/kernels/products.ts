@@ -11,16 +11,21 @@ interface Batch {
   readonly lead: readonly number[];
   readonly rows: number;
   readonly columns: number;
-  /** Elements from one matrix to the next; `rows · columns` by default. */
+  /** Elements from one row to the next; `columns` by default. */
+  readonly stride?: number;
+  /** Elements from one matrix to the next; `rows · stride` by default. */
   readonly pitch?: number;
 }
 
-function batchOf(operand: Operand, shape: readonly number[]): Batch {
-  return { operand, lead: shape.slice(0, -2), rows: shape.at(-2)!, columns: shape.at(-1)! };
+function batchOf(operand: Operand, shape: readonly number[], strides?: readonly number[]): Batch {
+  const batch = { operand, lead: shape.slice(0, -2), rows: shape.at(-2)!, columns: shape.at(-1)! };
+  return strides && shape.length > 1
+    ? { ...batch, stride: strides.at(-2)!, ...(shape.length > 2 ? { pitch: strides.at(-3)! } : {}) }
+    : batch;
 }
 
-function matrix({ operand, columns }: Pick<Batch, "operand" | "columns">, transposed = false): Matrix {
-  return { operand, offset: 0, stride: columns, batch: 0, transposed };
+function matrix({ operand, columns, stride = columns }: Batch, transposed = false): Matrix {
+  return { operand, offset: 0, stride, batch: 0, transposed };
 }
 
 /**
@@ -42,10 +47,12 @@ export function matmulSteps(
   if (batches * m * n === 0) return [];
   const step = { kind: "gemm" as const, n, k, alpha, beta };
   const am = matrix(a, transposeA), bm = matrix(b, transposeB), cm = matrix(c);
-  if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA) {
+  const isDense = ({ rows, columns, stride = columns, pitch = rows * stride }: Batch) => pitch === rows * stride;
+  if (count(b.lead) === 1 && count(a.lead) === batches && !transposeA && (batches === 1 || isDense(a))) {
     return [{ ...step, m: batches * m, batches: 1, a: am, b: bm, c: cm }];
   }
-  const sizes = { a: a.pitch ?? a.rows * a.columns, b: b.pitch ?? b.rows * b.columns, c: m * n };
+  const pitch = (x: Batch) => x.pitch ?? x.rows * (x.stride ?? x.columns);
+  const sizes = { a: pitch(a), b: pitch(b), c: m * n };
   const own = (batch: Batch, size: number): number[] => {
     const strides = stridesOf(batch.lead), skip = lead.length - batch.lead.length;
     return lead.map((_, d) => (d < skip || batch.lead[d - skip] === 1 ? 0 : strides[d - skip]! * size));
@@ -88,14 +95,15 @@ function requireFloat(context: KernelContext): void {
 /** `MatMul` of inputs 0 and 1: a vector is a matrix of one row (at the left) or one column. */
 export function matmul(context: KernelContext, flags: { a?: boolean; b?: boolean; alpha?: number } = {}): Lowered {
   requireFloat(context);
-  const left = inputOf(context, 0).shape, right = inputOf(context, 1).shape, to = outputOf(context).shape;
+  const { shape: left, strides: own } = inputOf(context, 0), { shape: right, strides: other } = inputOf(context, 1);
+  const to = outputOf(context).shape;
   const a = left.length === 1 ? [1, ...left] : left, b = right.length === 1 ? [...right, 1] : right;
   const lead = to.slice(0, to.length - (left.length > 1 ? 1 : 0) - (right.length > 1 ? 1 : 0));
   const rows = flags.a ? a.at(-1)! : a.at(-2)!, columns = flags.b ? b.at(-2)! : b.at(-1)!;
   return {
     steps: matmulSteps([
-      batchOf(input(context, 0), a),
-      batchOf(input(context, 1), b),
+      batchOf(input(context, 0), a, own),
+      batchOf(input(context, 1), b, other),
       { operand: output(context), lead, rows, columns },
     ], { transposeA: flags.a ?? false, transposeB: flags.b ?? false, alpha: flags.alpha ?? 1 }),
   };

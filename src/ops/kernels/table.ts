@@ -1,4 +1,6 @@
 /** How ops run on a GPU: every lowering, by op. An op that is not in it runs on CPU ranks only. */
+import { intOf } from "../../graph/attributes.ts";
+import type { Call } from "../../graph/graph.ts";
 import { ATTENTION } from "./attention.ts";
 import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
@@ -60,10 +62,30 @@ export function isElementwise(node: { readonly domain: string; readonly op: stri
 export interface Growth {
   readonly input: number;
   readonly output: number;
+  /** Counted from either end. */
   readonly dim: number;
 }
 
-/** Which outputs of an op may grow in the memory of an input. */
-export function growthOf(node: { readonly domain: string; readonly op: string }): readonly Growth[] {
-  return GROWTH[node.domain === "" ? node.op : `${node.domain}.${node.op}`] ?? [];
+/** Which outputs of a call may grow in the memory of an input. */
+export function growthOf(node: Pick<Call, "domain" | "op" | "inputs" | "attributes">): readonly Growth[] {
+  const key = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
+  if (key !== "Concat") return GROWTH[key] ?? [];
+  const dim = intOf(node.attributes, "axis");
+  return node.inputs.length === 2 && dim !== undefined ? [{ input: 0, output: 0, dim }] : [];
+}
+
+/** Ops that read tensors with gaps between rows; products, if these are rows of a matrix or within one. */
+const READ_WITH_GAPS = new Set([
+  ...Object.keys(MAPS),
+  ...["Expand", "Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"],
+]);
+const PRODUCTS_WITH_GAPS = new Set(["MatMul", "com.microsoft.FusedMatMul"]);
+
+/** Whether an op reads a tensor of `rank` dims that has gaps along dim `dim`. */
+export function readsGaps(
+  node: { readonly domain: string; readonly op: string },
+  { dim, rank }: { readonly dim: number; readonly rank: number },
+): boolean {
+  const key = node.domain === "" ? node.op : `${node.domain}.${node.op}`;
+  return READ_WITH_GAPS.has(key) || (PRODUCTS_WITH_GAPS.has(key) && dim >= rank - 2);
 }

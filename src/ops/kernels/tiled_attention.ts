@@ -8,11 +8,11 @@ import type { CodeStep } from "./kernel.ts";
 
 const WARPS = 4, QUERIES = 16 * WARPS;
 
-/** The kernel of an attention whose heads have sizes that are multiples of 8, and at most 128. */
+/** The kernel of an attention whose heads have sizes that are multiples of 8, and at most 256. */
 export function tiledAttention(attention: AttentionStream): CodeStep {
   const { sizes: { batch, heads, kvHeads, queries, keys, size, valueSize } } = attention;
   // Two stages of keys and values take at most 40 KiB of shared memory.
-  const tile = Math.max(size, valueSize) <= 64 ? 64 : 32;
+  const largest = Math.max(size, valueSize), tile = largest <= 64 ? 64 : largest <= 128 ? 32 : 16;
   const dims = Math.ceil(size / 16), values = Math.ceil(valueSize / 16);
   // Rows 16 bytes longer than their elements begin in other banks.
   const keyRow = dims * 16 + 8, valueRow = values * 16 + 8;

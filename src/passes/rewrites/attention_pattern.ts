@@ -1,19 +1,19 @@
 /**
- * Finding attention in an exporter's graph: weights, scores, the terms of the mask, and the cache.
+ * Finding attention in an exporter's graph: weights, scores and the terms of the mask.
  *
  * ```text
  * y        MatMul(weights, values), or Attention(%q, keys, values, %mask) of opset 23
  * weights  Softmax(masked), or Where(IsNaN(Softmax(masked)), 0, Softmax(masked))
  * masked   scores | masked · number | Add(masked, %mask) | Where(%condition, masked, number) | Where(%condition, number, masked)
  * scores   cap(scale · MatMul(%q · a, Transpose(%keys) · b))
- * keys     Concat(%past, %step) over dim 2, each head repeated by Unsqueeze, Expand and Reshape where heads share keys
  * ```
+ * What keys and values are is for the rules to say: a growing cache (growing_cache.ts), or anything.
  */
-import { dimMul } from "../../core/dim.ts";
 import { floatOf, intOf } from "../../graph/attributes.ts";
-import { type Call, isCall, opKey } from "../../graph/graph.ts";
+import { type Call, opKey } from "../../graph/graph.ts";
 import type { MaskTerm } from "./causal_mask.ts";
 import type { Matcher } from "./matcher.ts";
+import type { Heads } from "./merge_heads.ts";
 
 /** Attention as it was found. */
 export interface Attention {
@@ -42,14 +42,22 @@ function attentionOp(node: Call, m: Matcher): Attention | string {
     return "the op itself has the cache";
   }
   if (m.shape(query)?.length !== 4 || typeof size !== "number") return "heads are not in a dim of their own";
-  if (intOf(attributes, "is_causal") || floatOf(attributes, "softcap") || mask === "") {
+  if (intOf(attributes, "is_causal") || floatOf(attributes, "softcap")) {
     return "the op masks by itself, or has a soft cap";
   }
-  const term: MaskTerm = m.value(mask).type.dtype === "bool"
-    ? { kind: "where", condition: mask, shows: true, hidden: -Infinity }
-    : { kind: "add", name: mask, scale: 1 };
   const scale = floatOf(attributes, "scale") ?? 1 / Math.sqrt(size);
-  return { scores: { query, keys, scale, softcap: 0, inner: [] }, terms: [term], guarded: true, values, inner: [] };
+  const scores: Scores = { query, keys: { name: keys, form: "heads first" }, scale, softcap: 0, inner: [] };
+  return { scores, terms: maskOfOp(mask, m), guarded: true, values, inner: [] };
+}
+
+function maskOfOp(mask: string, m: Matcher): MaskTerm[] {
+  if (mask === "") return [];
+  const isCondition = m.value(mask).type.dtype === "bool";
+  return [
+    isCondition
+      ? { kind: "where", condition: mask, shows: true, hidden: -Infinity }
+      : { kind: "add", name: mask, scale: 1 },
+  ];
 }
 
 function writtenOut(node: Call, m: Matcher): Attention | string | undefined {
@@ -60,9 +68,7 @@ function writtenOut(node: Call, m: Matcher): Attention | string | undefined {
   const axis = intOf(softmax.attributes, "axis") ?? (m.opset < 13 ? 1 : -1);
   if (ndim !== 4 || (axis !== -1 && axis !== 3)) return "scores are not [batch, heads, sequence, keys]";
   const masked = maskedScores(softmax.inputs[0]!, m);
-  if (!masked || masked.terms.length === 0) {
-    return "scores are not a scaled product of queries and keys, with a mask added";
-  }
+  if (!masked) return "scores are not a scaled product of queries and keys, with masks added";
   const inner = [
     ...weights.inner,
     ...masked.inner,
@@ -97,8 +103,7 @@ function attentionWeights(name: string, m: Matcher): Weights | undefined {
 /** The product of queries and keys. */
 export interface Scores {
   readonly query: string;
-  /** `[batch, heads, keys, dim]`. */
-  readonly keys: string;
+  readonly keys: Heads;
   readonly scale: number;
   readonly softcap: number;
   readonly inner: readonly string[];
@@ -174,69 +179,32 @@ function scoresOf(name: string, m: Matcher): Scores | undefined {
   const keys = unscaled(turned.name, m);
   // Whether the query is read elsewhere does not matter: it is read as it is.
   inner.push(...k!.inner, ...turned.inner, ...keys.inner);
-  return { query: q!.name, keys: keys.name, scale: scale * keys.scale, softcap, inner };
+  return {
+    query: q!.name,
+    keys: { name: keys.name, form: turned.form },
+    scale: scale * keys.scale,
+    softcap,
+    inner,
+  };
 }
 
 /** What `[…, dim, keys]` is the transpose of; torch.export's form folds batch and heads before. */
-function turnedKeys(
-  name: string,
-  m: Matcher,
-): { readonly name: string; readonly inner: readonly string[] } | undefined {
+function turnedKeys(name: string, m: Matcher): (Heads & { readonly inner: readonly string[] }) | undefined {
   const plain = m.transposed(name, [0, 1, 3, 2]);
-  if (plain !== undefined) return { name: plain, inner: [name] };
+  if (plain !== undefined) return { name: plain, form: "heads first", inner: [name] };
+  const split = m.transposed(name, [0, 2, 3, 1]);
+  if (split !== undefined) return { name: split, form: "tokens first", inner: [name] };
   const unfolded = m.call(name, "Reshape"), turned = unfolded?.inputs[0] ?? "";
   const folded = unfolded && m.transposed(turned, [0, 2, 1]), fold = folded && m.call(folded, "Reshape");
   if (!fold) return undefined;
   const keys = fold.inputs[0]!, from = m.shape(keys), between = m.shape(folded), to = m.shape(name);
   const keeps = from?.length === 4 && between?.length === 3 && to?.length === 4 && m.sameDim(between[1], from[2]) &&
     m.sameDim(between[2], from[3]) && [0, 1, 3, 2].every((d, i) => m.sameDim(to[i], from[d]));
-  return keeps ? { name: keys, inner: [name, turned, folded] } : undefined;
+  return keeps ? { name: keys, form: "heads first", inner: [name, turned, folded] } : undefined;
 }
 
 function unscaled(name: string, m: Matcher): { name: string; scale: number; inner: string[] } {
   const found = m.withScalar(name, "Mul", "Div");
   if (!found) return { name, scale: 1, inner: [] };
   return { name: found.operand, scale: found.call.op === "Mul" ? found.scalar : 1 / found.scalar, inner: [name] };
-}
-
-/** A cache that grows. */
-export interface Cache {
-  readonly past: string;
-  /** What is added, `[batch, kv heads, sequence, dim]`. */
-  readonly step: string;
-  /** The result of the model that the longer cache is. */
-  readonly result: string;
-  /** The nodes that make the longer cache, of which the last one may be an Identity. */
-  readonly nodes: readonly Call[];
-  readonly inner: readonly string[];
-}
-
-/** The cache behind `name`, whose heads may be repeated; or why it is none. */
-export function cacheOf(name: string, m: Matcher): Cache | string {
-  const inner: string[] = [];
-  let at = name;
-  const reshape = m.call(at, "Reshape"), expand = reshape && m.call(reshape.inputs[0]!, "Expand");
-  const opened = expand && m.call(expand.inputs[0]!, "Unsqueeze");
-  if (reshape && expand && opened) {
-    const from = m.shape(opened.inputs[0]!), wide = m.shape(expand.outputs[0]!), to = m.shape(at);
-    const repeats = from?.length === 4 && wide?.length === 5 && to?.length === 4 &&
-      m.shape(opened.outputs[0]!)?.[2] === 1 && m.sameDim(wide[1], from[1]) && m.sameDim(wide[3], from[2]) &&
-      typeof wide[2] === "number" && m.sameDim(to[1], dimMul(wide[1]!, wide[2])) && m.sameDim(to[2], from[2]);
-    if (!repeats) return "keys or values are reshaped in a way that does not repeat heads";
-    inner.push(at, expand.outputs[0]!, opened.outputs[0]!);
-    at = opened.inputs[0]!;
-  }
-  const concat = m.call(at, "Concat");
-  if (!concat || concat.inputs.length !== 2 || m.concatDim(concat) !== 2 || m.shape(at)?.length !== 4) {
-    return "there is no cache: keys and values are not the Concat of an input and this step's";
-  }
-  const [past = "", step = ""] = concat.inputs;
-  if (!m.isPlaceholder(past)) return "what comes before this step's keys or values is no input of the model";
-  if (m.isResult(at)) return { past, step, result: at, nodes: [concat], inner };
-  const named = m.readers(at).filter(isCall).find((r) => opKey(r) === "Identity" && m.isResult(r.outputs[0]!));
-  const result = named?.outputs[0];
-  if (!named || result === undefined || m.readers(result).some((r) => r.kind !== "output")) {
-    return "the cache that grows is no result of the model";
-  }
-  return { past, step, result, nodes: [concat, named], inner: [...inner, at] };
 }

@@ -80,8 +80,13 @@ export function blindRows(mask: string, emit: Emit, known: Known): BlindRows {
 }
 
 /** Which rows show a key by more than `hides`: `[batch or 1, 1, sequence, 1]`. */
-function rowsThatSee(mask: string, hides: number, emit: Emit, { m, dtype, sizes, shape: of }: Known): string {
-  const shape = [of[0], 1, sizes.sequence, 1];
+export function rowsThatSee(
+  mask: string,
+  hides: number,
+  emit: Emit,
+  { m, dtype, shape: of }: { readonly m: Matcher; readonly dtype: FusedDType; readonly shape: MaskShape },
+): string {
+  const shape = [of[0], 1, of[2], 1];
   const highest = m.opset < 18
     ? emit.call({
       op: "ReduceMax",

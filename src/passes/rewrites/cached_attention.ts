@@ -14,18 +14,18 @@
  * after a token (causal_mask.ts), as the op does by itself. Rows from which the mask hides everything (padding tokens) get
  * what the graph gave them (blind_rows.ts).
  */
-import { type Dim, dimAdd, dimEquals, dimSub } from "../../core/dim.ts";
-import { float, int, ints as intsAttribute } from "../../graph/attributes.ts";
+import { type Dim, dimAdd, dimSub } from "../../core/dim.ts";
+import { float, int, ints } from "../../graph/attributes.ts";
 import type { Call, Node } from "../../graph/graph.ts";
-import { type Attention, attentionAt, cacheOf } from "./attention_pattern.ts";
-import type { Shape } from "../../graph/types.ts";
-import { blindRows, blindRowsProblem, type MaskShape } from "./blind_rows.ts";
-import { type MaskTerm, proveCausal } from "./causal_mask.ts";
+import { type Attention, attentionAt } from "./attention_pattern.ts";
+import { blindRows, blindRowsProblem } from "./blind_rows.ts";
+import { proveCausal } from "./causal_mask.ts";
 import { Emit } from "./emit.ts";
-import { type FusedDType, isFused, type Matcher } from "./matcher.ts";
+import { cacheOf } from "./growing_cache.ts";
+import { oneMask, shapeOfMask } from "./mask_terms.ts";
+import { isFused, type Matcher } from "./matcher.ts";
+import { HEADS_FIRST, mergeHeads } from "./merge_heads.ts";
 import type { Answer, FreshNames, Rewrite } from "./rewrite.ts";
-
-const HEADS_FIRST = [0, 2, 1, 3];
 
 export const CACHED_ATTENTION: Rewrite = {
   name: "cached_attention",
@@ -42,7 +42,7 @@ interface Surroundings {
 }
 
 function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { m, names }: Surroundings): Answer {
-  const keys = cacheOf(scores.keys, m), values = cacheOf(found.values, m);
+  const keys = cacheOf(scores.keys.name, m), values = cacheOf(found.values, m);
   if (typeof keys === "string") return keys;
   if (typeof values === "string") return values;
 
@@ -64,7 +64,9 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
   }
   const total = dimAdd(past, sequence), sizes = { batch, heads, past, sequence, total };
   const maskShape = shapeOfMask(terms, m, sizes);
-  if (!maskShape) return "the mask is not [batch or 1, heads or 1, sequence, past + sequence]";
+  if (!maskShape || !m.sameDim(maskShape[2], sequence)) {
+    return "the mask is not [batch or 1, heads or 1, sequence, past + sequence]";
+  }
   const proof = proveCausal(terms, m, sizes);
   if (typeof proof === "string") return proof;
   const blind = { guarded, hidden: proof.hidden, dtype, shape: maskShape };
@@ -89,10 +91,11 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
   const type = { dtype, shape: [batch, sequence, width] } as const;
   const [pastKey, pastValue] = [keys.past, values.past];
   const { lengths, count } = keyCounts(emit, { batch, total });
+  const byWidth = (name: string) => mergeHeads({ name, form: "heads first" }, m, emit);
   const inputs = [
-    merge(scores.query, m, emit),
-    merge(keys.step, m, emit),
-    merge(values.step, m, emit),
+    byWidth(scores.query),
+    byWidth(keys.step),
+    byWidth(values.step),
     pastKey,
     pastValue,
     lengths,
@@ -128,7 +131,7 @@ function rewrite(node: Call, { scores, terms, guarded, ...found }: Attention, { 
       ...(merging.turned === undefined ? {} : { output: merging.turned }),
     });
     if (merging.turned === undefined) {
-      const attributes = { perm: intsAttribute(HEADS_FIRST) };
+      const attributes = { perm: ints(HEADS_FIRST) };
       const { type } = m.value(node.outputs[0]!);
       emit.call({ op: "Transpose", inputs: [tokensFirst], attributes, type, output: node.outputs[0]! });
     }
@@ -157,34 +160,6 @@ function mergingOf(node: Call, m: Matcher, [batch, width]: readonly [Dim, number
   return { merged, nodes: [transpose, reshape] };
 }
 
-/** `[batch, heads, sequence, dim]` as `[batch, sequence, heads·dim]`, by the shortest way from what made it. */
-function merge(name: string, m: Matcher, emit: Emit): string {
-  const { dtype, shape } = m.value(name).type;
-  const [batch, heads, sequence, size] = shape as [Dim, number, Dim, number];
-  const type = { dtype, shape: [batch, sequence, heads * size] };
-  const split = m.transposed(name, HEADS_FIRST);
-  if (split !== undefined) {
-    const from = m.call(split, "Reshape")?.inputs[0], before = from === undefined ? undefined : m.shape(from);
-    if (before?.length === 3 && before.every((d, i) => m.sameDim(d, type.shape[i]))) return from!;
-    return emit.call({ op: "Reshape", inputs: [split, emit.sizes([0, 0, -1])], type });
-  }
-  const rotary = m.call(name, "com.microsoft.RotaryEmbedding", "RotaryEmbedding");
-  if (rotary && m.shape(rotary.inputs[0]!)?.length === 4) {
-    const [x, ...tables] = rotary.inputs;
-    const { op, domain } = rotary;
-    // Without a dim of its own the number of heads must be told.
-    const attributes = domain === "" ? { ...rotary.attributes, num_heads: int(heads) } : rotary.attributes;
-    return emit.call({ op, domain, inputs: [merge(x!, m, emit), ...tables], attributes, type });
-  }
-  const turned = emit.call({
-    op: "Transpose",
-    inputs: [name],
-    attributes: { perm: intsAttribute(HEADS_FIRST) },
-    type: { dtype, shape: [batch, sequence, heads, size] },
-  });
-  return emit.call({ op: "Reshape", inputs: [turned, emit.sizes([0, 0, -1])], type });
-}
-
 /** How many keys there are, in the form that GroupQueryAttention takes: one less for each sequence, and all. */
 function keyCounts(emit: Emit, { batch, total }: { batch: Dim; total: Dim }): { lengths: string; count: string } {
   const i32 = (from: string, shape: readonly Dim[]) =>
@@ -195,78 +170,4 @@ function keyCounts(emit: Emit, { batch, total }: { batch: Dim; total: Dim }): { 
     return emit.call({ op: "Expand", inputs: [one, emit.sizes([batch])], type: { dtype: "i32", shape: [batch] } });
   });
   return { lengths, count };
-}
-
-/** The shape of all terms of a mask together, with four dims; undefined where it is none of scores. */
-function shapeOfMask(
-  terms: readonly MaskTerm[],
-  m: Matcher,
-  { batch, heads, sequence, total }: Readonly<Record<"batch" | "heads" | "sequence" | "total", Dim>>,
-): MaskShape | undefined {
-  let sum: Shape | undefined = [];
-  for (const term of terms) {
-    const own = m.shape(term.kind === "add" ? term.name : term.condition);
-    sum = own && sum && sumShape(sum, own);
-  }
-  if (!sum || sum.length > 4) return undefined;
-  const full = [...Array<Dim>(4 - sum.length).fill(1), ...sum] as [Dim, Dim, Dim, Dim];
-  const fits = (full[0] === 1 || m.sameDim(full[0], batch)) && (full[1] === 1 || m.sameDim(full[1], heads)) &&
-    m.sameDim(full[2], sequence) && m.sameDim(full[3], total);
-  return fits ? full : undefined;
-}
-
-/** The terms of a mask as one tensor of `shape`. */
-function oneMask(
-  terms: readonly MaskTerm[],
-  emit: Emit,
-  { m, dtype, shape: full }: { readonly m: Matcher; readonly dtype: FusedDType; readonly shape: MaskShape },
-): string {
-  let mask: { readonly name: string; readonly shape: Shape } | undefined;
-  for (const term of terms) {
-    const shape = m.shape(term.kind === "add" ? term.name : term.condition)!;
-    const name = term.kind === "add" && term.scale === 1 ? term.name : emit.shared(
-      `mask ${Object.values(term).join()} ${dtype}`,
-      () => emitTerm(term, emit, { dtype, shape }),
-    );
-    const before = mask;
-    mask = before === undefined ? { name, shape } : {
-      name: emit.shared(
-        `sum ${before.name} ${name}`,
-        () =>
-          emit.call({ op: "Add", inputs: [before.name, name], type: { dtype, shape: sumShape(before.shape, shape)! } }),
-      ),
-      shape: sumShape(before.shape, shape)!,
-    };
-  }
-  const { name, shape } = mask!;
-  if (shape.length === 4) return name;
-  return emit.shared(`four dims ${name}`, () => {
-    const target = emit.sizes([full[0], full[1], -1, full[3]]);
-    return emit.call({ op: "Reshape", inputs: [name, target], type: { dtype, shape: full } });
-  });
-}
-
-/** A term that is no tensor of the graph as it is. */
-function emitTerm(
-  term: MaskTerm,
-  emit: Emit,
-  { dtype, shape }: { readonly dtype: FusedDType; readonly shape: Shape },
-): string {
-  const type = { dtype, shape };
-  if (term.kind === "add") {
-    return emit.call({ op: "Mul", inputs: [term.name, emit.scalar(term.scale, dtype)], type });
-  }
-  const numbers = [emit.scalar(0, dtype), emit.scalar(term.hidden, dtype)];
-  return emit.call({ op: "Where", inputs: [term.condition, ...(term.shows ? numbers : numbers.reverse())], type });
-}
-
-/** The shape of a sum, where the operands' dims are known to be equal or one of them is 1. */
-function sumShape(a: Shape, b: Shape): Shape | undefined {
-  const ndim = Math.max(a.length, b.length), out: Dim[] = [];
-  for (let i = 0; i < ndim; i++) {
-    const x = a[i - ndim + a.length] ?? 1, y = b[i - ndim + b.length] ?? 1;
-    if (x !== 1 && y !== 1 && !dimEquals(x, y)) return undefined;
-    out.push(x === 1 ? y : x);
-  }
-  return out;
 }

@@ -2,7 +2,7 @@
 import { type Dim, dimKey } from "../../core/dim.ts";
 import { fromNumbers } from "../../core/host_tensor.ts";
 import { inlineData } from "../../graph/builder.ts";
-import type { Attributes, Call, Node, Value } from "../../graph/graph.ts";
+import type { Attributes, Call, Node, TensorData, Value } from "../../graph/graph.ts";
 import type { KnownInts, TensorType } from "../../graph/types.ts";
 import type { FusedDType } from "./matcher.ts";
 import type { FreshNames, Replacement } from "./rewrite.ts";
@@ -24,11 +24,14 @@ export class Emit {
   readonly values: Value[] = [];
   readonly #names: FreshNames;
   readonly #near: Call;
+  /** In a rank's graph: the level of what is appended. What matches share is as early as what it reads. */
+  #level: number | undefined;
 
   /** `near`: the anchor, after which new values are called. */
   constructor(names: FreshNames, near: Call) {
     this.#names = names;
     this.#near = near;
+    this.#level = near.level;
   }
 
   /** Appends a call with one output and gives its name. */
@@ -47,7 +50,16 @@ export class Emit {
       ...node,
       name: own ? name : this.#names.of(`${name}.${node.op}`),
       ...(scope ? { scope } : {}),
+      ...(this.#level === undefined ? {} : { level: this.#level }),
     });
+  }
+
+  /** Appends constant data and gives its name. */
+  constant(stem: string, data: TensorData): string {
+    const name = this.#names.of(stem);
+    this.values.push({ name, type: { dtype: data.dtype, shape: data.shape } });
+    this.nodes.push({ kind: "get_attr", name: this.#names.of(name), outputs: [name], data });
+    return name;
   }
 
   /** Sizes as an int64 tensor: one dim, or none where `scalar`. */
@@ -82,7 +94,11 @@ export class Emit {
   shared(key: string, make: () => string): string {
     const { shared } = this.#names;
     let name = shared.get(key);
-    if (name === undefined) shared.set(key, name = make());
+    if (name !== undefined) return name;
+    const level = this.#level;
+    this.#level = undefined;
+    shared.set(key, name = make());
+    this.#level = level;
     return name;
   }
 

@@ -15,6 +15,7 @@ import type { Answer, Rewrite } from "./rewrite.ts";
 const OPS: Readonly<Record<string, (a: number, b: number) => number>> = {
   Add: (a, b) => a + b,
   Cast: (a) => a,
+  CastLike: (a) => a,
   Div: (a, b) => a / b,
   Mul: (a, b) => a * b,
   Neg: (a) => -a,
@@ -43,7 +44,10 @@ function evaluate(name: string, m: Matcher): number | undefined {
   if (constant !== undefined) return dtype === "f32" ? constant : undefined;
   const call = m.call(name, ...Object.keys(OPS));
   if (!call || dtype !== "f32") return undefined;
-  const operands = call.inputs.map((x) => (call.op === "Cast" ? m.ints(x)?.[0] : undefined) ?? evaluate(x, m));
+  const isCast = call.op === "Cast" || call.op === "CastLike";
+  // What CastLike is like gives a type only.
+  const operands = call.inputs.slice(0, isCast ? 1 : 2)
+    .map((x) => (isCast ? m.ints(x)?.[0] : undefined) ?? evaluate(x, m));
   if (operands.some((x) => x === undefined)) return undefined;
   return Math.fround(OPS[call.op]!(operands[0]!, operands[1] ?? 0));
 }

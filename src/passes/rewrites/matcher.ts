@@ -13,6 +13,7 @@ import {
   opKey,
   outputOf,
   producers,
+  type Stage,
   type TensorData,
   type Value,
   valueOf,
@@ -42,13 +43,14 @@ export function isFused(dtype: DType | undefined): dtype is FusedDType {
 }
 
 /** Questions about one graph. */
-export class Matcher {
-  readonly graph: Graph<"global">;
+export class Matcher<S extends Stage = Stage> {
+  readonly graph: Graph<S>;
   readonly #producers: ReadonlyMap<string, Node>;
   readonly #consumers: ReadonlyMap<string, readonly Node[]>;
   readonly #results: ReadonlySet<string>;
+  #positions: ReadonlyMap<string, number> | undefined;
 
-  constructor(graph: Graph<"global">) {
+  constructor(graph: Graph<S>) {
     this.graph = graph;
     this.#producers = producers(graph);
     this.#consumers = consumers(graph);
@@ -87,6 +89,12 @@ export class Matcher {
   /** The nodes that read `name`. */
   readers(name: string): readonly Node[] {
     return this.#consumers.get(name) ?? [];
+  }
+
+  /** Where in the order of the graph a node stands. */
+  position(node: Node): number {
+    this.#positions ??= new Map(this.graph.nodes.map((n, i) => [n.name, i]));
+    return this.#positions.get(node.name)!;
   }
 
   /** The one call that reads `name`, if nothing else does and it is no result. */

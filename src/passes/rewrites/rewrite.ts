@@ -5,7 +5,7 @@
  * why it leaves the place alone; both go into the report. What a rule replaces must give equal results for every input that the
  * model takes, not only for those that a generation loop feeds.
  */
-import type { Call, Graph, Node, Value } from "../../graph/graph.ts";
+import type { Call, Graph, Node, Stage, Value } from "../../graph/graph.ts";
 import { eliminateDeadCode } from "../eliminate_dead_code.ts";
 import { Matcher } from "./matcher.ts";
 
@@ -44,31 +44,34 @@ export interface Rewrite {
 
 /** Gives names that no value or node of the graph has. */
 export class FreshNames {
-  readonly #taken: Set<string>;
+  readonly #graph: Graph;
+  /** Made when the first name is asked for: most rules find nothing in most graphs. */
+  #taken: Set<string> | undefined;
   /** Values that matches of one rule share, by what they are. */
   readonly shared = new Map<string, string>();
 
   constructor(graph: Graph) {
-    this.#taken = new Set([...graph.values.keys(), ...graph.nodes.map((n) => n.name)]);
+    this.#graph = graph;
   }
 
   /** `stem`, or `stem_2`, `stem_3`, … */
   of(stem: string): string {
+    const taken = this.#taken ??= new Set([...this.#graph.values.keys(), ...this.#graph.nodes.map((n) => n.name)]);
     let name = stem;
-    for (let i = 2; this.#taken.has(name); i++) name = `${stem}_${i}`;
-    this.#taken.add(name);
+    for (let i = 2; taken.has(name); i++) name = `${stem}_${i}`;
+    taken.add(name);
     return name;
   }
 }
 
-/** The graph after one rule, and what it did where. */
-export function applyRewrite(
-  graph: Graph<"global">,
+/** What a rule made of a graph, ready for the next one, and what it did where. */
+export function applyRewrite<S extends Stage>(
+  matcher: Matcher<S>,
   rule: Rewrite,
-): { readonly graph: Graph<"global">; readonly notes: readonly RewriteNote[] } {
-  const matcher = new Matcher(graph), names = new FreshNames(graph);
+): { readonly matcher: Matcher<S>; readonly notes: readonly RewriteNote[] } {
+  const { graph } = matcher, names = new FreshNames(graph);
   const notes: RewriteNote[] = [];
-  const removed = new Set<string>(), values = new Map(graph.values);
+  const removed = new Set<string>(), made: Value[] = [];
   const replaced = new Map<string, readonly Node[]>();
   for (const node of graph.nodes) {
     if (node.kind !== "call_function" || removed.has(node.name)) continue;
@@ -81,9 +84,11 @@ export function applyRewrite(
     notes.push({ rule: rule.name, node: node.name });
     replaced.set(node.name, answer.nodes);
     for (const name of answer.removes ?? []) removed.add(name);
-    for (const value of answer.values) values.set(value.name, value);
+    made.push(...answer.values);
   }
-  if (replaced.size === 0) return { graph, notes };
+  if (replaced.size === 0) return { matcher, notes };
+  const values = new Map(graph.values);
+  for (const value of made) values.set(value.name, value);
   const nodes = graph.nodes.flatMap((n) => replaced.get(n.name) ?? (removed.has(n.name) ? [] : [n]));
   const written = new Set(nodes.flatMap((n) => n.outputs));
   for (const name of values.keys()) if (!written.has(name)) values.delete(name);
@@ -93,5 +98,5 @@ export function applyRewrite(
       opsets.set(node.domain, 1);
     }
   }
-  return { graph: eliminateDeadCode({ ...graph, nodes, values, opsets }), notes };
+  return { matcher: new Matcher(eliminateDeadCode({ ...graph, nodes, values, opsets })), notes };
 }

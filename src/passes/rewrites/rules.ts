@@ -4,6 +4,7 @@ import { DROP_NOOPS } from "./drop_noops.ts";
 import { FOLD_SCALARS } from "./fold_scalars.ts";
 import { GELU } from "./gelu.ts";
 import { INTERLEAVED_ROTARY } from "./interleaved_rotary.ts";
+import { MULTI_HEAD_ATTENTION } from "./multi_head_attention.ts";
 import { PARTIAL_ROTARY } from "./partial_rotary.ts";
 import type { Rewrite } from "./rewrite.ts";
 import { RMS_NORM } from "./rms_norm.ts";
@@ -23,4 +24,5 @@ export const FUSING_RULES: readonly Rewrite[] = [
   INTERLEAVED_ROTARY,
   PARTIAL_ROTARY,
   CACHED_ATTENTION,
+  MULTI_HEAD_ATTENTION,
 ];

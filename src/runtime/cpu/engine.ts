@@ -18,11 +18,27 @@ export interface SessionOptions {
   readonly disablePrepacking?: boolean | undefined;
 }
 
+/** Outputs of a run by position; a promise of them where the engine has a thread of its own. */
+export type RunOutputs = readonly EngineTensor[] | Promise<readonly EngineTensor[]>;
+
+/** What runs of a session read and write: set once, and from then on only where it changes. */
+export interface EngineBinding {
+  /** The tensor of input `slot`, by its position in the model. */
+  feed(slot: number, tensor: EngineTensor): void;
+  /** Where output `slot` goes; null, as at first: to a new tensor at each run. */
+  fetch(slot: number, tensor: EngineTensor | null): void;
+  /** Whether a run makes tensors of its own. */
+  readonly isOpen: boolean;
+  /** Runs, and gives all outputs. @throws {EngineError} If an input has no tensor, or the engine refuses. */
+  run(): RunOutputs;
+}
+
 /** A compiled model. */
 export interface EngineSession {
+  /** A binding without tensors; a session may have several. */
+  bind(): EngineBinding;
   /**
-   * Runs on `feeds`; outputs go to the tensors of `fetches` where one is given, else to new ones. Gives all outputs by
-   * name.
+   * Runs once on `feeds`; outputs go to the tensors of `fetches` where one is given, else to new ones. Gives those that `fetches` names.
    */
   run(
     feeds: Readonly<Record<string, EngineTensor>>,

@@ -2,8 +2,8 @@
  * Running a program on the CPU: one ONNX Runtime session a segment, values in buffers that stay, a barrier between
  * segments.
  *
- * A step costs as little JavaScript as can be: feeds and fetches are objects that live as long as the executor; a tensor
- * is made anew only when a size in its shape has changed. Shared values live in two banks that alternate from barrier to
+ * A step costs as little JavaScript as can be: sessions keep what they were bound to; a tensor is made anew, and bound, only when a
+ * size in its shape has changed. Shared values live in two banks that alternate from barrier to
  * barrier: what was written before barrier t is read before barrier t + 1, and its bank is written again only after that.
  */
 import { byteLength, type DType } from "../../core/dtype.ts";
@@ -20,13 +20,14 @@ import { replaceSizes } from "../../program/reshape_targets.ts";
 import type { Recorder } from "../../trace/recorder.ts";
 import type { SymmetricArena } from "../comm/arena.ts";
 import type { StepTiming } from "../executor.ts";
-import type { Engine, EngineSession, EngineTensor } from "./engine.ts";
+import type { Engine, EngineBinding, EngineSession, EngineTensor } from "./engine.ts";
 import { type Bank, SegmentShare } from "./segment_share.ts";
 import { bindSymbols, evalShape } from "./shapes.ts";
 import { count, elementsOf, GrowingBuffer } from "./tensors.ts";
-import { type CarriedWiring, symbolsIn, wireCarried, wireSegment, type Wiring } from "./wiring.ts";
 import { segmentKey, type SharedSessions } from "./shared_sessions.ts";
+import { withShortNames } from "./short_names.ts";
 import type { WeightFiles } from "./weight_files.ts";
+import { type Link, type Place, type ProgramWiring, symbolsIn, wire, type Wiring } from "./wiring.ts";
 
 /** What the executor needs of a communicator. */
 export interface StepGroup {
@@ -72,21 +73,21 @@ interface CompiledSegment {
   /** Whether the session is that of another program, which releases it. */
   readonly isBorrowed: boolean;
   readonly wiring: Wiring;
-  /** By bank. Objects that live on; entries are replaced when shapes change. */
-  readonly feeds: readonly [Record<string, EngineTensor>, Record<string, EngineTensor>];
-  readonly fetches: readonly [Record<string, EngineTensor | null>, Record<string, EngineTensor | null>];
+  /** By bank. */
+  readonly bindings: readonly [EngineBinding, EngineBinding];
   /** The shared values that this segment writes, if any. */
   readonly share: SegmentShare | undefined;
 }
 
-/** What a change of sizes has made anew. */
-interface Renewal {
-  /** What the previous segment shares: where its peers' values lie. */
-  readonly before: SegmentShare | undefined;
-  readonly moved: ReadonlySet<SegmentShare>;
-  readonly renewed: ReadonlySet<string>;
-  readonly affects: (symbols: ReadonlySet<string>) => boolean;
+/** What depends on some symbols. */
+interface Affected {
+  /** By index of the segment. */
+  readonly shares: readonly (readonly [segment: number, share: SegmentShare])[];
+  readonly stored: readonly Stored[];
+  readonly sizes: readonly (Link<"sizes"> & Place)[];
 }
+
+const BANKS = [0, 1] as const;
 
 /** A compiled program with its memory. */
 export class CpuExecutor implements AsyncDisposable {
@@ -97,15 +98,20 @@ export class CpuExecutor implements AsyncDisposable {
   readonly #slots: ReadonlyMap<string, number>;
   readonly #buffers = new Map<number, GrowingBuffer>();
   readonly #private = new Map<string, EngineTensor>();
+  readonly #wiring: ProgramWiring;
   /** Carried outputs go where the caller says. */
-  readonly #carried: readonly CarriedWiring[];
   readonly #carriedNames: ReadonlySet<string>;
+  /** The tensors of inputs and carried outputs, as they are bound. */
+  readonly #given = new Map<string, EngineTensor>();
+  readonly #continued = new Map<string, EngineTensor | null>();
   /** Tensors of states that grow in place, by output: made anew only when they move. */
   readonly #inPlace = new Map<string, { readonly bytes: Uint8Array; readonly tensor: EngineTensor }>();
   /** Carried inputs that may grow in place, with the dim along which they do. */
   readonly statesInPlace: ReadonlyMap<string, number>;
   /** Symbols of the values that live in private buffers, and of sizes that are fed. */
   readonly #symbols: ReadonlyMap<string, ReadonlySet<string>>;
+  /** By the symbols that have changed: few combinations occur. */
+  readonly #affected = new Map<string, Affected>();
   /** Takes down what steps do, while there is one. */
   recorder: Recorder | undefined;
   #bindings: Bindings = new Map();
@@ -115,7 +121,7 @@ export class CpuExecutor implements AsyncDisposable {
   private constructor(
     program: Program,
     segments: readonly CompiledSegment[],
-    options: CompileOptions & { readonly carried: readonly CarriedWiring[] },
+    options: CompileOptions & { readonly wiring: ProgramWiring },
   ) {
     this.program = program;
     this.#segments = segments;
@@ -123,8 +129,8 @@ export class CpuExecutor implements AsyncDisposable {
     this.#group = options.group;
     this.#slots = planBuffers(program);
     this.statesInPlace = statesInPlace(program);
-    this.#carried = options.carried;
-    this.#carriedNames = new Set(options.carried.map((c) => c.stored.name));
+    this.#wiring = options.wiring;
+    this.#carriedNames = new Set(options.wiring.carried.map((c) => c.stored.name));
     this.#symbols = new Map([...program.stored].map(([name, v]) => [name, symbolsIn(v.type.shape)]));
   }
 
@@ -134,14 +140,15 @@ export class CpuExecutor implements AsyncDisposable {
     const { onProgress } = options, total = segments.length;
     const models = segments.map((segment, i) => {
       onProgress?.("placing weights", i, total);
-      const { graph, sizes } = replaceSizes(segment), key = options.sessions && segmentKey(graph);
+      const { graph: named, sizes } = replaceSizes(segment), key = options.sessions && segmentKey(named);
       const session = options.sessions?.get(key);
       if (session) return { segment: sizes, key, session };
+      const graph = withShortNames(named);
       const weights = options.weights.place(graph), bytes = exportOnnx(graph, { external: weights.external });
       return { segment: sizes, key, folder: weights.folder, bytes };
     });
     await options.weightsWritten();
-    const compiled: CompiledSegment[] = [];
+    const compiled: CompiledSegment[] = [], wiring = wire(program, models.map((m) => m.segment));
     for (const { segment, key, session: known, folder, bytes } of models) {
       const session = known ?? await options.engine.createSession(bytes!, {
         threads: options.threads,
@@ -156,14 +163,16 @@ export class CpuExecutor implements AsyncDisposable {
         arena: options.group.arena,
         tensor: (type, dims, bytes) => makeTensor(options.engine, type, { dims, bytes }),
       });
-      const wiring = wireSegment(segment, program);
       onProgress?.("loading segments", compiled.length + 1, total);
-      compiled.push({ session, isBorrowed: known !== undefined, wiring, feeds: [{}, {}], fetches: [{}, {}], share });
+      compiled.push({
+        session,
+        isBorrowed: known !== undefined,
+        wiring: wiring.segments[compiled.length]!,
+        bindings: [session.bind(), session.bind()],
+        share,
+      });
     }
-    return new CpuExecutor(program, compiled, {
-      ...options,
-      carried: wireCarried(program, models.map((m) => m.segment)),
-    });
+    return new CpuExecutor(program, compiled, { ...options, wiring });
   }
 
   /** How the last step spent its time. */
@@ -182,10 +191,9 @@ export class CpuExecutor implements AsyncDisposable {
     const started = performance.now();
     let waiting = 0;
     this.#bind(inputs);
-    const given = new Map<string, EngineTensor>();
-    this.#placeCarried(memoryOf, given);
+    const inPlace = this.#placeCarried(memoryOf);
     for (const [name, t] of Object.entries(inputs)) {
-      if (!given.has(name)) given.set(name, this.#engine.tensor(t.dtype, t.data, t.shape));
+      if (!inPlace.has(name)) this.#give(name, this.#engine.tensor(t.dtype, t.data, t.shape));
     }
     const produced = new Map<string, EngineTensor>();
     const { recorder } = this;
@@ -202,19 +210,27 @@ export class CpuExecutor implements AsyncDisposable {
       }
       const bank = (this.#tick & 1) as Bank;
       const before = this.#segments[index - 1]?.share;
-      const { wiring, session, feeds, fetches, share } = this.#segments[index++]!;
-      const feed = feeds[bank], fetch = fetches[bank];
-      for (const { name, source } of wiring.inputs) feed[name] = given.get(source.name)!;
+      const { wiring, bindings, share } = this.#segments[index++]!;
+      const binding = bindings[bank];
       if (produced.size > 0) {
-        for (const { name, source } of wiring.values) feed[name] = produced.get(source.name) ?? feed[name]!;
+        for (const { slot, source } of wiring.values) {
+          const tensor = produced.get(source.name);
+          if (tensor) binding.feed(slot, tensor);
+        }
       }
       if (before?.dynamic) {
-        for (const { name, source } of wiring.peers) feed[name] = before.peer(source.name, source.rank, other(bank));
+        for (const { slot, source } of wiring.peers) {
+          binding.feed(slot, before.peer(source.name, source.rank, other(bank)));
+        }
       }
-      const running = session.run(feed, fetch);
+      const running = binding.run();
       const results = running instanceof Promise ? await running : running;
-      for (const { name } of wiring.outputs) if (fetch[name] === null) produced.set(name, results[name]!);
-      if (share?.dynamic) share.publish(results, bank);
+      if (binding.isOpen) {
+        wiring.outputs.forEach(({ name }, i) => {
+          if (this.#isMade(name, share)) produced.set(name, results[i]!);
+        });
+      }
+      if (share?.dynamic) share.publish(new Map(wiring.outputs.map(({ name }, i) => [name, results[i]!])), bank);
       recorder?.part(part++, began);
     }
     const outputs = new Map(
@@ -223,6 +239,12 @@ export class CpuExecutor implements AsyncDisposable {
     this.#timing = { total: performance.now() - started, waiting };
     recorder?.step(started);
     return outputs;
+  }
+
+  /** Whether a run makes the value's tensor, as only data tells its size. */
+  #isMade(name: string, share: SegmentShare | undefined): boolean {
+    if (this.#carriedNames.has(name)) return this.#continued.get(name) === null;
+    return this.program.stored.get(name)!.shared ? share!.dynamic : !this.#private.has(name);
   }
 
   /** Binds symbols and renews the tensors whose sizes changed. */
@@ -236,57 +258,83 @@ export class CpuExecutor implements AsyncDisposable {
     const changed = new Set([...bindings].flatMap(([name, size]) => this.#bindings.get(name) === size ? [] : [name]));
     if (!first && changed.size === 0) return;
     this.#bindings = bindings;
-    const affects = (symbols: ReadonlySet<string>) => first || !symbols.isDisjointFrom(changed);
-    const moved = new Set<SegmentShare>();
-    for (const { share } of this.#segments) {
-      if (!share || !affects(share.symbols)) continue;
-      share.renew(bindings);
-      moved.add(share);
+    const { shares, stored, sizes } = this.#affectedBy(first ? undefined : changed);
+    for (const [segment, share] of shares) this.#renewShare(segment, share);
+    for (const value of stored) this.#renew(value);
+    for (const { segment, slot, source } of sizes) {
+      const tensor = this.#sizes(source);
+      for (const binding of this.#segments[segment]!.bindings) binding.feed(slot, tensor);
     }
-    const renewed = new Set<string>();
-    for (const stored of this.program.stored.values()) {
-      if (stored.shared || this.#carriedNames.has(stored.name) || !affects(this.#symbols.get(stored.name)!)) continue;
-      this.#renew(stored);
-      renewed.add(stored.name);
+  }
+
+  /** What depends on one of `symbols`; everything where there are none to compare with. */
+  #affectedBy(symbols: ReadonlySet<string> | undefined): Affected {
+    const key = symbols ? [...symbols].join() : "";
+    const known = this.#affected.get(key);
+    if (known) return known;
+    const isAffected = (of: ReadonlySet<string>) => symbols === undefined || !of.isDisjointFrom(symbols);
+    const found: Affected = {
+      shares: this.#segments.flatMap(({ share }, i) => share && isAffected(share.symbols) ? [[i, share] as const] : []),
+      stored: [...this.program.stored.values()].filter((v) =>
+        !v.shared && !this.#carriedNames.has(v.name) && isAffected(this.#symbols.get(v.name)!)
+      ),
+      sizes: this.#segments.flatMap(({ wiring }, segment) =>
+        wiring.sizes.filter((l) => isAffected(l.symbols)).map((l) => ({ ...l, segment }))
+      ),
+    };
+    this.#affected.set(key, found);
+    return found;
+  }
+
+  /** Lays a segment's shared values out anew, and binds them: there, and where the next segment reads them. */
+  #renewShare(segment: number, share: SegmentShare): void {
+    share.renew(this.#bindings);
+    for (const bank of BANKS) {
+      const { wiring, bindings } = this.#segments[segment]!;
+      wiring.outputs.forEach(({ name, shared }, slot) => {
+        if (shared) bindings[bank].fetch(slot, share.dynamic ? null : share.local(name, bank));
+      });
+      const next = this.#segments[segment + 1];
+      if (share.dynamic || !next) continue;
+      // Written one barrier before the segment that reads it: in the other bank.
+      for (const { slot, source } of next.wiring.peers) {
+        next.bindings[bank].feed(slot, share.peer(source.name, source.rank, other(bank)));
+      }
     }
-    this.#segments.forEach((compiled, i) => {
-      this.#connect(compiled, { before: this.#segments[i - 1]?.share, moved, renewed, affects });
-    });
   }
 
   /** Makes a private value's tensor anew; none while only data tells its size. */
   #renew(stored: Stored): void {
-    const dims = evalShape(stored.type.shape, this.#bindings);
-    if (!dims || !stored.type.dtype) return void this.#private.delete(stored.name);
-    const slot = this.#slots.get(stored.name)!;
+    const { name, type } = stored, dims = evalShape(type.shape, this.#bindings);
+    if (!dims || !type.dtype) {
+      this.#private.delete(name);
+      return this.#write(name, null);
+    }
+    const slot = this.#slots.get(name)!;
     const buffer = this.#buffers.get(slot) ?? new GrowingBuffer();
     this.#buffers.set(slot, buffer);
-    const bytes = buffer.take(byteLength(stored.type.dtype, count(dims)));
-    this.#private.set(stored.name, this.#tensor(stored.type, dims, bytes));
+    const tensor = this.#tensor(type, dims, buffer.take(byteLength(type.dtype, count(dims))));
+    this.#private.set(name, tensor);
+    this.#write(name, tensor);
   }
 
-  /** Points feeds and fetches at the tensors that are new. */
-  #connect({ wiring, share, feeds, fetches }: CompiledSegment, to: Renewal): void {
-    const sizes = wiring.sizes.filter((l) => to.affects(l.symbols)).map((l) =>
-      [l.name, this.#sizes(l.source)] as const
-    );
-    for (const bank of [0, 1] as const) {
-      const feed = feeds[bank], fetch = fetches[bank];
-      for (const [name, tensor] of sizes) feed[name] = tensor;
-      if (to.before && to.moved.has(to.before) && !to.before.dynamic) {
-        // Written one barrier before the segment that reads it: in the other bank.
-        for (const { name, source } of wiring.peers) {
-          feed[name] = to.before.peer(source.name, source.rank, other(bank));
-        }
-      }
-      for (const { name, source } of wiring.values) {
-        const tensor = to.renewed.has(source.name) ? this.#private.get(source.name) : undefined;
-        if (tensor) feed[name] = tensor;
-      }
-      for (const { name, shared } of wiring.outputs) {
-        if (shared && to.moved.has(share!)) fetch[name] = share!.dynamic ? null : share!.local(name, bank);
-        else if (!shared && to.renewed.has(name)) fetch[name] = this.#private.get(name) ?? null;
-      }
+  /** Binds where a value that is not shared is written, and where later segments read it. */
+  #write(name: string, tensor: EngineTensor | null): void {
+    const { segment, slot } = this.#wiring.written.get(name)!;
+    for (const binding of this.#segments[segment]!.bindings) binding.fetch(slot, tensor);
+    if (tensor) this.#feed(this.#wiring.readers.get(name), tensor);
+  }
+
+  /** Binds an input of the program. */
+  #give(name: string, tensor: EngineTensor): void {
+    if (this.#given.get(name) === tensor) return;
+    this.#given.set(name, tensor);
+    this.#feed(this.#wiring.inputs.get(name), tensor);
+  }
+
+  #feed(places: readonly Place[] | undefined, tensor: EngineTensor): void {
+    for (const { segment, slot } of places ?? []) {
+      for (const binding of this.#segments[segment]!.bindings) binding.feed(slot, tensor);
     }
   }
 
@@ -299,23 +347,23 @@ export class CpuExecutor implements AsyncDisposable {
     return this.#engine.tensor("i64", BigInt64Array.from(values), source.scalar ? [] : [values.length]);
   }
 
-  /** Carried outputs get their memory from the caller at every step; later segments may read them too. */
-  #placeCarried(memoryOf: (output: CarriedOutput) => CarriedMemory, given: Map<string, EngineTensor>): void {
-    for (const { input, output, stored, readers } of this.#carried) {
-      const { dtype } = stored.type;
-      const dims = evalShape(stored.type.shape, this.#bindings);
-      const { fetches } = this.#segments[stored.writtenBy]!;
+  /** Carried outputs get their memory from the caller at every step. Gives the inputs that lie in the same memory. */
+  #placeCarried(memoryOf: (output: CarriedOutput) => CarriedMemory): ReadonlySet<string> {
+    const inPlace = new Set<string>();
+    for (const { input, output, stored } of this.#wiring.carried) {
+      const { name, type: { dtype, shape } } = stored, dims = evalShape(shape, this.#bindings);
       const memory = dims && dtype ? memoryOf({ output, dtype, dims }) : undefined;
       const tensor = memory ? this.#carriedTensor(stored, memory) : null;
-      if (fetches[0][stored.name] !== tensor) fetches[0][stored.name] = fetches[1][stored.name] = tensor;
-      if (!tensor) continue;
-      if (memory!.inPlace) given.set(input, tensor);
-      this.#private.set(stored.name, tensor);
-      for (const { segment, placeholder } of readers) {
-        const { feeds } = this.#segments[segment]!;
-        feeds[0][placeholder] = feeds[1][placeholder] = tensor;
+      if (memory?.inPlace) {
+        this.#give(input, tensor!);
+        inPlace.add(input);
       }
+      if (this.#continued.get(name) === tensor) continue;
+      this.#continued.set(name, tensor);
+      if (tensor) this.#private.set(name, tensor);
+      this.#write(name, tensor);
     }
+    return inPlace;
   }
 
   #carriedTensor({ name, type }: Stored, { bytes, dims, inPlace }: CarriedMemory): EngineTensor {

@@ -39,6 +39,8 @@ interface Growing extends Cell {
 export class HostState extends ModelState {
   readonly batch: number;
   readonly #cells = new Map<string, Pair | Growing>();
+  /** Bytes that tensors in place have come to lie in, since somebody set it to 0. */
+  unsettled = 0;
 
   /** An empty state of `batch` sequences. @throws {InputError} If a tensor does not start empty. */
   constructor(batch: number, carried: readonly HostCarried[]) {
@@ -67,6 +69,10 @@ export class HostState extends ModelState {
     return whole ? cell.tensor.compact() : { dtype: cell.tensor.dtype, shape: cell.tensor.shape, data: NOTHING };
   }
 
+  override shapeOf(name: string): readonly number[] {
+    return this.get(name).shape;
+  }
+
   /**
    * Memory for the next content of `name`; of its own, not in place, for a program that takes it `whole`.
    *
@@ -80,7 +86,7 @@ export class HostState extends ModelState {
     }
     if (whole) return { bytes: new Uint8Array(bytes), dims: to.dims, inPlace: false };
     cell.next = to.dims[cell.tensor.dim]!;
-    cell.tensor.reserve(cell.next);
+    if (cell.tensor.reserve(cell.next)) this.unsettled += cell.tensor.bytes.length;
     return { bytes: cell.tensor.bytes, dims: cell.tensor.capacity, inPlace: true };
   }
 

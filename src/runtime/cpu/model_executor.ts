@@ -11,6 +11,9 @@ import type { CpuExecutor } from "./executor.ts";
 import { type HostCarried, HostState } from "./host_state.ts";
 import { count } from "./tensors.ts";
 
+/** Bytes of a state that are worth a call of `settle`. */
+const MUCH = 8 << 20;
+
 /** What it is made of. */
 export interface CpuModelParts {
   readonly sharded: Graph<"sharded">;
@@ -19,6 +22,8 @@ export interface CpuModelParts {
   readonly fused: CpuExecutor;
   /** Compiles the program with plain ops, for sizes that fused ops do not take; all ranks call it together. Absent: there are none. */
   readonly compilePlain?: (() => Promise<CpuExecutor>) | undefined;
+  /** Called before a step of one that has begun, when much lies in memory that later steps will read, and did not before. */
+  readonly settle?: (() => void) | undefined;
 }
 
 /** The part of a model that runs in sessions of a CPU engine. */
@@ -29,11 +34,15 @@ export class CpuModelExecutor implements Executor {
   /** States to begin, and those of them that a step reads. */
   readonly #carried: readonly HostCarried[];
   readonly #inputOf: ReadonlyMap<string, string>;
+  readonly #settle: (() => void) | undefined;
+  /** Whether the weights have been in memory at a call of it. */
+  #settled = false;
   /** Made when it is first needed. */
   #plain: CpuExecutor | undefined;
   #last: CpuExecutor;
 
-  constructor({ sharded, local, fused, compilePlain }: CpuModelParts) {
+  constructor({ sharded, local, fused, compilePlain, settle }: CpuModelParts) {
+    this.#settle = settle;
     this.#fused = this.#last = fused;
     this.#limits = compilePlain && SizeLimits.of(sharded);
     this.#compilePlain = compilePlain;
@@ -77,6 +86,11 @@ export class CpuModelExecutor implements Executor {
     state: HostState,
   ): Promise<ReadonlyMap<string, HostTensor>> {
     const executor = await this.#executorFor((name) => inputs[name]?.shape ?? state.get(name).shape);
+    if (this.#settle && (state.unsettled > MUCH || (!this.#settled && state.unsettled > 0))) {
+      this.#settle();
+      this.#settled = true;
+      state.unsettled = 0;
+    }
     // What one program grows in place, another (a plain one, a first step) takes as any tensor.
     const whole = (name: string) => executor !== this.#fused || !executor.statesInPlace.has(name);
     const all: Record<string, HostTensor> = { ...inputs };

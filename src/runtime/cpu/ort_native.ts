@@ -10,7 +10,7 @@ import { byteLength, type DType, dtypeFromOnnx, dtypeInfo, type TypedArray } fro
 import { EngineError, UnavailableError } from "../../core/errors.ts";
 import { CStrings, handleFrom, openOrt, type OrtFunctions } from "../../ffi/onnxruntime.ts";
 import { cString, textAt } from "../../ffi/symbols.ts";
-import type { Engine, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
+import type { Engine, EngineBinding, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
 import { count, elementsOf } from "./tensors.ts";
 
 const PACKAGE = "onnxruntime-node";
@@ -91,21 +91,16 @@ function makeTensor(ort: Ort, dtype: DType, data: TypedArray, dims: readonly num
   return tensor;
 }
 
-/** Names of a session's inputs or outputs that are used together, and room for their values. */
+/** Names of a session's inputs or outputs that are used together. */
 class Slots {
   readonly names: readonly string[];
   readonly strings: CStrings;
-  readonly values: BigUint64Array<ArrayBuffer>;
+  readonly length: bigint;
 
   constructor(names: readonly string[]) {
     this.names = names;
     this.strings = new CStrings(names);
-    // A function of C does not take an array of nothing.
-    this.values = new BigUint64Array(Math.max(1, names.length));
-  }
-
-  get length(): bigint {
-    return BigInt(this.names.length);
+    this.length = BigInt(names.length);
   }
 }
 
@@ -161,27 +156,26 @@ class ThreadPool {
 class NativeSession implements EngineSession {
   readonly #ort: Ort;
   readonly #inputs: Slots;
-  #outputs: Slots;
+  readonly #outputs: Slots;
   #handle: bigint;
 
   constructor(ort: Ort, model: Uint8Array, options: SessionOptions) {
     this.#ort = ort;
     const { f, allocator } = ort, env = ort.threads.env(options.threads);
     const bytes = model as Uint8Array<ArrayBuffer>, length = BigInt(model.byteLength);
-    this.#handle = attempt(
-      "compile",
-      "an op that ONNX Runtime does not have must be replaced in the model",
-      () =>
-        ort.threads.with(options.threads, (assign) => {
-          const settings = sessionOptions(f, options);
-          try {
-            assign(settings);
-            return handleFrom((out) => f.CreateSessionFromArray(env, bytes, length, settings, out));
-          } finally {
-            f.ReleaseSessionOptions(settings);
-          }
-        }),
-    );
+    try {
+      this.#handle = ort.threads.with(options.threads, (assign) => {
+        const settings = sessionOptions(f, options);
+        try {
+          assign(settings);
+          return handleFrom((out) => f.CreateSessionFromArray(env, bytes, length, settings, out));
+        } finally {
+          f.ReleaseSessionOptions(settings);
+        }
+      });
+    } catch (cause) {
+      throw refusal("compile", "an op that ONNX Runtime does not have must be replaced in the model", cause);
+    }
     const namesOf = (what: "Input" | "Output") => {
       const size = handleFrom((out) => f[`SessionGet${what}Count`](this.#handle, out));
       return Array.from({ length: Number(size) }, (_, i) => {
@@ -195,43 +189,20 @@ class NativeSession implements EngineSession {
     this.#outputs = new Slots(namesOf("Output"));
   }
 
+  bind(): NativeBinding {
+    return new NativeBinding(this.#ort, this.#handle, [this.#inputs, this.#outputs]);
+  }
+
   run(
     feeds: Readonly<Record<string, EngineTensor>>,
     fetches: Readonly<Record<string, EngineTensor | null>>,
   ): Readonly<Record<string, EngineTensor>> {
-    const inputs = this.#inputs, outputs = this.#fetched(fetches);
-    for (let i = 0; i < inputs.names.length; i++) {
-      const tensor = feeds[inputs.names[i]!] as OrtTensor | undefined;
-      if (tensor === undefined) {
-        throw new EngineError(`ONNX Runtime cannot run a part of the model without its input "${inputs.names[i]}"`);
-      }
-      inputs.values[i] = tensor.handle;
-    }
-    let open = false;
-    for (let i = 0; i < outputs.names.length; i++) {
-      const tensor = fetches[outputs.names[i]!] as OrtTensor | null;
-      outputs.values[i] = tensor === null ? 0n : tensor.handle;
-      open ||= tensor === null;
-    }
-    attempt(
-      "run",
-      "inputs may be out of range for the model, such as a token id beyond its vocabulary",
-      () =>
-        this.#ort.f.Run(
-          this.#handle,
-          0n,
-          inputs.strings.addresses,
-          inputs.values,
-          inputs.length,
-          outputs.strings.addresses,
-          outputs.length,
-          outputs.values,
-        ),
-    );
-    if (!open) return fetches as Readonly<Record<string, EngineTensor>>;
-    return Object.fromEntries(
-      outputs.names.map((name, i) => [name, fetches[name] ?? takeTensor(this.#ort, outputs.values[i]!)]),
-    );
+    const asked = Object.keys(fetches);
+    const binding = new NativeBinding(this.#ort, this.#handle, [this.#inputs, new Slots(asked)]);
+    this.#inputs.names.forEach((name, i) => feeds[name] && binding.feed(i, feeds[name]));
+    asked.forEach((name, i) => binding.fetch(i, fetches[name]!));
+    const results = binding.run();
+    return Object.fromEntries(asked.map((name, i) => [name, results[i]!]));
   }
 
   release(): Promise<void> {
@@ -239,14 +210,80 @@ class NativeSession implements EngineSession {
     this.#handle = 0n;
     return Promise.resolve();
   }
+}
 
-  /** The outputs that are asked for: nearly always all of them, and the same as the last time. */
-  #fetched(fetches: Readonly<Record<string, EngineTensor | null>>): Slots {
-    let asked = 0;
-    for (const _ in fetches) asked++;
-    const { names } = this.#outputs;
-    if (asked === names.length && names.every((name) => fetches[name] !== undefined)) return this.#outputs;
-    return this.#outputs = new Slots(Object.keys(fetches));
+/** Handles of a session's tensors, in the arrays that a run is given. */
+class NativeBinding implements EngineBinding {
+  readonly #ort: Ort;
+  readonly #session: bigint;
+  readonly #inputs: Slots;
+  readonly #outputs: Slots;
+  readonly #feeds: (OrtTensor | undefined)[];
+  readonly #fetches: (OrtTensor | null)[];
+  readonly #fed: BigUint64Array<ArrayBuffer>;
+  readonly #fetched: BigUint64Array<ArrayBuffer>;
+  /** Outputs that each run makes anew, and inputs without a tensor. */
+  #open: number;
+  #missing: number;
+
+  constructor(ort: Ort, session: bigint, [inputs, outputs]: readonly [Slots, Slots]) {
+    this.#ort = ort;
+    this.#session = session;
+    this.#inputs = inputs;
+    this.#outputs = outputs;
+    this.#missing = inputs.names.length;
+    this.#open = outputs.names.length;
+    this.#feeds = inputs.names.map(() => undefined);
+    this.#fetches = outputs.names.map(() => null);
+    // A function of C does not take an array of nothing.
+    this.#fed = new BigUint64Array(Math.max(1, inputs.names.length));
+    this.#fetched = new BigUint64Array(Math.max(1, outputs.names.length));
+  }
+
+  feed(slot: number, tensor: EngineTensor): void {
+    if (this.#feeds[slot] === undefined) this.#missing--;
+    // Kept, so that the handle lives as long as the binding uses it.
+    this.#feeds[slot] = tensor as OrtTensor;
+    this.#fed[slot] = (tensor as OrtTensor).handle;
+  }
+
+  fetch(slot: number, tensor: EngineTensor | null): void {
+    this.#open += Number(tensor === null) - Number(this.#fetches[slot] === null);
+    this.#fetches[slot] = tensor as OrtTensor | null;
+    this.#fetched[slot] = tensor === null ? 0n : (tensor as OrtTensor).handle;
+  }
+
+  get isOpen(): boolean {
+    return this.#open > 0;
+  }
+
+  run(): readonly EngineTensor[] {
+    if (this.#missing > 0) {
+      const name = this.#inputs.names[this.#feeds.indexOf(undefined)];
+      throw new EngineError(`ONNX Runtime cannot run a part of the model without its input "${name}"`);
+    }
+    const inputs = this.#inputs, outputs = this.#outputs, fetches = this.#fetches, fetched = this.#fetched;
+    try {
+      this.#ort.f.Run(
+        this.#session,
+        0n,
+        inputs.strings.addresses,
+        this.#fed,
+        inputs.length,
+        outputs.strings.addresses,
+        outputs.length,
+        fetched,
+      );
+    } catch (cause) {
+      throw refusal("run", "inputs may be out of range for the model, such as a token id beyond its vocabulary", cause);
+    }
+    if (this.#open === 0) return fetches as readonly OrtTensor[];
+    return fetches.map((tensor, i) => {
+      if (tensor !== null) return tensor;
+      const made = takeTensor(this.#ort, fetched[i]!);
+      fetched[i] = 0n;
+      return made;
+    });
   }
 }
 
@@ -298,12 +335,8 @@ function attemptOr<T>(act: () => T, error: unknown): T {
   }
 }
 
-/** Does what the engine may refuse, and says so in one line. @throws {EngineError} */
-function attempt<T>(what: "compile" | "run", hint: string, act: () => T): T {
-  try {
-    return act();
-  } catch (cause) {
-    const message = (cause instanceof Error ? cause.message : String(cause)).trim().replace(/\s*\n\s*/g, "; ");
-    throw new EngineError(`ONNX Runtime cannot ${what} a part of the model: ${message}`, { hint });
-  }
+/** What the engine refuses, in one line. */
+function refusal(what: "compile" | "run", hint: string, cause: unknown): EngineError {
+  const message = (cause instanceof Error ? cause.message : String(cause)).trim().replace(/\s*\n\s*/g, "; ");
+  return new EngineError(`ONNX Runtime cannot ${what} a part of the model: ${message}`, { hint });
 }

@@ -4,7 +4,7 @@
  */
 import { dtypeFromOrt, dtypeInfo, type TypedArray } from "../../core/dtype.ts";
 import { UnavailableError } from "../../core/errors.ts";
-import type { Engine, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
+import type { Engine, EngineBinding, EngineSession, EngineTensor, SessionOptions } from "./engine.ts";
 
 type Ort = typeof import("onnxruntime-web");
 
@@ -33,18 +33,36 @@ export async function openWebEngine(notice: string): Promise<Engine> {
 async function createSession(ort: Ort, model: Uint8Array, options: SessionOptions): Promise<EngineSession> {
   const files = options.externalFolder ? externalFiles(options.externalFolder) : [];
   const session = await ort.InferenceSession.create(model, { externalData: files, logSeverityLevel: 3 });
-  return {
-    run: async (feeds, fetches) => {
-      const results = Object.entries(await session.run(feeds as never));
-      const outputs = Object.fromEntries(results.map(([name, tensor]) => [name, withDType(tensor)]));
-      for (const [name, to] of Object.entries(fetches)) {
-        if (to) copyElements(outputs[name]!.data, to.data);
-      }
-      return Object.fromEntries(Object.entries(outputs).map(([name, made]) => [name, fetches[name] ?? made]));
-    },
-    release: () => session.release(),
+  const run = async (feeds: Feeds, fetches: Fetches) => {
+    const results = await session.run(feeds as never, Object.keys(fetches));
+    return Object.fromEntries(
+      Object.entries(fetches).map(([name, to]) => {
+        const made = withDType(results[name]!);
+        if (to) copyElements(made.data, to.data);
+        return [name, to ?? made];
+      }),
+    );
   };
+  const bind = (): EngineBinding => {
+    const feeds: Record<string, EngineTensor> = {};
+    const fetches: Record<string, EngineTensor | null> = Object.fromEntries(session.outputNames.map((n) => [n, null]));
+    return {
+      feed: (slot, tensor) => void (feeds[session.inputNames[slot]!] = tensor),
+      fetch: (slot, tensor) => void (fetches[session.outputNames[slot]!] = tensor),
+      get isOpen() {
+        return Object.values(fetches).includes(null);
+      },
+      run: async () => {
+        const results = await run(feeds, fetches);
+        return session.outputNames.map((name) => results[name]!);
+      },
+    };
+  };
+  return { run, bind, release: () => session.release() };
 }
+
+type Feeds = Readonly<Record<string, EngineTensor>>;
+type Fetches = Readonly<Record<string, EngineTensor | null>>;
 
 /** A tensor of the package, which is one of ours too. */
 function withDType(tensor: { readonly type: string }): EngineTensor {

@@ -72,16 +72,16 @@ export class SegmentShare {
   }
 
   /** Lays out and copies what a segment of dynamic sizes has computed. */
-  publish(results: Readonly<Record<string, EngineTensor>>, bank: Bank): void {
+  publish(results: ReadonlyMap<string, EngineTensor>, bank: Bank): void {
     const dims = new Map(this.#values.map((v) => {
-      const own = results[v.name]!.dims;
+      const own = results.get(v.name)!.dims;
       // Only the sharded dim differs between ranks, and it is constant.
       const peers = v.peers!.map((type) => own.map((d, i) => typeof type.shape?.[i] === "number" ? type.shape[i] : d));
       return [v.name, peers] as const;
     }));
     this.#ensure(bank, this.#lay(dims));
     for (const { name } of this.#values) {
-      const { data } = results[name]!;
+      const { data } = results.get(name)!;
       const at = this.#offsets.get(name)!;
       this.#buffers[bank]!.local.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
     }

@@ -1,5 +1,5 @@
 /** Where the weight files of a job lie while its sessions are made. */
-import { statfsSync } from "node:fs";
+import { builtinModule } from "../../core/builtin.ts";
 import { byteLength } from "../../core/dtype.ts";
 import type { Graph } from "../../graph/graph.ts";
 
@@ -20,7 +20,7 @@ export function makeWeightFolder(graphs: readonly Graph<"local">[], ranks: numbe
 /** Free bytes of the file system of `path`; 0 where that cannot be told. */
 function freeBytes(path: string): number {
   try {
-    const { bavail, bsize } = statfsSync(path);
+    const { bavail, bsize } = builtinModule("node:fs").statfsSync(path);
     return bavail * bsize;
   } catch {
     return 0;

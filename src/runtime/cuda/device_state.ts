@@ -53,6 +53,8 @@ export class DeviceState extends ModelState {
   /** What holds memory, to give back when the state itself is gone. */
   readonly cells: readonly StateCell[];
   readonly #device: GpuDevice;
+  /** What it holds. */
+  readonly carried: readonly CarriedTensor[];
   #room: number;
   #length = 0;
   /** Memory in use, as text; undefined after a change. */
@@ -62,6 +64,7 @@ export class DeviceState extends ModelState {
   constructor(batch: number, carried: readonly CarriedTensor[], options: DeviceStateOptions) {
     super();
     this.batch = batch;
+    this.carried = carried;
     this.#device = options.device;
     this.#room = options.capacity === undefined
       ? 0
@@ -121,8 +124,7 @@ export class DeviceState extends ModelState {
     return this.#cells.has(name);
   }
 
-  /** The shape of `name`. */
-  shapeOf(name: string): readonly number[] {
+  override shapeOf(name: string): readonly number[] {
     return this.#cells.get(name)!.shape;
   }
 

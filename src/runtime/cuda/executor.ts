@@ -4,8 +4,7 @@ import type { Bindings } from "../../core/dim.ts";
 import { InputError } from "../../core/errors.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import type { HostTensor } from "../../core/host_tensor.ts";
-import { inlineData } from "../../graph/builder.ts";
-import { type Attribute, type Graph, isCall, outputOf, valueOf } from "../../graph/graph.ts";
+import { type Graph, outputOf, valueOf } from "../../graph/graph.ts";
 import { printType, type TensorType } from "../../graph/types.ts";
 import type { Program } from "../../program/program.ts";
 import { segment } from "../../program/segment.ts";
@@ -17,6 +16,7 @@ import type { GpuDevice } from "./device.ts";
 import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
 import { Lowerer } from "./lower.ts";
+import { withOwnData } from "./own_data.ts";
 import { StepPrograms } from "./programs.ts";
 import type { RankExchange } from "./step_runner.ts";
 import { WeightPool } from "./weights.ts";
@@ -44,6 +44,7 @@ const NONE: ReadonlySet<string> = new Set();
 export class GpuExecutor implements Executor {
   readonly #graph: Graph<"local">;
   readonly #options: GpuOptions;
+  /** In which dtype values of a dtype are held. */
   readonly #held: (dtype: DType) => DType;
   readonly #inputs: ReadonlyMap<string, TensorType>;
   readonly #outputTypes: ReadonlyMap<string, TensorType>;
@@ -65,7 +66,7 @@ export class GpuExecutor implements Executor {
 
   /** Uploads the weights. @throws {CudaError} If the GPU has too little memory. */
   constructor(graph: Graph<"local">, options: GpuOptions) {
-    this.#graph = withOwnAttributes(graph);
+    this.#graph = withOwnData(graph);
     this.#options = options;
     this.#held = options.held ?? ((dtype) => dtype);
     this.#inputs = new Map(
@@ -113,8 +114,9 @@ export class GpuExecutor implements Executor {
     return state;
   }
 
-  async run(inputs: Readonly<Record<string, HostTensor>>): Promise<Map<string, HostTensor>> {
-    return await this.#step(inputs, undefined);
+  /** One run; `sizes`: of symbols that no input tells. */
+  async run(inputs: Readonly<Record<string, HostTensor>>, sizes?: Bindings): Promise<Map<string, HostTensor>> {
+    return await this.#step(inputs, undefined, { sizes });
   }
 
   async step(
@@ -122,22 +124,23 @@ export class GpuExecutor implements Executor {
     state: DeviceState,
     { top }: StepOptions = {},
   ): Promise<Map<string, HostTensor>> {
-    return await this.#step(inputs, state, top);
+    return await this.#step(inputs, state, { top });
   }
 
   async #step(
     inputs: Readonly<Record<string, HostTensor>>,
     state: DeviceState | undefined,
-    top?: StepOptions["top"],
+    { top, sizes = [] }: StepOptions & { readonly sizes?: Iterable<readonly [string, number]> | undefined } = {},
   ): Promise<Map<string, HostTensor>> {
     const started = performance.now(), { device, collectives } = this.#options;
     // States of one kind have one shape, as steps extend them together.
-    const bindings = bindSymbols(state ? this.#binding : this.#inputs, (name) => {
+    const told = bindSymbols(state ? this.#binding : this.#inputs, (name) => {
       if (state?.has(name)) return state.shapeOf(name);
       const tensor = inputs[name];
       if (!tensor) throw new InputError(`Cannot run without input "${name}"`);
       return tensor.shape;
     });
+    const bindings = new Map([...sizes, ...told]);
     const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
     const own = this.#lowerer.statesInPlace, inPlace = state?.growInPlace(own) ? own : NONE;
     state?.reserve(nextShapes, inPlace);
@@ -153,6 +156,7 @@ export class GpuExecutor implements Executor {
     });
     const enqueued = performance.now();
     this.#programs.prepareNext();
+    const ahead = performance.now() - enqueued;
     await collectives?.settled();
     await device.settled();
     const waiting = performance.now() - enqueued;
@@ -164,7 +168,8 @@ export class GpuExecutor implements Executor {
     state?.advance(nextShapes, inPlace);
     this.recorder?.step(started);
     const { issued } = runner, { notRecorded } = this.#programs;
-    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded };
+    const reduces = collectives?.reduces;
+    this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, ahead, reduces };
     return results;
   }
 
@@ -210,20 +215,4 @@ export class GpuExecutor implements Executor {
     this[Symbol.dispose]();
     return Promise.resolve();
   }
-}
-
-/** The graph with tensor attributes of its own: a step reads them when the model's file is closed already. */
-function withOwnAttributes(graph: Graph<"local">): Graph<"local"> {
-  const own = (attribute: Attribute): Attribute =>
-    attribute.kind === "tensor"
-      ? {
-        kind: "tensor",
-        value: inlineData(attribute.value.dtype, attribute.value.shape, attribute.value.bytes().slice()),
-      }
-      : attribute;
-  const nodes = graph.nodes.map((node) => {
-    if (!isCall(node) || !Object.values(node.attributes).some((a) => a.kind === "tensor")) return node;
-    return { ...node, attributes: Object.fromEntries(Object.entries(node.attributes).map(([k, a]) => [k, own(a)])) };
-  });
-  return { ...graph, nodes };
 }

@@ -1,11 +1,14 @@
 /** From a local graph and sizes to what the GPU does: kernels, products and collectives, and where every value lies. */
 import type { DType } from "../../core/dtype.ts";
 import type { Bindings } from "../../core/dim.ts";
+import { GraphError } from "../../core/errors.ts";
 import { type Graph, outputOf } from "../../graph/graph.ts";
 import { fuseProducts } from "../../ops/kernels/fused_products.ts";
 import type { KernelTensor, Operand } from "../../ops/kernels/kernel.ts";
 import { lastRowsOf, topOfLastRows } from "../../ops/kernels/top.ts";
 import { sizeOf } from "./host_values.ts";
+import { withoutCopies } from "./copies.ts";
+import { LoweringError } from "./lowering_error.ts";
 import { Memory } from "./memory.ts";
 import { Preparer, type StepSizes, type Work } from "./prepare.ts";
 import { type ResultPlace, type SizedUnit, StepProgram } from "./step_program.ts";
@@ -80,20 +83,23 @@ export class Lowerer {
   readonly #states: ReadonlyMap<string, { readonly input: string; readonly inPlace: boolean }>;
   /** Carried inputs that grow in place. */
   readonly statesInPlace: ReadonlySet<string>;
+  /** Whether nodes read such states with the gaps between their rows, which a state that fills its room does not have. */
+  readonly readsGaps: boolean;
 
   constructor(whole: Graph<"local">, { rank, ranks, held = (dtype) => dtype }: LoweringTarget) {
-    const graph = fuseProducts(whole);
+    const graph = fuseProducts(withoutCopies(whole));
     this.#graph = graph;
-    this.#preparer = new Preparer(graph, { rank, ranks, held });
     this.#units = unitsOf(graph);
     this.#lastReads = lastReads(graph, this.#units);
-    const inPlace = statesInPlace(this.#units), { inputs } = outputOf(graph);
+    const inPlace = statesInPlace(graph, this.#units), { inputs } = outputOf(graph);
+    this.#preparer = new Preparer(graph, { rank, ranks, held, growing: inPlace });
     this.#states = new Map(
       graph.carried.flatMap(({ input, output }) =>
         output === undefined ? [] : [[inputs[output]!, { input, inPlace: inPlace.has(inputs[output]!) }] as const]
       ),
     );
-    this.statesInPlace = new Set(inPlace.values());
+    this.readsGaps = this.#units.some((u) => !u.grows && u.inputs.some((name) => inPlace.has(name)));
+    this.statesInPlace = new Set([...inPlace.values()].map((s) => s.input));
   }
 
   /** The program of a step. @throws {GraphError} If an op does not run on a GPU. */
@@ -118,7 +124,7 @@ export class Lowerer {
     }
     const sized: SizedUnit[] = [], numbers = new Map<string, readonly (number | undefined)[]>();
     this.#units.forEach((unit, index) => {
-      const prepared = preparer.prepare(unit);
+      const prepared = refusing(unit, () => preparer.prepare(unit));
       if (prepared) {
         const varies = growing.size > 0 && preparer.varies(unit, growing);
         let at = unit.key === null ? undefined : numbers.get(unit.key);
@@ -126,7 +132,7 @@ export class Lowerer {
         at ??= prepared.works.map((w) => (varies && w.kind === "kernel" ? upload.put(w.launch.numbers) : undefined));
         if (unit.key !== null) numbers.set(unit.key, at);
         const from = commands.length;
-        this.#place(unit, { memory, commands, numbersAt: at });
+        refusing(unit, () => this.#place(unit, { memory, commands, numbersAt: at }));
         if (varies) sized.push({ unit, prepared, from, numbersAt: at, isFirst });
       }
       for (const name of this.#lastReads[index]!) memory.release(name);
@@ -202,6 +208,16 @@ export class Lowerer {
       commands.push({ ...work, places, of: unit.nodes[0]!.name, numbersAt: numbersAt[i] });
     });
     own.free();
+  }
+}
+
+/** What `lower` gives; an error of it names the nodes of `unit`. @throws {LoweringError} If the GPU does not run them. */
+function refusing<T>(unit: Unit, lower: () => T): T {
+  try {
+    return lower();
+  } catch (error) {
+    if (!(error instanceof GraphError)) throw error;
+    throw new LoweringError(error, unit.nodes.map((n) => n.name));
   }
 }
 

@@ -5,12 +5,15 @@ import type { OnProgress } from "../../core/progress.ts";
 import { CudaDriver } from "../../ffi/cuda_driver.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import type { Graph } from "../../graph/graph.ts";
+import { mostFloats } from "../../passes/round_values.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import { NcclCommunicator } from "../comm/nccl/nccl_communicator.ts";
 import type { HeldDType } from "../device_choice.ts";
 import { GpuDevice } from "./device.ts";
-import { GpuExecutor } from "./executor.ts";
-import { requireKernels } from "./missing_kernels.ts";
+import { hostNodes, opsOf } from "./host_nodes.ts";
+import { GpuModelExecutor } from "./model_executor.ts";
+import type { Executor } from "../executor.ts";
+import type { HostEngine } from "./host_session.ts";
 import { NcclExchange } from "./nccl_exchange.ts";
 import { StagedExchange } from "./staged_exchange.ts";
 import type { RankExchange } from "./step_runner.ts";
@@ -24,6 +27,14 @@ export interface OpenGpuOptions {
   readonly dtype?: HeldDType | undefined;
   /** Told how far it is. */
   readonly onProgress?: OnProgress | undefined;
+  /** What runs nodes that no GPU runs, and in how many threads. */
+  readonly host: HostEngine;
+}
+
+/** What runs the graphs, and what a user should know of it. */
+export interface OpenedGpu {
+  readonly executors: readonly Executor[];
+  readonly notice: string | undefined;
 }
 
 const HELD: Readonly<Record<HeldDType, DType>> = { fp32: "f32", fp16: "f16", bf16: "bf16" };
@@ -31,31 +42,40 @@ const HELD: Readonly<Record<HeldDType, DType>> = { fp32: "f32", fp16: "f16", bf1
 /**
  * Puts a model's graphs on this rank's GPU, where they share weights; all ranks call it together.
  *
- * @throws {UnavailableError} If a library, a GPU or its memory is missing. @throws {GraphError} If ops have no kernel: which.
+ * @throws {UnavailableError} If a library, a GPU or its memory is missing.
  */
-export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptions): GpuExecutor[] {
-  for (const graph of graphs) requireKernels(graph);
-  const { comm, dtype, onProgress } = options, held = heldBy(graphs, dtype);
+export async function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptions): Promise<OpenedGpu> {
+  const { comm, dtype, onProgress, host } = options, held = heldBy(graphs, dtype);
+  const onHost = graphs.map((graph) => opsOf(graph, hostNodes(graph))).filter((ops) => ops !== "");
+  // Ranks without a part of the model may not have the nodes that others run on their hosts.
+  const inParts = Int32Array.of(onHost.length);
+  await comm.allReduce(inParts, "max");
   const device = openDevice(comm), weights = new WeightPool({ device, held, onProgress });
+  let collectives: RankExchange | undefined;
   const release = () => {
+    collectives?.[Symbol.dispose]();
     weights[Symbol.dispose]();
     device[Symbol.dispose]();
   };
   let open = graphs.length;
   try {
-    return graphs.map((graph) =>
-      new GpuExecutor(graph, {
+    const exchange = collectives = exchangeOf(comm, device);
+    const executors = graphs.map((graph) =>
+      new GpuModelExecutor(graph, {
         device,
         weights,
         rank: comm.rank,
         ranks: comm.size,
-        collectives: exchangeOf(comm, device),
+        collectives: exchange,
         held,
+        host,
+        inParts: inParts[0] !== 0,
         onDispose: () => {
           if (--open === 0) release();
         },
       })
     );
+    return { executors, notice: onHost.length === 0 ? undefined : `no GPU runs ${onHost.join(", ")}: the CPU does` };
   } catch (error) {
     release();
     throw error;
@@ -64,7 +84,7 @@ export function openGpu(graphs: readonly Graph<"local">[], options: OpenGpuOptio
 
 function exchangeOf(comm: Communicator, device: GpuDevice): RankExchange | undefined {
   if (comm.size === 1) return undefined;
-  return comm instanceof NcclCommunicator ? new NcclExchange(comm, device) : new StagedExchange(comm, device);
+  return comm instanceof NcclCommunicator ? NcclExchange.open(comm, device) : new StagedExchange(comm, device);
 }
 
 function openDevice(comm: Communicator): GpuDevice {
@@ -82,15 +102,7 @@ function openDevice(comm: Communicator): GpuDevice {
 /** The dtype in which each dtype is held: the one that most of the weights have becomes `dtype`, others stay. */
 export function heldBy(graphs: readonly Graph<"local">[], dtype: HeldDType | undefined): (dtype: DType) => DType {
   if (dtype === undefined) return (own) => own;
-  const bytes = new Map<DType, number>();
-  for (const node of graphs.flatMap((g) => g.nodes)) {
-    if (node.kind !== "get_attr") continue;
-    const { dtype: own, shape } = node.data;
-    if (own === "f32" || own === "f16" || own === "bf16") {
-      bytes.set(own, (bytes.get(own) ?? 0) + shape.reduce((a, b) => a * b, 1));
-    }
-  }
-  const [most] = [...bytes].sort((a, b) => b[1] - a[1])[0] ?? [];
+  const most = mostFloats(graphs);
   if (most === undefined) throw new InputError(`Cannot hold the model in ${dtype}: it has no weights that are floats`);
   return (own) => (own === most ? HELD[dtype] : own);
 }

@@ -17,6 +17,7 @@ import type {
   Operand,
   RowsStep,
 } from "../../ops/kernels/kernel.ts";
+import { stridesOf } from "../../ops/kernels/access.ts";
 import { withBounds } from "../../ops/kernels/bounded.ts";
 import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
@@ -25,7 +26,7 @@ import { fuseMaps, withOperands } from "./fuse_maps.ts";
 import { ARGUMENT_BYTES, argumentBytes, type Launch } from "./kernel_arguments.ts";
 import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
-import type { Unit } from "./units.ts";
+import type { GrowingState, Unit } from "./units.ts";
 
 /** One thing that the GPU does. */
 export type Work =
@@ -45,6 +46,8 @@ export interface PrepareTarget {
   readonly rank: number;
   readonly ranks: number;
   readonly held: (dtype: DType) => DType;
+  /** States that grow in place where there is room, by the value that extends them. */
+  readonly growing: ReadonlyMap<string, GrowingState>;
 }
 
 /** Sizes of a step. */
@@ -52,6 +55,14 @@ export interface StepSizes {
   readonly bindings: Bindings;
   /** Where states grow in place: the length of their memory. */
   readonly room?: number | undefined;
+}
+
+/** What depends on some symbols. */
+interface Dependents {
+  readonly names: readonly string[];
+  readonly units: readonly Unit[];
+  /** Of how many units these are. */
+  readonly among: number;
 }
 
 /** The units of a graph at the sizes of the last `bind`. */
@@ -68,6 +79,10 @@ export class Preparer {
   readonly #forms = new Map<string, Prepared>();
   /** The part of a call's form that does not change; null for calls that have none. */
   readonly #attributes = new Map<Call, string | null>();
+  /** What depends on a set of symbols; as a text grows, it is the same set at every step. */
+  readonly #dependents = new Map<string, Dependents>();
+  /** All that were prepared so far. */
+  readonly #units = new Set<Unit>();
   #sizes: StepSizes = { bindings: new Map() };
 
   constructor(graph: Graph<"local">, target: PrepareTarget) {
@@ -83,11 +98,15 @@ export class Preparer {
     const changed = new Set([...bindings.keys()].filter((name) => before.bindings.get(name) !== bindings.get(name)));
     if (changed.size === 0 && room === before.room) return;
     this.#forms.clear();
-    const depends = (name: string) => name !== "" && this.dependsOn(name, changed);
-    for (const name of this.#tensors.keys()) if (depends(name)) this.#tensors.delete(name);
-    for (const name of this.#ints.keys()) if (depends(name)) this.#ints.delete(name);
+    const { names, units } = this.#dependentsOf(changed);
+    for (const name of names) {
+      this.#tensors.delete(name);
+      this.#ints.delete(name);
+    }
+    for (const unit of units) this.#prepared.delete(unit);
+    if (room === before.room) return;
     for (const unit of this.#prepared.keys()) {
-      if ((unit.grows && room !== before.room) || this.varies(unit, changed)) this.#prepared.delete(unit);
+      if (unit.grows || unit.inputs.some((n) => this.#target.growing.has(n))) this.#prepared.delete(unit);
     }
   }
 
@@ -142,6 +161,7 @@ export class Preparer {
       prepared = unit.nodes.length > 1 ? this.#chain(unit) : this.#call(unit, node);
     } else prepared = this.#collective(node!);
     this.#prepared.set(unit, prepared);
+    this.#units.add(unit);
     return prepared;
   }
 
@@ -211,11 +231,18 @@ export class Preparer {
       node,
       attributes: node.attributes,
       opset: this.#graph.opsets.get(node.domain) ?? 1,
-      inputs: node.inputs.map((n) => (n === "" ? undefined : this.tensorOf(n))),
+      inputs: node.inputs.map((n) => (n === "" ? undefined : this.#inputOf(n))),
       outputs: node.outputs.map((n) => (this.isRead(n) ? this.tensorOf(n) : undefined)),
       ints: node.inputs.map((n) => (n === "" ? undefined : this.intsOf(n))),
       rooms,
     };
+  }
+
+  /** A value as a call reads it: with gaps, where it lies in a state that has room for more. */
+  #inputOf(name: string): KernelTensor {
+    const tensor = this.tensorOf(name), growing = this.#target.growing.get(name), { room } = this.#sizes;
+    if (!growing || room === undefined) return tensor;
+    return { ...tensor, strides: stridesOf(tensor.shape.with(growing.dim, room)) };
   }
 
   #lowered({ steps, scratch = [] }: Lowered): Prepared {
@@ -236,7 +263,8 @@ export class Preparer {
       this.#attributes.set(node, own = plain ? JSON.stringify([node.domain, node.op, opset, attributes]) : null);
     }
     if (own === null) return undefined;
-    const tensors = (list: KernelContext["inputs"]) => list.map((t) => (t ? `${t.dtype}[${t.shape}]` : "-")).join(" ");
+    const tensors = (list: KernelContext["inputs"]) =>
+      list.map((t) => (t ? `${t.dtype}[${t.shape}]${t.strides ?? ""}` : "-")).join(" ");
     const known = ints.map((i) => i?.join() ?? "-").join(";");
     return `${own} ${tensors(inputs)} > ${tensors(outputs)} ${known} ${rooms!.join()}`;
   }
@@ -248,6 +276,16 @@ export class Preparer {
     const { exchange, steps, scratch } = collectiveSteps(node, context);
     const copies = steps.flatMap((step) => kernelOf(step, this.#texts));
     return { works: [{ kind: "exchange", exchange }, ...copies], aliases: [], scratch };
+  }
+
+  #dependentsOf(symbols: ReadonlySet<string>): Dependents {
+    const key = [...symbols].join(), known = this.#dependents.get(key);
+    if (known?.among === this.#units.size) return known;
+    const names = known?.names ?? [...this.#graph.values.keys()].filter((name) => this.dependsOn(name, symbols));
+    const units = [...this.#units].filter((unit) => this.varies(unit, symbols)), among = this.#units.size;
+    const found = { names, units, among };
+    this.#dependents.set(key, found);
+    return found;
   }
 
   #symbolsOf(name: string): ReadonlySet<string> {

@@ -110,7 +110,8 @@ export class StepPrograms implements Disposable {
 
   /** The sizes up to which steps like this one may come; undefined unless the step before was one of them. */
   #limit(bindings: Bindings, state: DeviceState): Bindings | undefined {
-    const last = this.#last, left = state.room - state.length;
+    // The last step before the cache moves has other kernels where they read its rows without gaps.
+    const room = this.#o.lowerer.readsGaps ? state.room - 1 : state.room, last = this.#last, left = room - state.length;
     if (!last || left <= 0) return undefined;
     const grown = [...bindings].filter(([name, size]) => size !== last.get(name));
     if (grown.length === 0 || grown.some(([name, size]) => !(size > (last.get(name) ?? Infinity)))) return undefined;

@@ -4,12 +4,13 @@ import { byteLength } from "../../core/dtype.ts";
 import type { CommDType } from "../comm/buffers.ts";
 import type { Communicator } from "../comm/communicator.ts";
 import type { Exchange } from "./collectives.ts";
-import type { AddressOf, GpuDevice } from "./device.ts";
+import type { AddressOf, Enqueue, GpuDevice } from "./device.ts";
 import type { RankExchange } from "./step_runner.ts";
 
 /** Exchanges among the ranks of any communicator. Each waits for the GPU before and after, so it is slow. */
 export class StagedExchange implements RankExchange {
   readonly unrecordable = "exchanges go through the host";
+  readonly reduces = "through the host";
   readonly #comm: Communicator;
   readonly #device: GpuDevice;
 
@@ -18,7 +19,13 @@ export class StagedExchange implements RankExchange {
     this.#device = device;
   }
 
-  enqueue(exchange: Exchange, addressOf: AddressOf): void {
+  prepare(exchange: Exchange, addressOf: AddressOf): Enqueue {
+    return () => this.#exchange(exchange, addressOf);
+  }
+
+  [Symbol.dispose](): void {}
+
+  #exchange(exchange: Exchange, addressOf: AddressOf): void {
     const { dtype } = exchange.from;
     this.#device.synchronize();
     if (exchange.kind === "reduce") {

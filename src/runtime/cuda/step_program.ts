@@ -59,6 +59,8 @@ export class StepProgram {
   #outputs: readonly StepOutput[];
   /** Values of one shape and one piece of memory each: what must fit. */
   readonly #largest: readonly { readonly name: string; readonly bytes: number }[];
+  /** Values that the host knows, and that change. */
+  readonly #values: readonly { readonly name: string; readonly offset: number; readonly bytes: number }[];
   /** Copies of values that grow. */
   readonly #copies: readonly number[];
 
@@ -68,6 +70,9 @@ export class StepProgram {
     this.image = parts.upload.image();
     this.#largest = [...parts.reserved].flatMap(([name, bytes]) =>
       parts.preparer.dependsOn(name, parts.growing) ? [{ name, bytes }] : []
+    );
+    this.#values = [...parts.upload.values].flatMap(([name, part]) =>
+      parts.preparer.dependsOn(name, parts.growing) ? [{ name, ...part }] : []
     );
     this.#copies = parts.commands.flatMap((c, at) =>
       c.kind === "copy" && parts.preparer.dependsOn(c.of, parts.growing) ? [at] : []
@@ -137,7 +142,7 @@ export class StepProgram {
 
   /** Sets it to other sizes. False, and it must not be used, if it does not serve them. */
   resize(bindings: Bindings): boolean {
-    const { preparer, sized, upload, commands, room } = this.#parts;
+    const { preparer, sized, commands, room } = this.#parts;
     preparer.bind({ bindings, room });
     this.#bindings = bindings;
     for (const { name, bytes } of this.#largest) if (sizeOf(preparer.tensorOf(name)) > bytes) return false;
@@ -151,8 +156,7 @@ export class StepProgram {
         if (!this.#setWork(work, { was: prepared.works[i]!, at: from + i, numbersAt: numbersAt[i] })) return false;
       }
     }
-    for (const [name, { offset, bytes }] of upload.values) {
-      if (!preparer.dependsOn(name, this.#parts.growing)) continue;
+    for (const { name, offset, bytes } of this.#values) {
       const { dtype, shape } = preparer.tensorOf(name), ints = preparer.intsOf(name);
       const now = ints && hostTensorBytes(fromNumbers(dtype, shape, [...ints]));
       if (!now || now.length > bytes) return false;

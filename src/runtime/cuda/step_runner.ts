@@ -8,11 +8,13 @@ import type { Command, Place } from "./lower.ts";
 import type { StepProgram } from "./step_program.ts";
 
 /** How ranks exchange device memory, in the order of the device's stream. */
-export interface RankExchange {
+export interface RankExchange extends Disposable {
   /** Why exchanges cannot be recorded into a graph; undefined where they can. */
   readonly unrecordable: string | undefined;
-  /** Enqueues `exchange`. */
-  enqueue(exchange: Exchange, addressOf: AddressOf): void;
+  /** By what means they reduce, for people. */
+  readonly reduces: string;
+  /** An exchange, ready to be put into the stream again and again. */
+  prepare(exchange: Exchange, addressOf: AddressOf): Enqueue;
   /** Waits until the stream has no work, watching the other ranks. @throws {CommunicatorError} If one is lost. */
   settled(): Promise<void>;
   /** Whether all ranks say yes; all call it together. */
@@ -103,8 +105,7 @@ export class StepRunner implements Disposable {
     }
     if (command.kind === "gemm") return device.prepareGemm(command.step, addressOf);
     if (!collectives) throw new InputError("Cannot run a graph of several ranks on one: it has no collectives");
-    const { exchange } = command;
-    return () => collectives.enqueue(exchange, addressOf);
+    return collectives.prepare(command.exchange, addressOf);
   }
 
   [Symbol.dispose](): void {

@@ -1,7 +1,17 @@
 /** What is lowered together: a node, or several that become one kernel; and which of them are alike, whatever the sizes. */
 import { type Dim, dimEquals, dimKey } from "../../core/dim.ts";
-import { type Call, type Collective, type Graph, isCall, outputOf, readsOf, valueOf } from "../../graph/graph.ts";
-import { growthOf, isElementwise } from "../../ops/kernels/table.ts";
+import {
+  type Call,
+  type Collective,
+  consumers,
+  type Graph,
+  isCall,
+  outputOf,
+  readsOf,
+  valueOf,
+} from "../../graph/graph.ts";
+import { axisOf } from "../../ops/kernels/access.ts";
+import { growthOf, isElementwise, readsGaps } from "../../ops/kernels/table.ts";
 
 /** Nodes that are lowered together, in order. Steps of a unit name its values by their position in these lists. */
 export interface Unit {
@@ -16,30 +26,50 @@ export interface Unit {
   readonly key: string | null;
 }
 
-/** The carried input that each value extends in place, by the value's name. */
-export function statesInPlace(units: readonly Unit[]): Map<string, string> {
-  const out = new Map<string, string>();
+/** A state that grows in place: the carried input that it is, and the dim along which. */
+export interface GrowingState {
+  readonly input: string;
+  readonly dim: number;
+}
+
+/** The states that values extend in place, by the value's name. */
+export function statesInPlace(graph: Graph<"local">, units: readonly Unit[]): Map<string, GrowingState> {
+  const out = new Map<string, GrowingState>();
   for (const { grows, nodes: [node] } of units) {
     if (!grows || !isCall(node!)) continue;
-    for (const { input, output } of growthOf(node)) out.set(node.outputs[output]!, node.inputs[input]!);
+    for (const { input, output, dim } of growthOf(node)) {
+      const name = node.outputs[output]!, rank = valueOf(graph, name).type.shape!.length;
+      out.set(name, { input: node.inputs[input]!, dim: axisOf(dim, rank) });
+    }
   }
   return out;
 }
 
 /** The units of a graph: elementwise calls that feed one other alone are one with it, other nodes one each. */
 export function unitsOf(graph: Graph<"local">): Unit[] {
-  const readers = new Map<string, number>(), { inputs: results } = outputOf(graph);
+  const readers = new Map<string, number>(), { inputs: results } = outputOf(graph), reading = consumers(graph);
   for (const node of graph.nodes) for (const name of readsOf(node)) readers.set(name, (readers.get(name) ?? 0) + 1);
   const next = new Map(graph.carried.flatMap((c) => (c.output === undefined ? [] : [[c.input, results[c.output]!]])));
   const grows = (node: Call | Collective): boolean => {
     const growth = isCall(node) ? growthOf(node) : [];
     return growth.length > 0 && growth.every(({ input, output, dim }) => {
-      // Nobody else may read the state: its memory is longer than what it holds, and changes under who reads it late.
       const state = node.inputs[input] ?? "", extended = node.outputs[output] ?? "";
-      if (state === "" || extended === "" || growthDim(graph, state, extended) !== dim) return false;
-      return next.get(state) === extended && readers.get(state) === 1 && readers.get(extended) === 1;
+      if (state === "" || extended === "" || next.get(state) !== extended) return false;
+      const rank = valueOf(graph, extended).type.shape?.length ?? 0, own = axisOf(dim, rank);
+      if (growthDim(graph, state, extended) !== own) return false;
+      // Nobody else may read the state, as it changes under who reads it late; and what it becomes has gaps between its rows.
+      return readers.get(state) === 1 && results.filter((r) => r === extended).length === 1 &&
+        reading.get(extended)!.every((n) => {
+          if (n.kind === "output") return true;
+          // Who asks for its size alone does not read it.
+          const isSize = isCall(n) && n.outputs.every((o) => o === "" || valueOf(graph, o).ints !== undefined);
+          return isSize || (isCall(n) && readsGaps(n, { dim: own, rank }));
+        });
     });
   };
+  const extended = new Set<string>();
+  /** Which inputs have gaps between their rows, where states grow in place. */
+  const gaps = (inputs: readonly string[]) => inputs.map((n) => Number(extended.has(n))).join("");
   const isRead = (name: string) => readers.has(name), chains = chainsOf(graph, { readers, results: new Set(results) });
   return graph.nodes.flatMap((node): Unit[] => {
     if (!isCall(node) && node.kind !== "collective") return [];
@@ -48,10 +78,15 @@ export function unitsOf(graph: Graph<"local">): Unit[] {
     if (nodes !== undefined) {
       const made = new Set(nodes.flatMap((n) => n.outputs));
       const inputs = [...new Set(nodes.flatMap((n) => n.inputs))].filter((n) => !made.has(n));
-      return [{ nodes, inputs, outputs: node.outputs, grows: false, key: keyOf(graph, nodes, isRead) }];
+      const key = keyOf(graph, nodes, isRead);
+      return [{ nodes, inputs, outputs: node.outputs, grows: false, key: key && `${gaps(inputs)} ${key}` }];
     }
     const own = grows(node), key = keyOf(graph, [node], isRead);
-    return [{ nodes: [node], inputs: node.inputs, outputs: node.outputs, grows: own, key: key && `${own} ${key}` }];
+    if (own && isCall(node)) {
+      for (const { output } of growthOf(node)) extended.add(node.outputs[output]!);
+    }
+    const unit = { nodes: [node], inputs: node.inputs, outputs: node.outputs, grows: own };
+    return [{ ...unit, key: key && `${own} ${gaps(node.inputs)} ${key}` }];
   });
 }
 

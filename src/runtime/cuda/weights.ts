@@ -1,10 +1,11 @@
 /** A rank's weights on its GPU: each once, however many values name it, in the dtype that the GPU holds. */
 import { type DType } from "../../core/dtype.ts";
+import type { HostTensor } from "../../core/host_tensor.ts";
 import type { OnProgress } from "../../core/progress.ts";
 import type { DeviceMemory } from "../../ffi/cuda_handles.ts";
 import type { Graph, TensorData } from "../../graph/graph.ts";
 import type { GpuDevice } from "./device.ts";
-import { convertBytes, sizeOf } from "./host_values.ts";
+import { convertBytes, sizeOf, tensorOf } from "./host_values.ts";
 
 /** Where weights go. */
 export interface WeightTarget {
@@ -24,7 +25,7 @@ export class WeightPool implements Disposable {
   }
 
   /** Uploads the constants of `graph` that are not there yet; gives memory by value name. @throws {UnavailableError} If they do not fit. */
-  upload(graph: Graph<"local">): Map<string, DeviceMemory> {
+  upload(graph: Graph): Map<string, DeviceMemory> {
     const { device, held, onProgress } = this.#target;
     const constants = graph.nodes.flatMap((n) => n.kind === "get_attr" ? [{ name: n.outputs[0], data: n.data }] : []);
     const fresh = new Set(constants.map((c) => c.data).filter((data) => !this.#known.has(data)));
@@ -39,6 +40,14 @@ export class WeightPool implements Disposable {
     }
     device.synchronize(); // the file may be closed after this
     return new Map(constants.map(({ name, data }) => [name, this.#known.get(data)!]));
+  }
+
+  /** The content of a constant that was uploaded, as the model has it. */
+  read(data: TensorData): HostTensor {
+    const { device, held } = this.#target, { dtype, shape } = data, own = held(dtype);
+    const bytes = new Uint8Array(sizeOf({ dtype: own, shape }));
+    device.download(this.#known.get(data)!.value, bytes);
+    return tensorOf(bytes, { held: own, dtype, shape });
   }
 
   [Symbol.dispose](): void {

@@ -38,11 +38,16 @@ export interface CalibrationPlace {
   readonly path: string | undefined;
 }
 
+/** Where this user's measurements lie; undefined where there is none of SHARDWISE_CACHE, XDG_CACHE_HOME and HOME. */
+export function cacheFolder(env: EnvRecord = Deno.env.toObject()): string | undefined {
+  const cache = env.XDG_CACHE_HOME || (env.HOME ? join(env.HOME, ".cache") : undefined);
+  return env.SHARDWISE_CACHE || (cache && join(cache, "shardwise"));
+}
+
 /** The place of this host's calibration. */
 export function calibrationPlace(env: EnvRecord = Deno.env.toObject()): CalibrationPlace {
   const host = Deno.hostname(), cores = navigator.hardwareConcurrency;
-  const cache = env.XDG_CACHE_HOME || (env.HOME ? join(env.HOME, ".cache") : undefined);
-  const folder = env.SHARDWISE_CACHE || (cache && join(cache, "shardwise"));
+  const folder = cacheFolder(env);
   const file = `costs-${host.replace(/[^\w.-]/g, "_")}-${cores}.json`;
   return { host, cores, path: folder && join(folder, file) };
 }

@@ -1,5 +1,5 @@
 /** The files by which Linux tells of itself, so that the readers of them can be given other machines' files. */
-import { statfsSync } from "node:fs";
+import { builtinModule } from "../../core/builtin.ts";
 
 /** What is read of a machine. */
 export interface HostFiles {
@@ -29,7 +29,7 @@ export const THIS_HOST: HostFiles = {
   },
   space(path) {
     try {
-      const { blocks, bavail, bsize } = statfsSync(path);
+      const { blocks, bavail, bsize } = builtinModule("node:fs").statfsSync(path);
       return { total: blocks * bsize, free: bavail * bsize };
     } catch {
       return undefined;

@@ -1,6 +1,7 @@
 /** What this machine has, what of it loads, and what that means: the data of `shardwise doctor`. */
 import { describeError } from "../../core/errors.ts";
 import { type LibraryFound, probeLibraries } from "../../ffi/probe.ts";
+import { describeAllReduces } from "../cuda/reduce_report.ts";
 import { openLibrary } from "../cpu/ort_native.ts";
 import { type Advice, advise } from "./advice.ts";
 import { type HostFiles, THIS_HOST } from "./host_files.ts";
@@ -18,6 +19,8 @@ export interface HostReport {
   readonly v8: string;
   readonly machine: Machine;
   readonly libraries: readonly LibraryFound[];
+  /** By what means GPUs all-reduce, and why; undefined where there are no two. */
+  readonly allReduces: string | undefined;
   readonly advice: readonly Advice[];
 }
 
@@ -32,6 +35,7 @@ export async function hostReport(files: HostFiles = THIS_HOST): Promise<HostRepo
     v8: Deno.version.v8,
     machine: readMachine(files),
     libraries: [libc!, await probeEngine(), ...others],
+    allReduces: describeAllReduces(),
   };
   return { ...facts, advice: advise(facts) };
 }

@@ -2,7 +2,7 @@
 /**
  * Decodes with a model folder on GPUs, one a rank, and on CPUs for comparison where one rank runs; prints as JSON how many things each step
  * issued, why steps are not recorded, and how far the logits are from those of a CPU. Arguments: the folder, tokens of the prompt, steps, tokens that the state
- * is told to become or `-`, the step after which the rows of a batch of 2 change places, or `-`.
+ * is told to become or `-`, the step after which the rows of a batch of 2 change places, or `-`, and `plain` for a model without fused ops.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ import { init } from "../../../src/runtime/comm/init.ts";
 import type { ParallelModel } from "../../../src/runtime/parallel_model.ts";
 import { parallelizeModel } from "../../../src/session.ts";
 
-const [folder, length, steps, capacity, swap] = Deno.args as [string, string, string, string, string];
+const [folder, length, steps, capacity, swap, how] = Deno.args as [string, string, string, string, string, string?];
 const prompt = Array.from({ length: Number(length) }, (_, i) => (5 * i + 3) % 31 + 1);
 const batch = swap === "-" ? 1 : 2, path = join(folder, "model.onnx");
 const token = (row: number, step: number) => (7 * step + 3 * row) % 31 + 1;
@@ -44,8 +44,8 @@ async function logits(
 }
 
 await using comm = await init({ device: "cuda" });
-await using model = await parallelizeModel(path, { comm, device: "cuda" });
-const { rows, issued } = await logits(model), { notRecorded } = model.timing;
+await using model = await parallelizeModel(path, { comm, device: "cuda", config: { fuse: how !== "plain" } });
+const { rows, issued } = await logits(model), { notRecorded, reduces } = model.timing;
 let difference = 0;
 if (comm.size === 1) {
   await using reference = await parallelizeModel(path, { comm, device: "cpu" });
@@ -61,4 +61,4 @@ if (comm.size === 1 && batch === 1) {
     assert.deepEqual(found[step], [...ids.map((id) => last[id]!), ...ids]);
   });
 }
-if (comm.rank === 0) console.log(JSON.stringify({ issued, notRecorded, difference }));
+if (comm.rank === 0) console.log(JSON.stringify({ issued, notRecorded, difference, reduces, rows: rows.at(-1) }));

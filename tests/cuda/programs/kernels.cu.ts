@@ -41,6 +41,7 @@ extern "C" __global__ void sw_lanes(u32* y) {
 /** Each has one mistake, named after it. */
 export const MISTAKES = `
 extern "C" __global__ void sw_overrun(float* y, int n) { y[n + 4096] = 1.f; }
+extern "C" __global__ void __launch_bounds__(64) sw_bounded(float* y) { y[threadIdx.x] = 1.f; }
 extern "C" __global__ void sw_misaligned(char* y) { *(float*)(y + 1) = 1.f; }
 extern "C" __global__ void sw_little_shared(float* y) { extern __shared__ float s[]; s[8] = 1.f; y[0] = s[8]; }
 extern "C" __global__ void sw_divergent(float* y) {

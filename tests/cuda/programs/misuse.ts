@@ -1,12 +1,15 @@
 // deno-lint-ignore-file no-console -- a program reports to its test by its output
 // One mistake with the driver, named by the argument. Prints what it was answered as JSON: { call, code, later }.
+import { Cublas, CUBLAS_ENUM } from "../../../src/ffi/cublas.ts";
 import { CudaError } from "../../../src/ffi/cuda_error.ts";
-import { CudaEvent, CudaStream, PinnedMemory } from "../../../src/ffi/cuda_handles.ts";
+import { CudaContext, CudaEvent, CudaStream, PeerMapping, PinnedMemory } from "../../../src/ffi/cuda_handles.ts";
+import type { KernelCompileError } from "../../../src/ffi/nvrtc.ts";
 import { Gpu } from "./gpu.ts";
 import { KERNELS, MISTAKES } from "./kernels.cu.ts";
 
 const gpu = new Gpu(), { driver, stream } = gpu;
-const y = gpu.alloc(4 * 64);
+/** `y` is freed by one of the mistakes. */
+const y = gpu.alloc(4 * 64), z = gpu.alloc(4 * 64);
 const kernel = (name: string) => gpu.compile(MISTAKES).function(name);
 const run = (name: string, block: number, ...args: (bigint | number)[]) => {
   gpu.launch(kernel(name), { grid: 1, block }, ...args);
@@ -77,14 +80,88 @@ const MISTAKE: Readonly<Record<string, () => unknown>> = {
     other[Symbol.dispose]();
     driver.call.cuMemsetD8Async(y.value, 0, 4n, value);
   },
+  "launch of more threads than the kernel's bound": () => run("sw_bounded", 96, z.value),
+  "launch of a kernel of another context": () => {
+    const scale = kernel("sw_overrun");
+    try {
+      new CudaContext(driver, 1).makeCurrent();
+      gpu.launch(scale, { grid: 1, block: 1 }, z.value, -4096);
+    } finally {
+      gpu.context.makeCurrent();
+    }
+  },
+  "recording an event in a stream of another context": () => {
+    try {
+      new CudaContext(driver, 1).makeCurrent();
+      const event = new CudaEvent(driver);
+      event.record(stream.value);
+    } finally {
+      gpu.context.makeCurrent();
+    }
+  },
+  "launching a graph while capturing": () => {
+    const graph = stream.capture(() => driver.call.cuMemsetD8Async(z.value, 0, 4n, stream.value));
+    stream.capture(() => graph.launch(stream));
+  },
+  "freeing pinned memory while capturing": () => {
+    const pinned = gpu.pinned(64);
+    stream.capture(() => pinned[Symbol.dispose]());
+  },
+  "copying while capturing": () => stream.capture(() => driver.call.cuMemcpyHtoD_v2(z.value, new Uint8Array(4), 4n)),
+  "a product without a leading dimension": () => multiply({ n: 4, ld: 0 }),
+  "a product of no columns without a leading dimension": () => multiply({ n: 0, ld: 0 }),
+  "a product without a matrix": () => multiply({ n: 4, ld: 4, a: 0n }),
+  "an update of a graph to another topology": () => {
+    const set = () => driver.call.cuMemsetD8Async(z.value, 0, 4n, stream.value);
+    const one = stream.capture(set);
+    driver.call.cuStreamBeginCapture_v2(stream.value, 1);
+    set();
+    set();
+    const graph = new BigUint64Array(1);
+    driver.call.cuStreamEndCapture(stream.value, graph);
+    driver.call.cuGraphExecUpdate_v2(one.value, graph[0]!, new Uint8Array(24));
+  },
+  "opening a memory handle in the process that made it": () => new PeerMapping(driver, z.exported()),
+  "exporting memory that is not allocated": () => driver.call.cuIpcGetMemHandle(new Uint8Array(64), 4096n),
+  "closing memory that is not open": () => driver.call.cuIpcCloseMemHandle(z.value),
   "no current context": () => {
     driver.call.cuCtxSetCurrent(0n);
     gpu.alloc(16);
   },
 };
 
+/** A product of 4 rows by cuBLAS. */
+function multiply({ n, ld, a = z.value }: { readonly n: number; readonly ld: number; readonly a?: bigint }): void {
+  const cublas = new Cublas(gpu.libraries), handle = cublas.create(), one = Float32Array.of(1);
+  const { CUDA_R_32F: type, CUBLAS_COMPUTE_32F: compute } = CUBLAS_ENUM;
+  const matrices = [one, a, type, ld, z.value, type, 4, one, z.value, type, 4] as const;
+  cublas.call.cublasGemmEx(handle.value, 0, 0, 4, n, 4, ...matrices, compute, -1);
+}
+
 if (Deno.args[0] === "--list") {
   console.log(JSON.stringify(Object.keys(MISTAKE)));
+} else if (Deno.args[0] === "arguments") {
+  try {
+    gpu.compile('struct P { char bytes[4097]; };\nextern "C" __global__ void k(P p) {}');
+  } catch (error) {
+    const { name, message, log } = error as KernelCompileError;
+    console.log(`${name}: ${message}\n${log}`);
+  }
+} else if (Deno.args[0] === "peers") {
+  // Calls that the product has no use for: opening a handle enables access by itself.
+  const { symbols } = Deno.dlopen(driver.path, {
+    cuCtxEnablePeerAccess: { parameters: ["u64", "u32"], result: "i32" },
+    cuCtxDisablePeerAccess: { parameters: ["u64"], result: "i32" },
+  });
+  const other = new CudaContext(driver, 1).value, own = gpu.context.value, can = new Int32Array(2);
+  gpu.context.makeCurrent();
+  driver.call.cuDeviceCanAccessPeer(can, 0, 1);
+  driver.call.cuDeviceCanAccessPeer(can.subarray(1), 0, 0);
+  const enable = (context: bigint, flags = 0) => symbols.cuCtxEnablePeerAccess(context, flags);
+  const disable = () => symbols.cuCtxDisablePeerAccess(other);
+  console.log(
+    JSON.stringify([...can, enable(other), enable(other), enable(own), enable(other, 1), disable(), disable()]),
+  );
 } else if (Deno.args[0] === "order") {
   // A copy on another stream, without and with an event; and a shuffle with lanes that are not there.
   const slow = gpu.compile(KERNELS).function("sw_scale"), other = new CudaStream(driver), event = new CudaEvent(driver);

@@ -31,14 +31,16 @@ const LOOKS_PER_CHECK = 64;
 /** The verbs, as NCCL has them. All ranks call them in the same order; a call while a stream captures is captured. */
 export class DeviceCollectives {
   #g: NcclGroup;
-  #timeoutMs: number;
+  /** How long to wait for the others, unless a call says it. */
+  readonly timeoutMs: number;
   #factors = new Map<string, number>();
   #connected = false;
+  #checks: (() => void)[] = [];
 
   /** @internal Made by its communicator. */
   constructor(group: NcclGroup, timeoutMs: number) {
     this.#g = group;
-    this.#timeoutMs = timeoutMs;
+    this.timeoutMs = timeoutMs;
   }
 
   /** Reduces all ranks' `send`, in place or into `recv`. @throws {UnavailableError} If NCCL cannot reduce this. */
@@ -135,6 +137,11 @@ export class DeviceCollectives {
     this.#connected = true;
   }
 
+  /** `check` is called while `settled` waits, and once after: what it throws ends the group. For kernels that wait for other ranks themselves. */
+  alsoCheck(check: () => void): void {
+    this.#checks.push(check);
+  }
+
   /** Whether `warmUp` has been done. */
   get connected(): boolean {
     return this.#connected;
@@ -180,9 +187,10 @@ export class DeviceCollectives {
     });
   }
 
-  #check(started: number, timeoutMs = this.#timeoutMs): void {
+  #check(started: number, timeoutMs = this.timeoutMs): void {
     this.#g.connected();
     this.#g.guard(() => this.#g.watch.checkPeers(this.#g.others, started, timeoutMs));
+    for (const check of this.#checks) this.#g.guard(check);
   }
 
   /** Calls NCCL. Where it has to connect first, waits for that: until then nobody may use the stream. */
@@ -195,7 +203,7 @@ export class DeviceCollectives {
     if (status === NCCL_ENUM.ncclSuccess) return;
     this.#g.guard(() => nccl.check(status, name));
     for (const started = performance.now(); !this.#g.connected();) {
-      this.#g.guard(() => this.#g.watch.checkPeers(this.#g.others, started, this.#timeoutMs));
+      this.#g.guard(() => this.#g.watch.checkPeers(this.#g.others, started, this.timeoutMs));
       libc.yieldNow();
     }
   }

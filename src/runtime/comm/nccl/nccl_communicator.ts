@@ -4,7 +4,7 @@ import type { StoreClient } from "../../../core/store_client.ts";
 import { NCCL_ENUM } from "../../../ffi/nccl.ts";
 import { allocateTensor, type CommDType, type ReduceOp, type SymmetricTensor, type View } from "../buffers.ts";
 import { requirePlace } from "../arguments.ts";
-import type { GroupOptions, Verb } from "../communicator.ts";
+import type { GroupOptions, OpOptions, Verb } from "../communicator.ts";
 import { CommunicatorError, RendezvousError } from "../errors.ts";
 import { Mailbox, type MailboxPeers, type Probed, type Received } from "../mailbox.ts";
 import { PrivateArena } from "../private_arena.ts";
@@ -14,6 +14,7 @@ import { DeviceCollectives } from "./device_collectives.ts";
 import { NcclGroup } from "./nccl_group.ts";
 import type { NcclProcess } from "./nccl_process.ts";
 import { NcclSteps } from "./nccl_steps.ts";
+import { openPeerMemory, type PeerMemory, type PeerParts } from "./peer_memory.ts";
 import { type Card, type Meet, requireFit } from "./rendezvous.ts";
 import { StoreWatch, type Watch, watchHost } from "./watch.ts";
 
@@ -49,6 +50,7 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   /** Messages of host arrays, which never see a GPU; undefined between hosts. */
   #mailbox: Mailbox | undefined;
   #splits = 0;
+  #shared: PeerParts[] = [];
   #subgroups = new Map<string, number>();
 
   private constructor(job: NcclJob, o: NcclMembership, group: NcclGroup) {
@@ -96,6 +98,34 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   /** The GPU of this rank, for whoever computes on it too. */
   get process(): NcclProcess {
     return this.#job.process;
+  }
+
+  /** Whether all ranks are on one host. */
+  get oneHost(): boolean {
+    return this.waiting.watch.meets;
+  }
+
+  /**
+   * Memory of the ranks' GPUs that all of them read and write, at least `bytes` of each, or why there is none. All ranks call it together.
+   * It lasts as long as the communicator.
+   */
+  sharePeerMemory(bytes: number): PeerMemory | { readonly refused: string } {
+    this.requireOpen();
+    if (!this.oneHost) return { refused: "the ranks are on several hosts" };
+    const found = openPeerMemory(this, bytes);
+    if (!("refused" in found)) this.#shared.push(found);
+    return found;
+  }
+
+  /** `call` is told when the group fails, before anything else ends. */
+  whenLost(call: () => void): void {
+    this.waiting.whenLost(call);
+  }
+
+  override async close(options: OpOptions = {}): Promise<void> {
+    // All ranks have closed what is not theirs when they have agreed to leave.
+    if (!this.waiting.failed) { for (const parts of this.#shared) parts.close(); }
+    await super.close(options);
   }
 
   allocate(shape: readonly number[], dtype: CommDType): SymmetricTensor {
@@ -151,6 +181,8 @@ export class NcclCommunicator extends QueuedCommunicator<NcclGroup> {
   }
 
   protected override release(agreed: boolean): void {
+    // Who has not come may still have it open: it is freed with the process then.
+    if (agreed) { for (const parts of this.#shared) parts.free(); }
     this.waiting.leave(agreed && this.queue.idle);
     this.#steps[Symbol.dispose]();
     this.arena[Symbol.dispose]();

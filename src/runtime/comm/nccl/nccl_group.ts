@@ -52,6 +52,7 @@ export class NcclGroup implements Waiting, Disposable {
   #started = 0;
   #timeoutMs = Infinity;
   #failure: CommunicatorError | undefined;
+  #losses: (() => void)[] = [];
 
   constructor(o: NcclGroupOptions) {
     this.process = o.process;
@@ -75,6 +76,11 @@ export class NcclGroup implements Waiting, Disposable {
   /** Whether it has failed, so that its ranks are out of step. */
   get failed(): boolean {
     return this.#failure !== undefined;
+  }
+
+  /** `call` is told when the group fails, before NCCL ends. */
+  whenLost(call: () => void): void {
+    this.#losses.push(call);
   }
 
   /** @throws {CommunicatorError} If the group has failed. */
@@ -215,7 +221,8 @@ export class NcclGroup implements Waiting, Disposable {
     try {
       return call();
     } catch (error) {
-      throw error instanceof CudaError || error instanceof CommunicatorError ? this.#giveUp(error) : error;
+      if (error instanceof CudaError) throw this.#giveUp(this.#lostPeer() ?? error);
+      throw error instanceof CommunicatorError ? this.#giveUp(error) : error;
     }
   }
 
@@ -266,15 +273,18 @@ export class NcclGroup implements Waiting, Disposable {
     return false;
   }
 
-  /** A dead or disagreeing peer explains more than NCCL's code does. @throws {CommunicatorError} */
+  /** @throws {CommunicatorError} */
   #ncclFailed(state: number): never {
-    const cause = this.process.nccl.error(state, "NCCL");
+    throw this.#giveUp(this.#lostPeer() ?? this.process.nccl.error(state, "NCCL"));
+  }
+
+  /** A dead or disagreeing peer explains more than the code of a library does. */
+  #lostPeer(): unknown {
     try {
-      this.watch.checkPeers(this.others, this.#started, this.#timeoutMs);
+      this.watch.checkPeers(this.others, performance.now(), Infinity);
     } catch (error) {
-      throw this.#giveUp(error);
+      return error;
     }
-    throw this.#giveUp(cause);
   }
 
   /** Ends the group here and at the others, once. */
@@ -288,6 +298,7 @@ export class NcclGroup implements Waiting, Disposable {
       });
     this.#failure = failure;
     this.#until = undefined;
+    for (const call of this.#losses) call();
     this.watch.abort(failure);
     failure.lastCollective ??= `${this.name}#${this.watch.what}`;
     this.process.nccl.raw.ncclCommAbort(this.#comm); // whatever it says: there is nothing more to do

@@ -1,7 +1,7 @@
 /** How much memory a process holds, as the kernel counts it. */
 
 /** Bytes. Zeros where there is no `/proc`. */
-export interface Memory {
+export interface ProcessMemory {
   /** Its own and its share of what several processes map. */
   readonly proportional: number;
   /** Anonymous: heaps, packed weights, buffers. */
@@ -15,7 +15,7 @@ export interface Memory {
 }
 
 /** The memory of this process. */
-export function ownMemory(): Memory {
+export function ownMemory(): ProcessMemory {
   const rollup = readTable("/proc/self/smaps_rollup");
   const of = (...keys: string[]) => keys.reduce((sum, key) => sum + (rollup.get(key) ?? 0), 0);
   return {
