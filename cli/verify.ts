@@ -49,7 +49,7 @@ export const verify: Command = {
       ...MESH,
       help:
         "D groups of T ranks, instead of --nproc: groups share the rows of a case; each generates all of a text.\n" +
-        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+        "dp=D,tp=T,assume: samples are known to be independent where that cannot be proved",
     },
     against: {
       value: AGAINST.join("|"),
@@ -84,8 +84,12 @@ async function verifyFolders(args: ParsedArgs): Promise<number> {
   const on = jobDevice(args), found = heldCases(await findCases(args, { against, drawn }), on.dtype);
   const { cases, skipped } = select(found, args.text("cases"));
   if (cases.length === 0 && skipped.length === 0) {
+    const pattern = args.text("cases");
+    if (pattern === undefined) {
+      throw args.error("cases.json holds no case", "shardwise verify --help explains the format");
+    }
     throw args.error(
-      `no case matches --cases ${JSON.stringify(args.text("cases"))}`,
+      `no case matches --cases ${JSON.stringify(pattern)}`,
       "leave --cases out to see all names",
     );
   }

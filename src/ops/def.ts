@@ -168,6 +168,8 @@ export interface OpDef {
   readonly numbers?: (context: RowsContext) => readonly (RowNumbers | undefined)[];
   /** Inputs of sizes that decide the shapes of outputs and nothing beyond them. */
   readonly shapedBy?: readonly number[];
+  /** Whether `localize` is asked also where nothing of the node is cut: it bears more than engines do. */
+  readonly localizesWhole?: (context: TypedContext) => boolean;
   /** Pairs (input, output) that carry a state from step to step, as positions: KV caches. */
   readonly carries?: (context: TypedContext) => readonly (readonly [number, number])[];
   /** Outputs for which the engine needs no memory of their own: a cache that grows in place. */

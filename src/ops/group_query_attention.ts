@@ -1,7 +1,8 @@
 /** GroupQueryAttention, with queries, keys and values apart or packed. Source: com.microsoft, ContribOperators.md. */
-import { dimAdd, dimMax } from "../core/dim.ts";
+import { dimAdd, dimMax, dimSub } from "../core/dim.ts";
 import { int, intOf } from "../graph/attributes.ts";
-import type { InferContext, Inferred, OpDef, TypedContext } from "./def.ts";
+import type { Attributes } from "../graph/graph.ts";
+import type { InferContext, Inferred, LocalizeContext, OpDef, TypedContext } from "./def.ts";
 import { at, NO_FACTORS } from "./factors.ts";
 import {
   attentionFlops,
@@ -15,6 +16,7 @@ import {
   maskHeads,
   type Places,
 } from "./heads.ts";
+import { emitZeros } from "./selected_rows.ts";
 import { emitUnchanged } from "./shapes.ts";
 
 function gqaHeads(context: InferContext | TypedContext): Heads | undefined {
@@ -22,6 +24,28 @@ function gqaHeads(context: InferContext | TypedContext): Heads | undefined {
   const width = context.inputs[0]?.shape?.at(-1);
   if (!q || !kv || typeof width !== "number") return undefined;
   return { q, kv, size: width / (context.inputs[1] ? q : q + 2 * kv) };
+}
+
+/**
+ * The least room of a cache that is a ring: it keeps the last keys of a window and overwrites older ones, as genai's builder has
+ * layers with sliding windows do. Undefined of a cache that grows.
+ */
+function ringOf(attributes: Attributes): number | undefined {
+  return intOf(attributes, "sliding_window_cache") === 1 ? intOf(attributes, "local_window_size") : undefined;
+}
+
+/** The local inputs, with room for a window in a ring: a state that has just begun has none. */
+function withRoom(context: LocalizeContext): readonly string[] {
+  const { emit, names, attributes } = context, ring = ringOf(attributes);
+  if (ring === undefined) return names;
+  return names.map((name, i) => {
+    const past = context.inputTensors[i]?.localShape?.[2], made = context.outputTensors[i - 2]?.localShape;
+    if ((i !== 3 && i !== 4) || name === "" || past === undefined || !made) return name;
+    const missing = dimSub(dimMax(past, ring), past);
+    if (missing === 0) return name;
+    const room = emitZeros(emit, context.inputs[i]!.dtype!, made.with(2, missing));
+    return emit.op("Concat", [name, room], { axis: int(2) });
+  });
 }
 
 export const GROUP_QUERY_ATTENTION: OpDef = {
@@ -52,8 +76,10 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const past = context.inputs[3]?.shape?.[2] ?? 0;
     const total = context.ints[6]?.elements[0];
     const pastSize = context.inputs[3]?.shape?.[3];
+    const ring = ringOf(context.attributes),
+      grown = total === undefined ? dimAdd(past, sequence!) : dimMax(past, total);
     // The cache may be longer than what it holds.
-    const length = total === undefined ? dimAdd(past, sequence!) : dimMax(past, total);
+    const length = ring === undefined ? grown : dimMax(past, ring);
     const cache: Inferred = {
       dtype: context.inputs[3]?.dtype ?? x.dtype,
       // Exporters may leave the size of a head open in the cache.
@@ -92,7 +118,8 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
       ],
     };
   },
-  localize: (context) => {
+  localize: (given) => {
+    const context = { ...given, names: withRoom(given) };
     const heads = gqaHeads(context);
     const units = heads && localUnits(context, heads.size);
     if (!heads || units === undefined) return emitUnchanged(context);
@@ -102,6 +129,7 @@ export const GROUP_QUERY_ATTENTION: OpDef = {
     const counts = { num_heads: int(units), kv_num_heads: int(kv!) };
     return emitHeads(context, { ...context.attributes, ...counts }, units);
   },
+  localizesWhole: ({ attributes }) => ringOf(attributes) !== undefined,
   carries: () => [[3, 1], [4, 2]],
   inPlace: () => [{ input: 3, output: 1, dim: 2 }, { input: 4, output: 2, dim: 2 }],
   flops: attentionFlops,

@@ -69,9 +69,9 @@ export function localize(
     };
     const sharded = [...inputs, ...outputs].some((v) => v?.placement && v.placement.kind === "S");
     // Our own ops run on no engine as they are.
-    const isOwn = node.domain === "shardwise";
+    const isAsked = sharded || node.domain === "shardwise" || definition?.localizesWhole?.(context);
     const produced = empty(context) ??
-      (definition?.localize && (sharded || isOwn) ? definition.localize(context) : copy(node, outputs));
+      (definition?.localize && isAsked ? definition.localize(context) : copy(node, outputs));
     node.outputs.forEach((name, i) => {
       if (name === "") return;
       names.set(name, produced[i]!);

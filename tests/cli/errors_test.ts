@@ -96,6 +96,13 @@ Deno.test("shardwise refuses arguments that make no sense before it starts a ran
   await requireError(["run", LLAMA], 64, /--inputs PATH is missing/);
   await requireError(["plan", LLAMA], 64, /--tp N is missing/);
   await requireError(["verify", testModel("llama"), "--cases", "zzz"], 64, /no case matches/);
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-cases-" });
+  try {
+    Deno.writeTextFileSync(join(folder, "cases.json"), "[]");
+    await requireError(["verify", folder], 64, /cases\.json holds no case/);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
   await requireError(["generate", "examples/demo", "--prompt-ids", "1000"], 2, /token 1000.*vocabulary has 63/);
 });
 

@@ -13,6 +13,7 @@ export function groupQuery(context: KernelContext): Lowered {
   if (context.inputs[11] || intOf(attributes, "smooth_softmax") === 1) {
     throw unknownForm(context, "a sink in the softmax");
   }
+  if (intOf(attributes, "sliding_window_cache") === 1) throw unknownForm(context, "a cache that keeps a window only");
   const [batch, queries, width] = q.shape as [number, number, number], isPacked = !context.inputs[1];
   const size = width / (isPacked ? heads + 2 * kvHeads : heads),
     keys = context.outputs[1]?.shape[2] ??
