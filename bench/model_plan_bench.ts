@@ -2,8 +2,8 @@
  * What planning costs on models as exporters write them: `deno run -A bench/model_plan_bench.ts [--rounds 5] [--markdown] [--layers 2,12,32,80]
  * [--ranks 2,4,8] [--architectures llama,gpt2,llama-70b]`.
  *
- * Every time is taken in a process of its own, as on a rank: code that has not been compiled yet is slower. `report` is what
- * `shardwise plan` does: reading the file, and the plan with its prices. The other columns are the stages of a rank that runs the model.
+ * Every time is taken in a process of its own, as on a rank: code that has not been compiled yet is slower. `command` is
+ * `shardwise plan` from its start to its end; `report` is the larger part of that: reading the file, and the plan with its prices. The other columns are the stages of a rank that runs the model.
  * Weights are never read by planning: the files of theirs are holes. `bench/plan_bench.ts` times the search alone, warm.
  */
 import { parseArgs } from "node:util";
@@ -60,30 +60,33 @@ async function compare(rounds: number): Promise<void> {
       return layers.map((n) => ({ title: `${name}, ${n} layers`, path: writeHollowModel(folder, name, n) }));
     });
     const cases = models.flatMap((m) => list(options.ranks).map((ranks) => ({ ...m, ranks: Number(ranks) })));
-    const found = cases.map(() => ({ report: [] as Found[], stages: [] as Found[] }));
+    const found = cases.map(() => ({ command: [] as number[], report: [] as Found[], stages: [] as Found[] }));
     for (let round = 0; round < rounds; round++) {
       for (const [i, { path, ranks }] of cases.entries()) {
+        found[i]!.command.push(await runCommand(path, ranks));
         for (const what of ["report", "stages"] as const) {
           found[i]![what].push(await runJob({ model: path, ranks, what }));
         }
       }
     }
     const rows = cases.map(({ title, ranks }, i) => {
-      const { report, stages } = found[i]!;
-      const spread = (all: readonly Found[], key: string) => {
-        const { median, least, largest } = spreadOver(all.map((f) => f.times[key]!));
+      const { command, report, stages } = found[i]!;
+      const spreadText = (times: readonly number[]) => {
+        const { median, least, largest } = spreadOver(times);
         return `${milliseconds(median)} (${milliseconds(least)}–${milliseconds(largest)})`;
       };
+      const spread = (all: readonly Found[], key: string) => spreadText(all.map((f) => f.times[key]!));
       const memory = Math.max(...report.map((f) => f.memory));
       return [
         `${title}, ${ranks} ranks`,
         `${stages[0]!.nodes}`,
+        spreadText(command),
         spread(report, "report"),
         `${(memory / 1e6).toFixed(0)}`,
         ...STAGES.map((stage) => spread(stages, stage)),
       ];
     });
-    const head = ["ms", "nodes", "report", "its MB", ...STAGES];
+    const head = ["ms", "nodes", "command", "report", "its MB", ...STAGES];
     print(printTable({ head, rows }, options.markdown));
     print(`\n${describeMachine()}; ${new Date().toISOString().slice(0, 10)}.`);
     print(
@@ -92,6 +95,20 @@ async function compare(rounds: number): Promise<void> {
   } finally {
     Deno.removeSync(folder, { recursive: true });
   }
+}
+
+/** The time of the whole command, in ms. */
+async function runCommand(model: string, ranks: number): Promise<number> {
+  const cli = new URL("../cli/main.ts", import.meta.url).pathname;
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", cli, "plan", model, "--tp", String(ranks)],
+    stdin: "null",
+    stdout: "null",
+    stderr: "inherit",
+  });
+  const began = performance.now(), { code } = await command.output();
+  if (code !== 0) throw new Error(`Planning ${model} ended with code ${code}`);
+  return performance.now() - began;
 }
 
 async function runJob(job: Job): Promise<Found> {

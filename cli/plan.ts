@@ -10,7 +10,7 @@ import { didYouMean } from "../src/core/suggest.ts";
 import { type DeviceMesh, meshSize, parseMesh, printMesh } from "../src/plan/mesh.ts";
 import { printBytes, printSeconds } from "../src/plan/units.ts";
 import type { Measurement } from "../src/runtime/host/calibration.ts";
-import { explainModel } from "../src/explain_model.ts";
+import { compareMeshes, explainModel } from "../src/explain_model.ts";
 import { FOLDER_FILES, shardedFor } from "../src/sharded_folder.ts";
 import type { RewriteNote } from "../src/passes/rewrites/rewrite.ts";
 import type { Command, ParsedArgs } from "./command.ts";
@@ -52,7 +52,7 @@ export const plan: Command = {
     mesh: {
       value: "dp=D,tp=T",
       help: "D groups of T ranks: groups share the batch, the ranks of a group the layers; instead of --tp.\n" +
-        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+        "dp=D,tp=T,assume: samples are known to be independent where that cannot be proved",
     },
     ...PLAN_OPTIONS,
     html: HTML,
@@ -127,6 +127,9 @@ async function printPlan(args: ParsedArgs): Promise<number> {
     printResult(`mesh ${printMesh(mesh)}: ${groups}; the plan of a group for its share of a step:\n`);
   }
   printResult(`${head}\n${costsLine(explained.measured)}`);
+  if (mesh && mesh.dp > 1 && config.plan === undefined) {
+    printResult(`\n${meshLines(compareMeshes(graph, { mesh, config, firstStep: first, beside })).join("\n")}`);
+  }
   if (named !== model && encoder !== undefined) {
     printNote(`this is the decoder, after its first step; the encoder: shardwise plan ${encoder} --tp ${ranks}`);
   }
@@ -141,6 +144,16 @@ export function meshOf(args: ParsedArgs): DeviceMesh | undefined {
   const mesh = parseMesh(text), tp = args.text("tp");
   if (tp !== undefined && Number(tp) !== mesh.tp) throw args.error(`--tp ${tp} and --mesh ${text} disagree`);
   return mesh;
+}
+
+/** What each mesh of as many ranks would cost, a line each. */
+function meshLines({ rows, meshes }: ReturnType<typeof compareMeshes>): string[] {
+  return [
+    `meshes of as many ranks, for a step of ${rows} row${rows === 1 ? "" : "s"}:`,
+    ...meshes.map(({ mesh, seconds, weightBytes }) =>
+      `  ${printMesh(mesh).padEnd(14)}${printSeconds(seconds).padEnd(10)}${printBytes(weightBytes)} of weights a rank`
+    ),
+  ];
 }
 
 /** Which costs a plan was made with. */

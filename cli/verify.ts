@@ -49,7 +49,7 @@ export const verify: Command = {
       ...MESH,
       help:
         "D groups of T ranks, instead of --nproc: groups share the rows of a case; each generates all of a text.\n" +
-        "dp=D,tp=T,assume: rows are known to be independent where that cannot be proved",
+        "dp=D,tp=T,assume: samples are known to be independent where that cannot be proved",
     },
     against: {
       value: AGAINST.join("|"),

@@ -26,7 +26,7 @@ import { planFromFile } from "./plan/check_plan.ts";
 import { comparePlans, type PlanComparison } from "./plan/comparison.ts";
 import type { Nominal } from "./plan/cost.ts";
 import { explainSolved, type PlanReport } from "./plan/explain.ts";
-import { type DeviceMesh, meshSize, printMesh } from "./plan/mesh.ts";
+import { type DeviceMesh, meshesOf, meshSize, printMesh } from "./plan/mesh.ts";
 import type { Plan } from "./plan/plan.ts";
 import { type PlanFile, planFile } from "./plan/plan_file.ts";
 import { type SolvedPlan, solvePlan } from "./plan/search.ts";
@@ -90,6 +90,41 @@ export function explainModel(path: string, { mesh, ...given }: ExplainOptions): 
     return explained(again).rewrites;
   };
   return Object.defineProperty(explained(file), "rewrites", { get, enumerable: true });
+}
+
+/** What a mesh of ranks would make of a step. */
+export interface MeshCost {
+  readonly mesh: DeviceMesh;
+  /** Of a step with all rows, estimated. */
+  readonly seconds: number;
+  /** Bytes of weights on the rank with the most. */
+  readonly weightBytes: number;
+}
+
+/**
+ * All meshes of as many ranks as `mesh`, for a step of as many rows as are nominal (one for each group of `mesh`, where nothing is
+ * said); the fastest first. Without meshes that have more groups than rows, or on which wishes cannot be met.
+ *
+ * @throws {PlanError} If the model's batch cannot be shared.
+ */
+export function compareMeshes(
+  path: string,
+  { mesh, ...given }: Omit<ExplainOptions, "ranks"> & { readonly mesh: DeviceMesh },
+): { readonly rows: number; readonly meshes: readonly MeshCost[] } {
+  const { symbol } = batchOf(path, mesh), ranks = meshSize(mesh);
+  const rows = given.config?.nominal?.[symbol] ?? mesh.dp;
+  const config = { ...given.config, nominal: { ...given.config?.nominal, [symbol]: rows } };
+  const meshes = meshesOf(ranks).filter(({ dp }) => dp <= rows).flatMap((shape): MeshCost[] => {
+    try {
+      const assume = mesh.assume === undefined ? {} : { assume: mesh.assume };
+      const { report: { cost } } = explainModel(path, { ...given, config, ranks, mesh: { ...shape, ...assume } });
+      return [{ mesh: shape, seconds: cost.compute + cost.communication, weightBytes: cost.memory.weights }];
+    } catch (error) {
+      if (error instanceof PlanError) return [];
+      throw error;
+    }
+  });
+  return { rows, meshes: meshes.toSorted((a, b) => a.seconds - b.seconds) };
 }
 
 /** Files of the graphs that are not planned, in which patterns may find their layers. */
@@ -211,12 +246,13 @@ function wishesOf(
 
 /** @throws {InputError} If a size is given for a symbol that no input has. */
 function checkNominal(graph: Graph<"global">, nominal: Nominal): void {
-  const symbols = new Set<string>();
+  const symbols = new Set<string>(), names = Object.keys(nominal);
+  if (names.length === 0) return;
   for (const node of graph.nodes) {
     if (node.kind !== "placeholder") continue;
     for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
   }
-  for (const name of Object.keys(nominal)) {
+  for (const name of names) {
     if (!symbols.has(name)) {
       throw new InputError(
         `Cannot plan with a size for "${name}": no input has such a dim${didYouMean(name, [...symbols])}`,

@@ -36,10 +36,8 @@ import { tensorData } from "./tensor_data.ts";
  */
 export function importOnnx(file: OnnxFile): Graph<"global"> {
   const builder = new GraphBuilder("global", file.graph.name, file.opsets);
-  const importer = new Importer(file, builder, file.graph);
+  const inputs = new Importer(file, builder, file.graph).run("declared");
   const names = file.graph.output.map((o) => o.name);
-  importer.run("declared");
-  const inputs = file.graph.input.map((i) => i.name).filter((name) => !file.initializers.has(name));
   return builder.finish({ inputs: names, names }, carriedByName(inputs, names));
 }
 
@@ -69,16 +67,20 @@ class Importer {
     }
   }
 
-  /** Appends all nodes but the output. With `declared` inputs, all are tensors and open sizes become symbols. */
-  run(inputs: "declared" | "open"): void {
-    for (const info of this.#graph.input) {
-      // Old files list initializers as inputs too, so that callers may override them: we take them as constants.
-      if (this.#constants.has(info.name)) continue;
+  /**
+   * Appends all nodes but the output, and gives the names of the inputs. With `declared` inputs, all are tensors and open sizes
+   * become symbols.
+   */
+  run(inputs: "declared" | "open"): string[] {
+    // Old files list initializers as inputs too, so that callers may override them: we take them as constants.
+    const given = this.#graph.input.filter((info) => !this.#constants.has(info.name));
+    for (const info of given) {
       const type = inputs === "declared" ? this.#inputType(info) : this.#typeOf(info) ?? OPEN;
       this.#builder.placeholder({ name: info.name, type });
     }
     for (const node of this.#graph.node) this.#node(node);
     this.#constantsFor(this.#graph.output.map((o) => o.name));
+    return given.map((info) => info.name);
   }
 
   /** Initializers stand before their first use; those that nothing uses are left out. */

@@ -75,6 +75,7 @@ export function readOnnx(path: string, options: ReadOnnxOptions = {}): OnnxFile 
       external: (location, place) => files.external(location, place),
     };
     const graph = model.graph!;
+    let initializers: Map<string, TensorSource> | undefined;
     indexTensors(graph, { tensors, context });
     return {
       path,
@@ -82,7 +83,9 @@ export function readOnnx(path: string, options: ReadOnnxOptions = {}): OnnxFile 
       model,
       graph,
       opsets: new Map(model.opsetImport.map((o) => [normalDomain(o.domain), Number(o.version)])),
-      initializers: new Map(graph.initializer.map((t) => [t.name, tensors.get(t)!])),
+      get initializers() {
+        return initializers ??= new Map(graph.initializer.map((t) => [t.name, tensors.get(t)!]));
+      },
       tensors,
       tensor(proto) {
         return tensors.get(proto) ?? onnxTensor(proto, () => `tensor ${JSON.stringify(proto.name)}`, context);

@@ -43,6 +43,15 @@ export class GraphBuilder<S extends Stage> {
     return this.#fresh(stem, this.#nodeNames);
   }
 
+  /** A name that no node has yet, from now on taken. One look-up tells whether it is new. */
+  #claim(stem: string): string {
+    const names = this.#nodeNames;
+    if (names.size !== names.add(stem).size) return stem;
+    const name = this.#fresh(stem, names);
+    names.add(name);
+    return name;
+  }
+
   #fresh(stem: string, taken: { has(name: string): boolean }): string {
     if (!taken.has(stem)) return stem;
     let i = this.#counters.get(stem) ?? 2;
@@ -63,11 +72,15 @@ export class GraphBuilder<S extends Stage> {
 
   /** Appends any node; its outputs become values with the given types, in order. */
   append(node: Node, values: readonly Value[]): void {
-    // One look-up tells whether a name is new.
     const names = this.#nodeNames;
     if (names.size === names.add(node.name).size && node.kind !== "output") {
       throw new GraphError(`Cannot add a second node called "${node.name}"`);
     }
+    this.#push(node, values);
+  }
+
+  /** Appends a node whose name has been claimed. */
+  #push(node: Node, values: readonly Value[]): void {
     this.#nodes.push(node);
     for (const value of values) {
       if (this.#values.size === this.#values.set(value.name, value).size) {
@@ -78,29 +91,29 @@ export class GraphBuilder<S extends Stage> {
 
   /** Appends a graph input. */
   placeholder(value: Value): Placeholder {
-    const node: Placeholder = { kind: "placeholder", name: this.freshNode(value.name), outputs: [value.name] };
-    this.append(node, [value]);
+    const node: Placeholder = { kind: "placeholder", name: this.#claim(value.name), outputs: [value.name] };
+    this.#push(node, [value]);
     return node;
   }
 
   /** Constant data as a value. The type is the data's unless given. */
   getAttr(name: string, data: TensorData, details: Partial<Omit<Value, "name">> = {}): GetAttr {
-    const node: GetAttr = { kind: "get_attr", name: this.freshNode(name), outputs: [name], data };
-    this.append(node, [{ type: { dtype: data.dtype, shape: data.shape }, ...details, name }]);
+    const node: GetAttr = { kind: "get_attr", name: this.#claim(name), outputs: [name], data };
+    this.#push(node, [{ type: { dtype: data.dtype, shape: data.shape }, ...details, name }]);
     return node;
   }
 
   /** Appends a call of an op or layer. Its name is made unique. */
   call(node: Omit<Call, "name"> & { name?: string }, values: readonly Value[]): Call {
-    const full: Call = { ...node, name: this.freshNode(node.name ?? node.op) };
-    this.append(full, values);
+    const full: Call = { ...node, name: this.#claim(node.name ?? node.op) };
+    this.#push(full, values);
     return full;
   }
 
   /** Appends a change of placement. Its name is made unique. */
   collective(node: Omit<Collective, "kind" | "name">, value: Value): Collective {
-    const full: Collective = { kind: "collective", name: this.freshNode(node.collective), ...node };
-    this.append(full, [value]);
+    const full: Collective = { kind: "collective", name: this.#claim(node.collective), ...node };
+    this.#push(full, [value]);
     return full;
   }
 

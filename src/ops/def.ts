@@ -156,8 +156,6 @@ export interface OpDef {
   readonly readsOf?: (context: TypedContext, size: (dim: Dim) => number) => number;
   /** Emits the node on one rank where the op itself does not do (sizes in attributes or int inputs, masks). Returns the output names. */
   readonly localize?: (context: LocalizeContext) => readonly string[];
-  /** Whether `localize` is asked also where nothing of the node is cut: it bears more than engines do. */
-  readonly localizesWhole?: (context: TypedContext) => boolean;
   /**
    * What the op makes of the samples of a batch, where it is more than its factors say: it fills a shape, numbers rows, or
    * selects and puts by such numbers. Undefined for inputs with which the factors tell all.
@@ -170,6 +168,8 @@ export interface OpDef {
   readonly numbers?: (context: RowsContext) => readonly (RowNumbers | undefined)[];
   /** Inputs of sizes that decide the shapes of outputs and nothing beyond them. */
   readonly shapedBy?: readonly number[];
+  /** Whether `localize` is asked also where nothing of the node is cut: it bears more than engines do. */
+  readonly localizesWhole?: (context: TypedContext) => boolean;
   /** Pairs (input, output) that carry a state from step to step, as positions: KV caches. */
   readonly carries?: (context: TypedContext) => readonly (readonly [number, number])[];
   /** Outputs for which the engine needs no memory of their own: a cache that grows in place. */

@@ -5,7 +5,7 @@
  * of them holds a copy of it. Where q, k and v are fused in one dim (packed queries, biases, weights) each is a window of
  * it. Head counts in attributes are those of the rank. Source: ONNX Attention-23; com.microsoft: ContribOperators.md.
  */
-import { type Dim, dimMul } from "../core/dim.ts";
+import { type Dim, dimEquals, dimMul } from "../core/dim.ts";
 import type { Attributes } from "../graph/graph.ts";
 import type { LocalizeContext, LocalTensor, TypedContext } from "./def.ts";
 import { type At, at, type Factor } from "./factors.ts";
@@ -39,15 +39,17 @@ export function batchFactor(
 ): Factor[] {
   const size = context.inputs[0]!.shape![dims.inputs[0]!]!;
   if (size === 1) return [];
-  const places = (types: TypedContext["inputs"], by: Readonly<Record<number, number>>): Places =>
-    Object.fromEntries(
-      Object.entries(by).flatMap(([i, dim]) => {
-        const found = types[Number(i)]?.shape?.[dim];
-        return found === undefined || found === 1 ? [] : [[i, at(dim)]];
-      }),
-    );
+  const places = (types: TypedContext["inputs"], by: Readonly<Record<number, number>>) =>
+    Object.entries(by).flatMap(([i, dim]) => {
+      const found = types[Number(i)]?.shape?.[dim];
+      return found === undefined || found === 1 ? [] : [{ tensor: Number(i), dim, size: found }];
+    });
   const inputs = places(context.inputs, dims.inputs), outputs = places(context.outputs, dims.outputs);
-  return [headFactor(context, "b", size, { inputs, outputs })];
+  // Lengths of all sequences behind each other, say, are none for each of them.
+  if ([...inputs, ...outputs].some((p) => !dimEquals(p.size, size))) return [];
+  const placed = (found: typeof inputs): Places =>
+    Object.fromEntries(found.map(({ tensor, dim }) => [tensor, at(dim)]));
+  return [headFactor(context, "b", size, { inputs: placed(inputs), outputs: placed(outputs) })];
 }
 
 /** A mask's head dim, where it has one: the third from the right. */

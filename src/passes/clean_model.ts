@@ -47,8 +47,8 @@ export function cleanModel(graph: Graph<"global">, ctx: ParallelExecutionCtx): G
 export interface CleanBlocks {
   /** Its blocks, for a search of a few. */
   readonly repeats: Repeats;
-  /** The module that a call of the whole comes from, by name. */
-  readonly scopes: ReadonlyMap<string, string | undefined>;
+  /** The module that a call of the whole comes from. */
+  readonly scopeOf: (name: string) => string | undefined;
   /** The whole clean graph. */
   readonly graph: () => Graph<"global">;
 }
@@ -145,7 +145,7 @@ class Unfolding {
     if (!outputOf(this.#graph).inputs.every((name) => repeats.values.has(name) || repeats.graph.values.has(name))) {
       return undefined;
     }
-    return { repeats, scopes: this.#scopes(repeats), graph: () => this.#whole() };
+    return { repeats, scopeOf: this.#scopesOf(repeats), graph: () => this.#whole() };
   }
 
   /**
@@ -278,11 +278,9 @@ class Unfolding {
     return { graph, kept, blocks: kept + more, ...full };
   }
 
-  #scopes({ graph, nodes }: Repeats): Map<string, string | undefined> {
-    const scopes = new Map<string, string | undefined>();
-    for (const node of graph.nodes) if (isCall(node)) scopes.set(node.name, node.scope);
-    for (const name of nodes.keys()) if (!scopes.has(name)) scopes.set(name, this.#origin(name)?.scope);
-    return scopes;
+  #scopesOf({ graph }: Repeats): CleanBlocks["scopeOf"] {
+    const scopes = new Map(graph.nodes.flatMap((n) => (isCall(n) ? [[n.name, n.scope] as const] : [])));
+    return (name) => scopes.has(name) ? scopes.get(name) : this.#origin(name)?.scope;
   }
 
   #whole(): Graph<"global"> {

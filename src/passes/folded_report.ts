@@ -16,7 +16,8 @@ export function foldedReport(graph: Graph<"global">, options: PlanOptions): Plan
   if (!isFoldable(options)) return undefined;
   const scopes = new Map(graph.nodes.flatMap((n) => (isCall(n) ? [[n.name, n.scope] as const] : [])));
   for (const kept of KEPT_BLOCKS) {
-    const repeats = foldBlocks(graph, kept), report = repeats && reportOf({ repeats, scopes }, options);
+    const repeats = foldBlocks(graph, kept);
+    const report = repeats && reportOf({ repeats, scopeOf: (name) => scopes.get(name) }, options);
     if (report) return report;
   }
   return undefined;
@@ -24,7 +25,7 @@ export function foldedReport(graph: Graph<"global">, options: PlanOptions): Plan
 
 /** The same of a model of which only those blocks were cleaned. */
 export function reportOf(
-  { repeats, scopes }: Pick<CleanBlocks, "repeats" | "scopes">,
+  { repeats, scopeOf }: Pick<CleanBlocks, "repeats" | "scopeOf">,
   options: PlanOptions,
 ): PlanReport | undefined {
   if (!isFoldable(options)) return undefined;
@@ -33,7 +34,7 @@ export function reportOf(
   const order = folded && orderOf(clean, repeats, folded.more);
   if (!folded || !order) return undefined;
   const small = explainSolved(clean, folded.solved);
-  const layers = small.layers.flatMap((layer) => unfoldLayer(layer, { folded, repeats, scopes }));
+  const layers = small.layers.flatMap((layer) => unfoldLayer(layer, { folded, repeats, scopeOf }));
   const collectives = small.collectives.flatMap((c) => {
     const values = folded.beside(c.before, c.value);
     return folded.unfoldNode(c.before).map((before, i) => ({ ...c, before, value: values[i]! }));
@@ -58,10 +59,10 @@ export function reportOf(
 interface Unfolding {
   readonly folded: FoldedPlan;
   readonly repeats: Repeats;
-  readonly scopes: ReadonlyMap<string, string | undefined>;
+  readonly scopeOf: CleanBlocks["scopeOf"];
 }
 
-function unfoldLayer(layer: LayerReport, { folded, repeats, scopes }: Unfolding): LayerReport[] {
+function unfoldLayer(layer: LayerReport, { folded, repeats, scopeOf }: Unfolding): LayerReport[] {
   const weights = layer.weights.map((w) => folded.beside(layer.name, w.name));
   const collectives = (list: readonly CollectiveReport[]) =>
     list.map((c) => ({ c, values: folded.beside(layer.name, c.value), before: nodesBeside(layer.name, c.before) }));
@@ -69,7 +70,7 @@ function unfoldLayer(layer: LayerReport, { folded, repeats, scopes }: Unfolding)
   const at = (list: typeof before, i: number) =>
     list.map(({ c, values, before }) => ({ ...c, value: values[i]!, before: before[i]! }));
   return folded.unfoldNode(layer.name).map((name, i) => {
-    const { scope: _, ...rest } = layer, scope = scopes.get(name);
+    const { scope: _, ...rest } = layer, scope = scopeOf(name);
     return {
       ...rest,
       name,

@@ -2,8 +2,13 @@
  * Meshes of two axes: `dp` shares the batch among groups of ranks, `tp` shares the layers within a group.
  *
  * What the axis `dp` does is fixed: every activation is cut along the batch, every weight is whole, and nothing is said
- * between groups. So the best plan on a mesh is the best plan of one group for its part of the batch, and the search over
- * one axis is exact for two. Whether a model takes that is for {@linkcode batchDims} to prove.
+ * between groups. So the best of these plans is the best plan of one group for its part of the batch, and the search over
+ * one axis finds it. Whether a model takes that is for {@linkcode batchDims} to prove.
+ *
+ * Beyond these plans nothing is searched: `dp` cannot be left out for some layers, nor cut weights. Whether it pays at all is
+ * found by planning the other meshes of as many ranks ({@linkcode meshesOf}). A second axis of tensors (`sp=2,tp=2`) would
+ * need a placement for each axis in every value, strategies that are pairs, prices and collectives among the ranks of one
+ * axis only, and barriers of a program that not all ranks share.
  */
 import { PlanError } from "../core/errors.ts";
 
@@ -20,6 +25,12 @@ export interface DeviceMesh {
 /** Ranks of a mesh. */
 export function meshSize({ dp, tp }: DeviceMesh): number {
   return dp * tp;
+}
+
+/** All meshes of so many ranks, the one with the most groups first. */
+export function meshesOf(ranks: number): DeviceMesh[] {
+  const groups = Array.from({ length: ranks }, (_, i) => ranks - i).filter((dp) => ranks % dp === 0);
+  return groups.map((dp) => ({ dp, tp: ranks / dp }));
 }
 
 /** `dp=2,tp=4`. */

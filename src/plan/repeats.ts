@@ -45,11 +45,8 @@ class Folding {
   }
 
   fold(): Repeats | undefined {
-    const { calls, start, period, blocks, nodes, values, names } = this.#found, kept = this.#kept;
-    const out = new Set(calls.slice(start + kept * period, start + blocks * period).map((c) => c.name));
-    const after = new Set(calls.slice(start + blocks * period).map((c) => c.name));
-    const graph = this.#reduced(out, after);
-    return graph && { graph, kept, blocks, nodes, values, names };
+    const { blocks, nodes, values, names } = this.#found, graph = this.#reduced();
+    return graph && { graph, kept: this.#kept, blocks, nodes, values, names };
   }
 
   /** The name that what comes after the blocks reads instead; undefined where it reads of a block in the middle. */
@@ -59,25 +56,31 @@ class Folding {
     return place.block >= blocks - kept ? this.#found.names[place.id]![place.block - (blocks - kept)] : undefined;
   }
 
-  #reduced(out: ReadonlySet<string>, after: ReadonlySet<string>): Graph<"global"> | undefined {
-    const { blocks } = this.#found, kept = this.#kept, output = outputOf(this.#graph);
-    const isLeftOut = (name: string) => (this.#found.values.get(name)?.block ?? -1) >= kept;
+  #reduced(): Graph<"global"> | undefined {
+    const { start, period, blocks } = this.#found, kept = this.#kept, output = outputOf(this.#graph);
+    const from = start + kept * period, to = start + blocks * period;
     const nodes: Node[] = [];
+    let calls = 0;
     for (const node of this.#graph.nodes) {
-      if (node.kind === "output" || (isCall(node) ? out.has(node.name) : isLeftOut(node.outputs[0]!))) continue;
-      if (!isCall(node) || !after.has(node.name)) {
-        nodes.push(node);
+      if (node.kind === "output") continue;
+      if (!isCall(node)) {
+        const place = this.#found.values.get(node.outputs[0]!);
+        if (!place || place.block < kept) nodes.push(node);
         continue;
       }
+      const at = calls++;
+      if (at < from) nodes.push(node);
+      if (at < to) continue;
       if (readsOf(node).some((name) => this.#instead(name) === undefined)) return undefined;
       if (node.captures?.some((name) => this.#instead(name) !== name)) return undefined;
       nodes.push({ ...node, inputs: node.inputs.map((name) => this.#instead(name)!) });
     }
+    const given = new Set(output.inputs);
     const results = output.inputs.map((value, at) => ({ value, at, name: output.names[at]! })).flatMap((r) => {
       const place = this.#found.values.get(r.value);
       if (!place || place.block < kept) return [r];
       // What every block gives is left out with it; what only the last gives is that of the last that is kept.
-      const every = this.#found.names[place.id]!.every((name) => output.inputs.includes(name));
+      const every = this.#found.names[place.id]!.every((name) => given.has(name));
       return every ? [] : [{ ...r, value: this.#instead(r.value) ?? "" }];
     });
     if (results.some((r) => r.value === "")) return undefined;

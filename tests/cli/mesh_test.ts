@@ -53,3 +53,15 @@ Deno.test("shardwise verify shares the samples of decoders, whose masks are made
   assert.equal(merged.code, 0, merged.stdout + merged.stderr);
   assert.match(merged.stdout, /2 passed, 0 failed/);
 });
+
+Deno.test("shardwise plan --mesh says what the other meshes of as many ranks would cost, the fastest first", async () => {
+  const { code, stdout, stderr } = await shardwise(
+    ...["plan", testModel("llama"), "--mesh", "dp=2,tp=2", "--set", "batch_size=3"],
+  );
+  assert.equal(code, 0, stderr);
+  // Four groups have no three rows to share.
+  const [, ...lines] = stdout.slice(stdout.indexOf("for a step of 3 rows")).trim().split("\n");
+  assert.equal(lines.length, 2);
+  assert.match(lines.join("\n"), /dp=2,tp=2 +[\d.]+ [µm]s +96\.2 kB of weights a rank/);
+  assert.match(lines.join("\n"), /dp=1,tp=4 +[\d.]+ [µm]s +61\.7 kB of weights a rank/);
+});

@@ -94,6 +94,8 @@ export interface RowsStep {
   readonly inner: readonly number[];
   readonly reads: readonly Access[];
   readonly reductions: readonly Reduction[];
+  /** Names for expressions over the reads, and over results in what is written; in order. */
+  readonly lets?: readonly { readonly name: string; readonly expression: string }[];
   /** `each`: for every element of the row, else once a row (the strides of inner dims are then unused). */
   readonly writes: readonly { readonly access: Access; readonly expression: string; readonly each: boolean }[];
   readonly params?: Params;

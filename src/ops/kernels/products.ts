@@ -1,5 +1,5 @@
 /** Matrix products: cuBLAS where the batch is regular, sums over rows for the rest. */
-import { floatOf, intOf, intsOf as intsAttribute, stringOf } from "../../graph/attributes.ts";
+import { floatOf, intOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { broadcast, count, input, inputOf, output, outputOf, stridesOf, unknownForm, whole } from "./access.ts";
 import { withEpilogue } from "./epilogue.ts";
@@ -189,65 +189,8 @@ function matmulInteger(context: KernelContext): Lowered {
   };
 }
 
-/** Any number of spatial dims, groups, strides, dilations and pads: one row for each output element. */
-function conv(context: KernelContext): Lowered {
-  const x = inputOf(context, 0).shape, w = inputOf(context, 1).shape, to = outputOf(context).shape;
-  const { attributes } = context, dims = x.length - 2;
-  const auto = stringOf(attributes, "auto_pad") ?? "NOTSET";
-  const groups = intOf(attributes, "group") ?? 1;
-  const steps = intsAttribute(attributes, "strides") ?? Array(dims).fill(1);
-  const spread = intsAttribute(attributes, "dilations") ?? Array(dims).fill(1);
-  const pads = Array.from({ length: dims }, (_, d) => {
-    if (auto === "NOTSET" || auto === "VALID") return intsAttribute(attributes, "pads")?.[d] ?? 0;
-    const all = Math.max(0, (to[d + 2]! - 1) * steps[d] + (w[d + 2]! - 1) * spread[d] + 1 - x[d + 2]!);
-    return auto === "SAME_LOWER" ? Math.ceil(all / 2) : Math.floor(all / 2);
-  });
-  const own = stridesOf(x), weights = stridesOf(w), perGroup = to[1]! / groups, inner = w.slice(1);
-  const params: Record<string, number> = { perGroup, channels: w[1]!, cs: own[1]! };
-  const place = Array.from({ length: dims }, (_, d) => {
-    Object.assign(params, {
-      [`st${d}`]: steps[d],
-      [`di${d}`]: spread[d],
-      [`pa${d}`]: pads[d],
-      [`si${d}`]: x[d + 2]!,
-      [`ss${d}`]: own[d + 2]!,
-    });
-    return `(i${d + 2} * st${d} + r${d + 1} * di${d} - pa${d})`;
-  });
-  const inside = place.map((p, d) => `${p} >= 0 && ${p} < si${d}`).join(" && ");
-  const offset = ["o0", "((i1 / perGroup) * channels + r0) * cs", ...place.map((p, d) => `${p} * ss${d}`)].join(" + ");
-  const reads: Access[] = [
-    { operand: input(context, 0), offset: 0, strides: [own[0]!, ...Array(to.length - 1 + inner.length).fill(0)] },
-    { operand: input(context, 1), offset: 0, strides: [0, weights[0]!, ...Array(dims).fill(0), ...weights.slice(1)] },
-  ];
-  if (context.inputs[2]) {
-    reads.push({ operand: input(context, 2), offset: 0, strides: [0, 1, ...Array(dims + inner.length).fill(0)] });
-  }
-  return {
-    steps: [{
-      kind: "rows",
-      outer: to,
-      inner,
-      reads,
-      reductions: [{
-        name: "r",
-        init: "0",
-        combine: "a + b",
-        value: `(${inside || "true"}) ? ld(p0[${offset}]) * x1 : 0.f`,
-      }],
-      writes: [{
-        access: { operand: output(context), offset: 0, strides: [...stridesOf(to), ...inner.map(() => 0)] },
-        expression: context.inputs[2] ? "r + x2" : "r",
-        each: false,
-      }],
-      params,
-    }],
-  };
-}
-
 /** All lowerings of products, by op. */
 export const PRODUCTS: Readonly<Record<string, Lowering>> = {
-  Conv: conv,
   Gemm: gemm,
   MatMul: (context) => matmul(context),
   MatMulInteger: matmulInteger,

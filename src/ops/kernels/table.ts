@@ -2,6 +2,7 @@
 import { intOf } from "../../graph/attributes.ts";
 import type { Call } from "../../graph/graph.ts";
 import { ATTENTION } from "./attention.ts";
+import { CONV } from "./conv.ts";
 import { EINSUM } from "./einsum.ts";
 import { EMBED_NORM } from "./embed_norm.ts";
 import { FUSED_PRODUCTS } from "./fused_products.ts";
@@ -27,6 +28,7 @@ const ALL: Readonly<Record<string, Lowering>> = {
   ...ROWS,
   ...ATTENTION,
   ...QUANTISED,
+  ...CONV,
   ...EINSUM,
   ...FUSED_PRODUCTS,
   ...EMBED_NORM,
@@ -53,9 +55,16 @@ const GROWTH: Readonly<Record<string, readonly Growth[]>> = {
   Attention: [{ input: 4, output: 1, dim: 2 }, { input: 5, output: 2, dim: 2 }],
 };
 
+const ROWWISE = new Set([...Object.keys(NORMS), "Softmax", "LogSoftmax"].filter((op) => op !== "GroupNormalization"));
+
 /** Whether an op computes each element of its output from elements of its inputs. */
 export function isElementwise(node: { readonly domain: string; readonly op: string }): boolean {
   return Object.hasOwn(MAPS, node.domain === "" ? node.op : `${node.domain}.${node.op}`);
+}
+
+/** Whether an op reduces rows and computes their elements from the results: a norm, a softmax. */
+export function isRowwise(node: { readonly domain: string; readonly op: string }): boolean {
+  return ROWWISE.has(node.domain === "" ? node.op : `${node.domain}.${node.op}`);
 }
 
 /** An output that is an input and more along `dim`. */

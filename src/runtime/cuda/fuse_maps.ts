@@ -1,6 +1,6 @@
 /** Elementwise steps that follow each other as one: what only the next one reads stays in a register. */
 import type { DType } from "../../core/dtype.ts";
-import type { Access, MapStep, Operand } from "../../ops/kernels/kernel.ts";
+import type { Access, MapStep, Operand, RowsStep } from "../../ops/kernels/kernel.ts";
 import { stridesOf } from "../../ops/kernels/access.ts";
 
 /** What a value of a dtype is after it was stored and loaded again; half floats keep the bits that storing would cost. */
@@ -13,6 +13,11 @@ const HELD: Partial<Record<DType, (e: string) => string>> = {
   i64: (e) => `(long long)(${e})`,
   i32: (e) => `(long long)(int)(${e})`,
 };
+
+/** What makes of an expression the value that it is as an element of `dtype`; undefined for dtypes that nobody keeps in a register. */
+export function heldAs(dtype: DType): ((expression: string) => string) | undefined {
+  return HELD[dtype];
+}
 
 /**
  * The last map of `chain` with all others in it: map k writes scratch tensor k. Undefined where one of them is not read element by
@@ -50,17 +55,20 @@ export function fuseMaps(chain: readonly MapStep[]): MapStep | undefined {
 }
 
 /** Whether element i of `shape` lies at i. */
-function isWhole({ offset, strides }: Access, shape: readonly number[]): boolean {
+export function isWhole({ offset, strides }: Access, shape: readonly number[]): boolean {
   const own = stridesOf(shape);
   return offset === 0 && shape.every((size, d) => size === 1 || strides[d] === own[d]);
 }
 
-function sameShape(a: readonly number[], b: readonly number[]): boolean {
+/** Whether two shapes are equal. */
+export function sameShape(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((size, d) => size === b[d]);
 }
 
 /** `step` with other operands. */
-export function withOperands(step: MapStep, operandOf: (operand: Operand) => Operand): MapStep {
+export function withOperands<S extends MapStep | RowsStep>(step: S, operandOf: (operand: Operand) => Operand): S {
   const at = (access: Access): Access => ({ ...access, operand: operandOf(access.operand) });
-  return { ...step, reads: step.reads.map(at), write: at(step.write) };
+  const reads = step.reads.map(at);
+  if (step.kind === "map") return { ...step, reads, write: at(step.write) };
+  return { ...step, reads, writes: step.writes.map((w) => ({ ...w, access: at(w.access) })) };
 }

@@ -76,7 +76,7 @@ export function rowsLaunch(step: RowsStep, texts: KernelTexts = new KernelTexts(
   if (rows === 0) return undefined;
   const args = new Arguments();
   const values = step.reductions.map((r) => r.value), results = step.writes.map((w) => w.expression);
-  const expressions = [...values, ...results];
+  const lets = step.lets ?? [], expressions = [...values, ...results, ...lets.map((l) => l.expression)];
   const mentioned = (name: string) => texts.mentions(expressions, name);
   const all = [...step.reads, ...step.writes.map((w) => w.access)];
   const split = step.outer.length;
@@ -100,12 +100,20 @@ export function rowsLaunch(step: RowsStep, texts: KernelTexts = new KernelTexts(
     return { at: `const long long o${r} = a${r} + ${at};`, load: `const auto x${r} = ld(p${r}[o${r}]);` };
   });
   /** Loads what an expression names, at the row's element, or at its first. */
-  const loads = (expression: string, each: boolean): string =>
-    inside.map(({ at, load }, r) => {
-      const [x, o] = [`x${r}`, `o${r}`].map((n) => texts.mentions([expression], n));
+  const loads = (expression: string, each: boolean): string => {
+    const named: (typeof lets)[number][] = [], needed = [expression];
+    for (const own of lets.toReversed()) {
+      if (!texts.mentions(needed, own.name)) continue;
+      named.unshift(own);
+      needed.push(own.expression);
+    }
+    const elements = inside.map(({ at, load }, r) => {
+      const [x, o] = [`x${r}`, `o${r}`].map((n) => texts.mentions(needed, n));
       if (!x && !o) return "";
       return `${each ? at : `const long long o${r} = a${r};`} ${x ? load : ""}`;
-    }).join(" ");
+    });
+    return [...elements, ...named.map(({ name, expression }) => `const auto ${name} = ${expression};`)].join(" ");
+  };
   for (const { name, init, combine, value } of step.reductions) {
     lines.push(
       `auto v_${name} = [&](I e) { ${decode} ${loads(value, true)} return ${value}; };`,

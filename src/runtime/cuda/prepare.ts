@@ -23,6 +23,7 @@ import { growthOf, loweringOf } from "../../ops/kernels/table.ts";
 import { collectiveSteps, type Exchange } from "./collectives.ts";
 import { codeLaunch } from "./code_text.ts";
 import { fuseMaps, withOperands } from "./fuse_maps.ts";
+import { fuseRows } from "./fuse_rows.ts";
 import { ARGUMENT_BYTES, argumentBytes, type Launch } from "./kernel_arguments.ts";
 import { mapLaunch, rowsLaunch } from "./kernel_text.ts";
 import { KernelTexts } from "./kernel_texts.ts";
@@ -175,30 +176,40 @@ export class Preparer {
     return name !== "" && this.#read.has(name);
   }
 
-  /** Elementwise calls as one kernel; one after the other where sizes, or what a kernel can be given, keep them apart. */
+  /** Elementwise calls, among them one that reduces rows, as one kernel; one by one where sizes, or what a kernel takes, keep them apart. */
   #chain(unit: Unit): Prepared {
     const nodes = unit.nodes as readonly Call[], contexts = nodes.map((node) => this.#contextOf(node, []));
     const forms = nodes.map((node, i) => this.#formOf(node, contexts[i]!));
     const form = unit.key === null || forms.includes(undefined) ? undefined : `${unit.key} ${forms.join("\n")}`;
     const known = form === undefined ? undefined : this.#forms.get(form);
     if (known) return known;
-    const makers = new Map(nodes.map((node, k) => [node.outputs[0]!, k])), scratch: KernelTensor[] = [];
-    const chain = nodes.map((node, k): MapStep => {
+    const makers = new Map(nodes.map((node, k) => [node.outputs[0]!, k])), last = nodes.length - 1;
+    const chain = nodes.map((node, k): MapStep | RowsStep => {
       const [step, ...more] = loweringOf(node)!(contexts[k]!).steps;
-      if (step?.kind !== "map" || more.length > 0) throw new Error(`Unexpected steps of ${node.op}`);
+      if ((step?.kind !== "map" && step?.kind !== "rows") || more.length > 0) {
+        throw new Error(`Unexpected steps of ${node.op}`);
+      }
       const at = ({ of, index, dtype }: Operand): Operand => {
-        if (of === "output") return k === nodes.length - 1 ? { of, index, dtype } : { of: "scratch", index: k, dtype };
-        const name = node.inputs[index]!, maker = makers.get(name);
-        return maker === undefined
-          ? { of: "input", index: unit.inputs.indexOf(name), dtype }
-          : { of: "scratch", index: maker, dtype };
+        const name = (of === "output" ? node.outputs : node.inputs)[index]!, maker = makers.get(name);
+        if (maker !== undefined && maker !== last) return { of: "scratch", index: maker, dtype };
+        return of === "output"
+          ? { of, index: unit.outputs.indexOf(name), dtype }
+          : { of: "input", index: unit.inputs.indexOf(name), dtype };
       };
-      scratch.push(contexts[k]!.outputs[0]!);
       return withOperands(step, at);
     });
-    const one = fuseMaps(chain), fused = one && this.#lowered({ steps: [one] });
+    /** By step, what others read too. */
+    const kept = new Map<number, Operand>();
+    nodes.slice(0, -1).forEach((node, k) => {
+      const index = unit.outputs.indexOf(node.outputs[0]!);
+      if (index >= 0) kept.set(k, { of: "output", index, dtype: contexts[k]!.outputs[0]!.dtype });
+    });
+    const one = isMaps(chain) ? fuseMaps(chain) : fuseRows(chain, kept), fused = one && this.#lowered({ steps: [one] });
     const fits = fused?.works.every((w) => w.kind === "kernel" && argumentBytes(w.launch) <= ARGUMENT_BYTES);
-    const prepared = fused && fits ? fused : this.#lowered({ steps: chain, scratch: scratch.slice(0, -1) });
+    const prepared = fused && fits ? fused : this.#lowered({
+      steps: chain.map((s) => withOperands(s, (o) => (o.of === "scratch" ? kept.get(o.index) ?? o : o))),
+      scratch: contexts.slice(0, -1).map((c) => c.outputs[0]!),
+    });
     if (form !== undefined) this.#forms.set(form, prepared);
     return prepared;
   }
@@ -297,6 +308,10 @@ export class Preparer {
     }
     return known;
   }
+}
+
+function isMaps(chain: readonly (MapStep | RowsStep)[]): chain is readonly MapStep[] {
+  return chain.every((step) => step.kind === "map");
 }
 
 /** The kernel of a step, if there is anything to compute. */

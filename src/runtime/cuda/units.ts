@@ -6,12 +6,14 @@ import {
   consumers,
   type Graph,
   isCall,
+  type Node,
   outputOf,
   readsOf,
   valueOf,
 } from "../../graph/graph.ts";
+import { intOf } from "../../graph/attributes.ts";
 import { axisOf } from "../../ops/kernels/access.ts";
-import { growthOf, isElementwise, readsGaps } from "../../ops/kernels/table.ts";
+import { growthOf, isElementwise, isRowwise, readsGaps } from "../../ops/kernels/table.ts";
 
 /** Nodes that are lowered together, in order. Steps of a unit name its values by their position in these lists. */
 export interface Unit {
@@ -70,7 +72,8 @@ export function unitsOf(graph: Graph<"local">): Unit[] {
   const extended = new Set<string>();
   /** Which inputs have gaps between their rows, where states grow in place. */
   const gaps = (inputs: readonly string[]) => inputs.map((n) => Number(extended.has(n))).join("");
-  const isRead = (name: string) => readers.has(name), chains = chainsOf(graph, { readers, results: new Set(results) });
+  const isRead = (name: string) => readers.has(name),
+    chains = chainsOf(graph, { readers, results: new Set(results), reading });
   return graph.nodes.flatMap((node): Unit[] => {
     if (!isCall(node) && node.kind !== "collective") return [];
     const nodes = chains.get(node);
@@ -79,7 +82,14 @@ export function unitsOf(graph: Graph<"local">): Unit[] {
       const made = new Set(nodes.flatMap((n) => n.outputs));
       const inputs = [...new Set(nodes.flatMap((n) => n.inputs))].filter((n) => !made.has(n));
       const key = keyOf(graph, nodes, isRead);
-      return [{ nodes, inputs, outputs: node.outputs, grows: false, key: key && `${gaps(inputs)} ${key}` }];
+      const isInside = (n: Node) => nodes.includes(n as Call);
+      // What others read too is a result as well.
+      const kept = nodes.slice(0, -1).flatMap((n) => n.outputs).filter((name) =>
+        reading.has(name) && !reading.get(name)!.every(isInside)
+      );
+      const outputs = [...node.outputs, ...kept],
+        own = [...made].map((name) => Number(outputs.includes(name))).join("");
+      return [{ nodes, inputs, outputs, grows: false, key: key && `${own} ${gaps(inputs)} ${key}` }];
     }
     const own = grows(node), key = keyOf(graph, [node], isRead);
     if (own && isCall(node)) {
@@ -90,29 +100,60 @@ export function unitsOf(graph: Graph<"local">): Unit[] {
   });
 }
 
-/** By their last node, calls that become one; null for those that are in the chain of a later one. */
+/** Whether a call reduces the last dims of its input and gives elements in the same order. */
+function reducesRows(graph: Graph<"local">, node: Call): boolean {
+  if (!isRowwise(node)) return false;
+  const rank = valueOf(graph, node.inputs[0]!).type.shape?.length, axis = intOf(node.attributes, "axis") ?? -1;
+  const isSoftmax = node.op === "Softmax" || node.op === "LogSoftmax", opset = graph.opsets.get("") ?? 1;
+  // A softmax before opset 13 reduces all dims from its axis on, as norms do.
+  return rank !== undefined && (!isSoftmax || opset < 13 || axisOf(axis, rank) === rank - 1);
+}
+
+/**
+ * By their last node, calls that become one; null for those that are in the chain of a later one. Elementwise calls are one with who alone
+ * reads them; around a call that reduces rows, others may read them too, later than all of the chain.
+ */
 function chainsOf(
   graph: Graph<"local">,
-  o: { readonly readers: ReadonlyMap<string, number>; readonly results: ReadonlySet<string> },
+  o: {
+    readonly readers: ReadonlyMap<string, number>;
+    readonly results: ReadonlySet<string>;
+    readonly reading: ReadonlyMap<string, readonly Node[]>;
+  },
 ): Map<Call | Collective, readonly Call[] | null> {
   const out = new Map<Call | Collective, readonly Call[] | null>(), makers = new Map<string, Call>();
+  const positions = new Map<Node, number>(graph.nodes.map((node, i) => [node, i]));
   const shapeOf = (name: string) => valueOf(graph, name).type.shape?.map(dimKey).join();
+  const isRows = (node: Call) => reducesRows(graph, node);
   const joins = (node: Call) =>
-    isElementwise(node) && node.outputs.length === 1 && valueOf(graph, node.outputs[0]!).ints === undefined;
+    (isRows(node) && node.outputs[0] !== "") ||
+    (isElementwise(node) && node.outputs.length === 1 && valueOf(graph, node.outputs[0]!).ints === undefined);
+  const isReadAlone = (name: string, node: Call) =>
+    !o.results.has(name) && o.readers.get(name) === node.inputs.filter((n) => n === name).length;
+  /** Whether who reads what `made` make, other than `all` do, comes later than the last of these. */
+  const areReadLater = (made: readonly Call[], all: readonly Call[]) =>
+    made.flatMap((n) => n.outputs).every((name) =>
+      (o.reading.get(name) ?? []).every((n) =>
+        all.includes(n as Call) || positions.get(n)! > positions.get(all.at(-1)!)!
+      )
+    );
   for (const node of graph.nodes) {
     if (!isCall(node) || !joins(node)) continue;
-    const [output] = node.outputs as readonly [string], chain: Call[] = [];
+    const output = node.outputs[0]!, chain: Call[] = [];
+    let hasRows = isRows(node);
     for (const name of new Set(node.inputs)) {
-      const maker = makers.get(name);
-      if (!maker || o.results.has(name) || o.readers.get(name) !== node.inputs.filter((n) => n === name).length) {
-        continue;
-      }
-      if (shapeOf(name) === undefined || shapeOf(name) !== shapeOf(output)) continue;
-      chain.push(...out.get(maker) ?? [maker]);
+      const maker = makers.get(name), own = maker && out.get(maker);
+      if (!maker || own === null || shapeOf(name) === undefined || shapeOf(name) !== shapeOf(output)) continue;
+      const made = own ?? [maker], bringsRows = made.some(isRows);
+      if (hasRows && bringsRows) continue;
+      const fits = hasRows || bringsRows ? areReadLater(made, [...chain, ...made, node]) : isReadAlone(name, node);
+      if (!fits) continue;
+      chain.push(...made);
       out.set(maker, null);
+      hasRows ||= bringsRows;
     }
     makers.set(output, node);
-    if (chain.length > 0) out.set(node, [...chain, node]);
+    if (chain.length > 0) out.set(node, [...chain.sort((a, b) => positions.get(a)! - positions.get(b)!), node]);
   }
   return out;
 }
