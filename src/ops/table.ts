@@ -20,6 +20,7 @@ import { FUSED_MATMUL } from "./fused_matmul.ts";
 import { GATHER } from "./gather.ts";
 import { GEMM } from "./gemm.ts";
 import { CONSTANT_OF_SHAPE, EYE_LIKE, NON_ZERO, ONE_HOT, RANGE, SHAPE, SIZE, SIZES, TRILU } from "./generators.ts";
+import { imageOps } from "./images.ts";
 import { GATHER_ELEMENTS, GATHER_ND, SCATTER_ELEMENTS, SCATTER_ND } from "./indexing.ts";
 import { PLAIN_LAYERS } from "./layer_roles.ts";
 import { LINEAR } from "./linear.ts";
@@ -55,6 +56,7 @@ const ALL: readonly OpDef[] = [
   ...lossOps(),
   ...moeOps(),
   ...randomOps(),
+  ...imageOps(),
   ATTENTION,
   CACHED_ATTENTION,
   CAST,

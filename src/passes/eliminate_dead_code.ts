@@ -1,6 +1,7 @@
 /**
  * Drops the nodes that no result needs. Placeholders stay: they are the callers' contract. In a rank's graph collectives do too, as
- * the others wait for its part.
+ * the others wait for its part, and constants: where one lies in the file that ranks share follows from those before it, which all count,
+ * whether they read them or not.
  */
 import { type Graph, type Node, readsOf, type Stage, type Value } from "../graph/graph.ts";
 
@@ -9,8 +10,9 @@ export function eliminateDeadCode<S extends Stage>(graph: Graph<S>): Graph<S> {
   const needed = new Set<string>();
   const kept: Node[] = [];
   for (const node of graph.nodes.toReversed()) {
-    const live = node.kind === "placeholder" || node.kind === "output" ||
-      (node.kind === "collective" && graph.stage === "local") || node.outputs.some((name) => needed.has(name));
+    const ofAllRanks = graph.stage === "local" && (node.kind === "collective" || node.kind === "get_attr");
+    const live = node.kind === "placeholder" || node.kind === "output" || ofAllRanks ||
+      node.outputs.some((name) => needed.has(name));
     if (!live) continue;
     for (const name of readsOf(node)) needed.add(name);
     kept.push(node);

@@ -5,7 +5,8 @@
  * %3 = Shape(%x)   %4 = Gather(%3, 0)   %5 = Concat(%4, …)      ->      %5 = shardwise.Sizes()      i64 = [batch, 96]
  * ```
  * A value whose content is known over the symbols of the graph's inputs becomes a `Sizes` node, or constant data where it
- * has no symbols; what computed it is dropped when nothing else reads it. What depends on data (a symbol with `#`) stays.
+ * has no symbols; what computed it is dropped when nothing else reads it. What depends on data (a symbol with `#`) stays, as does
+ * what has more dims than one.
  */
 import { symbolsOf } from "../core/dim.ts";
 import { type DType, dtypeInfo } from "../core/dtype.ts";
@@ -22,8 +23,10 @@ export function foldShapes<S extends "global">(graph: Graph<S>): Graph<S> {
     if (node.kind !== "placeholder") continue;
     for (const d of valueOf(graph, node.outputs[0]).type.shape ?? []) symbolsOf(d, symbols);
   }
+  // Sizes are numbers or rows of them; a matrix of symbols is computed as the model says.
   const isKnown = (value: Value) =>
     value.ints !== undefined && value.type.dtype !== undefined &&
+    (value.ints.dims.length <= 1 || constantInts(value.ints) !== undefined) &&
     value.ints.elements.every((e) => [...symbolsOf(e)].every((s) => symbols.has(s) && !s.includes("#")));
   const values = new Map(graph.values);
   const fresh = (stem: string) => {

@@ -71,6 +71,16 @@ Deno.test("foldShapes() makes constant data of contents without symbols", () => 
   assert.deepEqual([...new BigInt64Array(node!.data.bytes().slice().buffer)], [96n]);
 });
 
+Deno.test("foldShapes() keeps a matrix of sizes as it is computed: Sizes has one dim", () => {
+  const g = new Sketch();
+  g.input("x", [b, seq]);
+  g.call("Shape", ["x"], "shape");
+  g.call("Unsqueeze", ["shape", g.ints("axes", [0])], "row");
+  const graph = foldShapes(inferTypes(g.finish("row")));
+  assert.equal(printType(valueOf(graph, "row").type), "i64[1,2]");
+  assert.deepEqual(graph.nodes.flatMap((n) => (isCall(n) ? [n.op] : [])), ["Sizes", "Unsqueeze"]);
+});
+
 Deno.test("foldShapes() keeps what data decides", () => {
   const g = new Sketch();
   g.input("x", [b, 4]);

@@ -7,6 +7,7 @@ import {
   type Graph,
   isCall,
   type Node,
+  opKey,
   outputOf,
   producers,
   readsOf,
@@ -122,6 +123,12 @@ export function segment(graph: Graph<"local">, rank: number, ranks: number): Pro
         return declare(value, { kind: "sizes", elements, scalar: dims.length === 0 });
       }
       if (levelOf(name) >= k) throw new GraphError(`Cannot read "${name}" in segment ${k}: it is written later`);
+      if (value.type.dtype === undefined) {
+        throw new GraphError(
+          `Cannot hand "${name}" from one part of the model to the next: what ${opName(node)} gives has no known type`,
+          { hint: "have the model say it: onnx.shape_inference.infer_shapes() writes the types of all values" },
+        );
+      }
       const kept = privateName(name);
       return declare({ ...value, name: kept }, { kind: "value", name: kept });
     }
@@ -253,4 +260,8 @@ function liveNodes(graph: Graph<"local">): Node[] {
     live.push(node);
   }
   return live.reverse();
+}
+
+function opName(node: Node): string {
+  return isCall(node) ? `${opKey(node)} "${node.name}"` : `"${node.name}"`;
 }

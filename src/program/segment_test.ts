@@ -58,3 +58,23 @@ Deno.test("segment() takes a value that is called as a call of another segment i
   const program = segment(builder.finish({ inputs: ["y"], names: ["out"] }), 0, 2);
   assert.deepEqual(program.steps.map((s) => s.kind), ["segment", "barrier", "segment"]);
 });
+
+Deno.test("segment() says whose type is not known, and how a model gets it", () => {
+  const builder = new GraphBuilder("local", "g", new Map([["", 17]]));
+  builder.placeholder({ name: "x", type: TYPE });
+  const call = (op: string, inputs: readonly string[], output: string, dtype: "f32" | undefined, level: number) =>
+    builder.call(
+      { kind: "call_function", name: output, domain: "", op, inputs, outputs: [output], attributes: {}, level },
+      [{ name: output, type: { dtype, shape: undefined } }],
+    );
+  call("BlackmanWindow", ["x"], "window", undefined, 0);
+  builder.collective({ collective: "all_reduce", reduction: "sum", inputs: ["x"], outputs: ["sum"] }, {
+    name: "sum",
+    type: TYPE,
+  });
+  call("Add", ["window", "sum"], "y", "f32", 1);
+  assert.throws(
+    () => segment(builder.finish({ inputs: ["y"], names: ["out"] }), 0, 2),
+    /Cannot hand "window".*BlackmanWindow "window" gives has no known type/,
+  );
+});

@@ -155,6 +155,19 @@ standinTest("who insists on peer memory where there is none is told why", async 
   }
 });
 
+standinTest("doctor says by what means GPUs all-reduce, and why", async (env) => {
+  const said = async (more: Record<string, string>) => {
+    const own = { ...env, NO_COLOR: "1", SHARDWISE_CACHE: "/nowhere", SHARDWISE_CUDA_ALL_REDUCE: "auto", ...more };
+    const command = { args: ["run", "-A", "cli/main.ts", "doctor", "--json"], env: own, cwd: REPOSITORY };
+    const { stdout } = await new Deno.Command(Deno.execPath(), command).output();
+    return JSON.parse(new TextDecoder().decode(stdout)).allReduces;
+  };
+  assert.match(await said({}), /^over peer memory or by NCCL: the first job of several ranks measures/);
+  assert.equal(await said({ SHARDWISE_STANDIN_PEER: "0" }), "NCCL: GPU 0 does not reach the memory of GPU 1");
+  assert.equal(await said({ SHARDWISE_CUDA_ALL_REDUCE: "nccl" }), "NCCL: SHARDWISE_CUDA_ALL_REDUCE says so");
+  assert.equal(await said({ SHARDWISE_STANDIN_GPUS: "1" }), undefined);
+});
+
 Deno.test("limits are as far as one means is the fastest from the smallest message on", () => {
   const of = (list: readonly (readonly [number, number, number, number?])[]) =>
     limitsOf(list.map(([bytes, nccl, one, two]) => ({ bytes, nccl, "one-shot": one, "two-shot": two })));

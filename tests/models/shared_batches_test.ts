@@ -15,6 +15,7 @@ import { batchOf } from "../../src/mesh_batch.ts";
 import { type Batch, type BatchDim, batchFor } from "../../src/plan/batch.ts";
 import { openNativeEngine } from "../../src/runtime/cpu/ort_native.ts";
 import { shardTensor } from "../../src/runtime/shard_io.ts";
+import { realModelOrSkip } from "../support/cli.ts";
 import { emulatedModel } from "../support/emulated.ts";
 import { REPOSITORY, sharedOrSkip } from "../support/shared.ts";
 
@@ -56,6 +57,18 @@ Deno.test({
     }
     assert.deepEqual(refused, Object.keys(REFUSED));
     assert.equal(accepted, ACCEPTED);
+  },
+});
+
+const real = realModelOrSkip();
+
+Deno.test({
+  name: "the batch of the real chat model can be shared, in 32 bits and in 4",
+  ignore: real === undefined,
+  fn() {
+    for (const file of ["model.onnx", "model_q4.onnx"]) {
+      assert.equal(batchOf(join(real!, file), { dp: 2, tp: 1 }).symbol, "batch_size", file);
+    }
   },
 });
 

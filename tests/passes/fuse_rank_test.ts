@@ -139,6 +139,17 @@ for (
   });
 }
 
+Deno.test("ranks keep the constants that all hold alike, in one order, also those that a rank without heads does not read", () => {
+  const ranks = 5, graph = sharded(attentionGraph(FORM), ranks, { quantize: "int4:16" });
+  const lists = Array.from({ length: ranks }, (_, rank) => {
+    const { graphs: [local] } = fuseRank([localize(graph, rank, ranks)]);
+    const isShared = (name: string) => local!.values.get(name)!.placement?.kind === "R" && graph.values.has(name);
+    return local!.nodes.flatMap((n) => n.kind === "get_attr" && isShared(n.outputs[0]) ? n.outputs : []);
+  });
+  assert.ok(lists[0]!.length > 0);
+  for (const list of lists) assert.deepEqual(list, lists[0]);
+});
+
 Deno.test("joined weights are the parts one after another, made once for the same parts", () => {
   const weights = new JoinedWeights();
   const [a, b] = [[1, 2, 3, 4], [5, 6]].map((list) => inlineData("u8", [list.length / 2, 2], Uint8Array.from(list)));
