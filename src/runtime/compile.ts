@@ -4,6 +4,7 @@ import type { Graph } from "../graph/graph.ts";
 import { segment } from "../program/segment.ts";
 import type { Communicator } from "./comm/communicator.ts";
 import { CommunicatorError } from "./comm/errors.ts";
+import { completeTypes } from "./cpu/complete_types.ts";
 import type { Engine } from "./cpu/engine.ts";
 import { CpuExecutor } from "./cpu/executor.ts";
 import type { SharedSessions } from "./cpu/shared_sessions.ts";
@@ -41,10 +42,11 @@ export async function compile(graph: Graph<"local">, options: RuntimeOptions): P
  * @throws {CommunicatorError} As {@linkcode compile} does.
  */
 export async function compileAll(
-  graphs: readonly Graph<"local">[],
+  given: readonly Graph<"local">[],
   options: RuntimeOptions,
 ): Promise<CpuExecutor[]> {
-  const { comm, engine } = options;
+  const { comm, engine } = options, graphs: Graph<"local">[] = [];
+  for (const graph of given) graphs.push(await completeTypes(graph, engine));
   requireSharedMemory(comm);
   const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graphs, comm.size) : undefined, 0);
   // A group's first rank of a host is not the host's first where the group is a part of the job.
