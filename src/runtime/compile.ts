@@ -1,4 +1,5 @@
 /** From a rank's local graph to an executor: program, weight files, sessions. */
+import { EngineError } from "../core/errors.ts";
 import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
 import { segment } from "../program/segment.ts";
@@ -77,9 +78,22 @@ export async function compileAll(
     }
     comm.barrierSync();
     return executors;
+  } catch (error) {
+    // The files stay until every rank has read them or been refused too: what others report is then no missing file.
+    if (error instanceof EngineError) meetIfPossible(comm);
+    throw error;
   } finally {
     // The sessions keep what they mapped. When another rank failed, the barrier threw, and this runs all the same.
     if (comm.rank === 0) Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+/** Waits for the other ranks, unless one has gone. */
+function meetIfPossible(comm: Communicator): void {
+  try {
+    comm.barrierSync();
+  } catch (error) {
+    if (!(error instanceof CommunicatorError)) throw error;
   }
 }
 

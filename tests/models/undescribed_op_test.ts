@@ -99,3 +99,19 @@ Deno.test("what ops without a description give reaches other ranks and later par
     }
   }
 });
+
+Deno.test("an op that the engine does not have is refused once, with its name, at any number of ranks", async () => {
+  const g = graph([
+    node("MatMul", ["x", "up"], ["h"]),
+    node("Frob", ["h"], ["n"], { domain: "my.ops" }),
+    node("MatMul", ["n", "down"], ["y"]),
+  ], { initializers: [weight("up", [64, 128], 1), weight("down", [128, 64], 2)] });
+  declareInput(g, [3n, 64n]);
+  const path = saveModel(model(g, { opsetImport: [{ domain: "", version: 18n }, { domain: "my.ops", version: 1n }] }));
+  const given = join(dirname(path), "x.safetensors"), out = join(dirname(path), "y.safetensors");
+  await writeTensors(given, new Map([["x", fromNumbers("f32", [3, 64], new Array(192).fill(1))]]));
+  const { code, stderr } = await shardwise("run", path, "-n", "3", "-i", given, "-o", out);
+  assert.equal(code, 2, stderr);
+  assert.match(stderr, /^error: .*my\.ops:Frob/m);
+  assert.doesNotMatch(stderr, /External data|FAILED/);
+});
