@@ -1,6 +1,6 @@
 /** What a command of `shardwise` is: a name, its options as a table, and what it does. Parsing and help follow from the table. */
 import { parseArgs } from "node:util";
-import { UsageError } from "../src/core/errors.ts";
+import { PlanError, UsageError } from "../src/core/errors.ts";
 import { didYouMean } from "../src/core/suggest.ts";
 
 /** One option of a command. */
@@ -121,6 +121,16 @@ export class ParsedArgs {
     if (first === undefined) throw this.error(`${what} is missing`);
     if (second !== undefined) throw this.error(`one ${what} is expected, but ${JSON.stringify(second)} follows`);
     return first;
+  }
+
+  /** What `read` makes of an option's text. @throws {UsageError} Saying what `read` finds wrong with it. */
+  reading<T>(read: () => T): T {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof PlanError)) throw error;
+      throw new UsageError(error.message, error.hint ? { hint: error.hint } : {});
+    }
   }
 
   /** A wrong call of this command. */

@@ -266,11 +266,11 @@ export const MESH: OptionSpec = {
   help: "D groups of T ranks: groups share the batch, the ranks of a group the layers; instead of --nproc",
 };
 
-/** How many ranks `--mesh` or `--nproc` asks for, and how they are arranged. @throws {UsageError | PlanError} */
+/** How many ranks `--mesh` or `--nproc` asks for, and how they are arranged. @throws {UsageError} */
 export function ranksOf(args: ParsedArgs, model?: string): { readonly nproc: number; readonly mesh?: DeviceMesh } {
   const text = args.text("mesh");
   if (text === undefined) return { nproc: rankCount(args, model) };
-  const mesh = parseMesh(text), size = meshSize(mesh);
+  const mesh = args.reading(() => parseMesh(text)), size = meshSize(mesh);
   const asked = args.text("nproc"), made = model === undefined ? undefined : shardedFor(model);
   if (asked !== undefined && Number(asked) !== size) {
     throw args.error(`--mesh ${text} is of ${size} ranks, not ${asked}`);

@@ -141,7 +141,7 @@ async function printPlan(args: ParsedArgs): Promise<number> {
 export function meshOf(args: ParsedArgs): DeviceMesh | undefined {
   const text = args.text("mesh");
   if (text === undefined) return undefined;
-  const mesh = parseMesh(text), tp = args.text("tp");
+  const mesh = args.reading(() => parseMesh(text)), tp = args.text("tp");
   if (tp !== undefined && Number(tp) !== mesh.tp) throw args.error(`--tp ${tp} and --mesh ${text} disagree`);
   return mesh;
 }

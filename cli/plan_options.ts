@@ -81,7 +81,7 @@ export function planConfig(args: ParsedArgs): PlanConfig {
   return {
     ...(file === undefined ? {} : { file }),
     ...(args.flag("no-fuse") ? { fuse: false } : {}),
-    ...(quantize.length > 0 ? { quantize: parseQuantize(quantize) } : {}),
+    ...(quantize.length > 0 ? { quantize: args.reading(() => parseQuantize(quantize)) } : {}),
     ...(Object.keys(overrides).length > 0 ? { overrides } : {}),
     ...(memoryPerRank === undefined ? {} : { memoryPerRank }),
     ...(memoryPerRank === undefined && memoryLength === undefined ? {} : { memoryLength: memoryLength ?? CONTEXT }),

@@ -24,7 +24,8 @@ export const trace: Command = {
   description:
     "Runs K steps and writes what each rank did, on one clock, in Chrome's trace format: open it in ui.perfetto.dev, or as one\n" +
     "HTML file with --html, with a flame of where a step's time went. A model with a cache continues --prompt-ids: the first step\n" +
-    "is the prompt, each other one token. Other models run on --inputs, K times. A few steps run before, untraced.",
+    "is the prompt, each other one token. Of an encoder-decoder (whose encoder reads the prompt, or --inputs) these are steps of the\n" +
+    "decoder; a first step in a graph of its own is left out. Other models run on --inputs, K times. A few steps run before, untraced.",
   options: {
     nproc: NPROC,
     out: { short: "o", value: "FILE", help: "trace.json to write; this or --html is required" },

@@ -76,7 +76,7 @@ export const verify: Command = {
 
 async function verifyFolders(args: ParsedArgs): Promise<number> {
   if (args.positionals.length === 0) throw args.error("FOLDER is missing");
-  const text = args.text("mesh"), mesh = text === undefined ? undefined : parseMesh(text);
+  const text = args.text("mesh"), mesh = text === undefined ? undefined : args.reading(() => parseMesh(text));
   if (mesh && args.text("nproc") !== undefined) throw args.error("--mesh and --nproc exclude each other");
   const sizes = mesh ? [meshSize(mesh)] : args.numbers("nproc", { least: 1 }) ?? [1, 2, 3, 4];
   const against = againstOf(args);

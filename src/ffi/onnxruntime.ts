@@ -37,11 +37,13 @@ const TABLE = {
   SetInterOpNumThreads: fallible(25, "u64", "i32"), // OrtSessionOptions *options, int threads
   SessionGetInputCount: fallible(30, "u64", "buffer"), // const OrtSession *session, size_t *out
   SessionGetOutputCount: fallible(31, "u64", "buffer"), // const OrtSession *session, size_t *out
+  SessionGetOutputTypeInfo: fallible(34, "u64", "usize", "buffer"), // const OrtSession *session, size_t index, OrtTypeInfo **out
   SessionGetInputName: fallible(36, "u64", "usize", "u64", "buffer"), // const OrtSession *session, size_t index, OrtAllocator *allocator, char **value
   SessionGetOutputName: fallible(37, "u64", "usize", "u64", "buffer"), // const OrtSession *session, size_t index, OrtAllocator *allocator, char **value
   CreateTensorWithDataAsOrtValue: fallible(49, "u64", "buffer", "usize", "buffer", "usize", "i32", "buffer"), // const OrtMemoryInfo *info, void *data, size_t bytes, const int64_t *shape, size_t dims, ONNXTensorElementDataType type, OrtValue **out
   IsTensor: fallible(50, "u64", "buffer"), // const OrtValue *value, int *out
   GetTensorMutableData: fallible(51, "u64", "buffer"), // OrtValue *value, void **out
+  CastTypeInfoToTensorInfo: fallible(55, "u64", "buffer"), // const OrtTypeInfo *info, const OrtTensorTypeAndShapeInfo **out
   GetTensorElementType: fallible(60, "u64", "buffer"), // const OrtTensorTypeAndShapeInfo *info, ONNXTensorElementDataType *out
   GetDimensionsCount: fallible(61, "u64", "buffer"), // const OrtTensorTypeAndShapeInfo *info, size_t *out
   GetDimensions: fallible(62, "u64", "buffer", "usize"), // const OrtTensorTypeAndShapeInfo *info, int64_t *values, size_t length
@@ -52,6 +54,7 @@ const TABLE = {
   ReleaseStatus: release(93),
   ReleaseSession: release(95),
   ReleaseValue: release(96),
+  ReleaseTypeInfo: release(98),
   ReleaseTensorTypeAndShapeInfo: release(99),
   ReleaseSessionOptions: release(100),
   CreateEnvWithGlobalThreadPools: fallible(119, "i32", "buffer", "u64", "buffer"), // OrtLoggingLevel level, const char *logid, const OrtThreadingOptions *options, OrtEnv **out

@@ -1,9 +1,11 @@
 /** From a rank's local graph to an executor: program, weight files, sessions. */
+import { EngineError } from "../core/errors.ts";
 import type { OnProgress } from "../core/progress.ts";
 import type { Graph } from "../graph/graph.ts";
 import { segment } from "../program/segment.ts";
 import type { Communicator } from "./comm/communicator.ts";
 import { CommunicatorError } from "./comm/errors.ts";
+import { completeTypes } from "./cpu/complete_types.ts";
 import type { Engine } from "./cpu/engine.ts";
 import { CpuExecutor } from "./cpu/executor.ts";
 import type { SharedSessions } from "./cpu/shared_sessions.ts";
@@ -41,10 +43,11 @@ export async function compile(graph: Graph<"local">, options: RuntimeOptions): P
  * @throws {CommunicatorError} As {@linkcode compile} does.
  */
 export async function compileAll(
-  graphs: readonly Graph<"local">[],
+  given: readonly Graph<"local">[],
   options: RuntimeOptions,
 ): Promise<CpuExecutor[]> {
-  const { comm, engine } = options;
+  const { comm, engine } = options, graphs: Graph<"local">[] = [];
+  for (const graph of given) graphs.push(await completeTypes(graph, engine));
   requireSharedMemory(comm);
   const folder = await comm.objects.broadcast(comm.rank === 0 ? makeWeightFolder(graphs, comm.size) : undefined, 0);
   // A group's first rank of a host is not the host's first where the group is a part of the job.
@@ -75,9 +78,22 @@ export async function compileAll(
     }
     comm.barrierSync();
     return executors;
+  } catch (error) {
+    // The files stay until every rank has read them or been refused too: what others report is then no missing file.
+    if (error instanceof EngineError) meetIfPossible(comm);
+    throw error;
   } finally {
     // The sessions keep what they mapped. When another rank failed, the barrier threw, and this runs all the same.
     if (comm.rank === 0) Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+/** Waits for the other ranks, unless one has gone. */
+function meetIfPossible(comm: Communicator): void {
+  try {
+    comm.barrierSync();
+  } catch (error) {
+    if (!(error instanceof CommunicatorError)) throw error;
   }
 }
 

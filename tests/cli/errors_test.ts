@@ -32,6 +32,13 @@ Deno.test("shardwise suggests the command and the option that are meant", async 
   );
 });
 
+Deno.test("shardwise says that a mesh or a format cannot be read, as of any other option", async () => {
+  await requireError(["plan", LLAMA, "--mesh", "dp=2,pp=2"], 64, /Cannot read mesh "dp=2,pp=2": found "pp=2"/);
+  await requireError(["run", LLAMA, ...RUN, "--mesh", "dp=0"], 64, /Cannot read mesh "dp=0"/);
+  await requireError(["verify", testModel("llama"), "--mesh", "tp=x"], 64, /Cannot read mesh "tp=x"/);
+  await requireError(["plan", LLAMA, "--tp", "2", "--quantize", "int5"], 64, /did you mean "int4"\?/);
+});
+
 Deno.test("shardwise without arguments prints its help and fails", async () => {
   const { code, stdout, stderr } = await shardwise();
   assert.equal(code, 64);

@@ -74,3 +74,17 @@ Deno.test("shardwise trace says what is missing before a rank starts", async () 
   assert.equal(nowhere.code, 64);
   assert.match(nowhere.stderr, /neither --out nor --html is given/);
 });
+
+Deno.test("shardwise trace records the steps of an encoder-decoder's decoder", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "shardwise-trace-" });
+  try {
+    const out = join(folder, "trace.json");
+    const { code, stderr } = await shardwise("trace", testModel("t5"), "-n", "2", "--steps", "3", "--out", out);
+    assert.equal(code, 0, stderr);
+    const { traceEvents } = JSON.parse(Deno.readTextFileSync(out)) as ChromeTrace;
+    const steps = Map.groupBy(traceEvents.filter((e) => e.cat === "step"), (e) => e.pid);
+    assert.deepEqual([...steps.values()].map((list) => list.length), [3, 3]);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});

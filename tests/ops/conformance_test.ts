@@ -68,7 +68,7 @@ async function sweep(def: OpDef, engine: Engine): Promise<void> {
     const calls = plannedCalls(graph, opDef);
     // Ranks that hold copies of what units share (kv heads), and ranks that hold nothing.
     const isShared = calls.some((c) => c.shape.components.some((x) => x.sharing.some((n) => n > 1)));
-    for (const ranks of isShared ? [2, 3, 4, 5, 8] : [2, 3]) {
+    for (const ranks of isShared ? [2, 3, 4, 5, 8] : [2, 3, 4]) {
       if (calls.length === 0) continue;
       for (
         const strategy of strategiesOf(calls[0]!, candidateLayouts(graph, calls, ranks))

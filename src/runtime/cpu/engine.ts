@@ -37,6 +37,8 @@ export interface EngineBinding {
 export interface EngineSession {
   /** A binding without tensors; a session may have several. */
   bind(): EngineBinding;
+  /** Element types of the outputs, by position; undefined for what is no tensor. */
+  outputTypes(): readonly (DType | undefined)[];
   /**
    * Runs once on `feeds`; outputs go to the tensors of `fetches` where one is given, else to new ones. Gives those that `fetches` names.
    */

@@ -193,6 +193,21 @@ class NativeSession implements EngineSession {
     return new NativeBinding(this.#ort, this.#handle, [this.#inputs, this.#outputs]);
   }
 
+  outputTypes(): readonly (DType | undefined)[] {
+    const { f } = this.#ort;
+    return this.#outputs.names.map((_, i) => {
+      const info = handleFrom((out) => f.SessionGetOutputTypeInfo(this.#handle, BigInt(i), out));
+      try {
+        const tensor = handleFrom((out) => f.CastTypeInfoToTensorInfo(info, out)); // lives in `info`
+        const type = new Int32Array(1);
+        if (tensor !== 0n) f.GetTensorElementType(tensor, type);
+        return type[0] === 0 ? undefined : dtypeFromOnnx(type[0]!);
+      } finally {
+        f.ReleaseTypeInfo(info);
+      }
+    });
+  }
+
   run(
     feeds: Readonly<Record<string, EngineTensor>>,
     fetches: Readonly<Record<string, EngineTensor | null>>,

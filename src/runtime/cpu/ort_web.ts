@@ -58,7 +58,8 @@ async function createSession(ort: Ort, model: Uint8Array, options: SessionOption
       },
     };
   };
-  return { run, bind, release: () => session.release() };
+  const outputTypes = () => session.outputMetadata.map((m) => m.isTensor ? dtypeFromOrt(m.type) : undefined);
+  return { run, bind, outputTypes, release: () => session.release() };
 }
 
 type Feeds = Readonly<Record<string, EngineTensor>>;
