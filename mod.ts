@@ -32,7 +32,7 @@ export { type ExplainedModel, explainModel, type ExplainOptions } from "./src/ex
 export { type ShardedFolder, shardModel, type ShardModelOptions } from "./src/shard_model.ts";
 export { planSource, readPlanFile } from "./src/plan_source.ts";
 export type { EngineChoice } from "./src/runtime/cpu/open_engine.ts";
-export type { GpuPeaks, GpuUse, StepOptions, StepTiming } from "./src/runtime/executor.ts";
+export type { GpuPeaks, GpuUse, Picking, StepOptions, StepTiming } from "./src/runtime/executor.ts";
 export type { ExecutionOptions } from "./src/runtime/open_executor.ts";
 export type { DeviceChoice, HeldDType } from "./src/runtime/device_choice.ts";
 export { ParallelModel, type ParallelModelParts, type TensorInfo } from "./src/runtime/parallel_model.ts";
@@ -219,7 +219,7 @@ export { planPage } from "./src/plan_page.ts";
 export type { CausalModel, DecoderStep } from "./src/generate/causal_model.ts";
 export { generate, generateBatch, type GenerateBatchOptions, type GenerateOptions } from "./src/generate/generate.ts";
 export type { FeedInput } from "./src/generate/feeds.ts";
-export { type Candidates, type Logits, Sampler, type SamplingOptions } from "./src/generate/sampler.ts";
+export { type Candidates, type Logits, Sampler, type SamplingOptions, type Wants } from "./src/generate/sampler.ts";
 export { type BeamResult, beamSearch, type BeamSearchOptions } from "./src/generate/beam_search.ts";
 export { encode, type Encoder, type EncoderPrompt } from "./src/generate/encoder_decoder.ts";
 export { ModelFolder } from "./src/generate/model_folder.ts";

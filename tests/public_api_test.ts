@@ -275,6 +275,8 @@ const TYPES = [
   "StepOptions",
   "GpuPeaks",
   "NarrowDType",
+  "Picking",
+  "Wants",
   "GpuUse",
   "StepTiming",
   "Stored",

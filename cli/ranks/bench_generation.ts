@@ -81,7 +81,7 @@ async function begun(
 async function prefill(subject: Subject, prompts: readonly EncoderPrompt[]): Promise<Measured> {
   const { decoder, encoder, sampler } = subject, began = performance.now();
   const { rows, given } = await begun(subject, prompts);
-  using decoding = new Decoding(decoder.model, rows, { maxNewTokens: 1, given, top: sampler.candidates });
+  using decoding = new Decoding(decoder.model, rows, { maxNewTokens: 1, given, picking: () => ({ count: 1 }) });
   pick(sampler, await decoding.begin());
   const ms = performance.now() - began, work = decoder.taken(), read = encoder?.taken();
   return {
@@ -103,7 +103,7 @@ async function decode(subject: Subject, past: number, encoded: readonly EncoderP
   using decoding = new Decoding(decoder.model, rows, {
     maxNewTokens: warm + newTokens,
     given,
-    top: sampler.candidates,
+    picking: () => ({ count: 1 }),
   });
   let next = pick(sampler, await decoding.begin());
   for (let i = 0; i < warm; i++) next = pick(sampler, await decoding.next(next));

@@ -11,6 +11,7 @@ import { compareGiven, type Given, givenByRanks, givenByReference, UnsplitModel 
 import type { Difference, RoundedRun } from "../compare.ts";
 import { passConfig } from "../plan_options.ts";
 import { type MeshGroup, meshGroup } from "./mesh_group.ts";
+import { Outcomes } from "./outcomes.ts";
 import type { Against, JobDevice, RankContext, VerifyCase, VerifyJob, VerifyResult } from "../job.ts";
 
 /** Carries out `job`: each model is loaded once for all its cases that stand together. */
@@ -19,6 +20,7 @@ export async function verifyOnRank(job: VerifyJob, context: RankContext): Promis
   const { comm } = context;
   const alone = comm.size === 1 ? comm : (await comm.split(comm.rank, 0, { name: "unsplit" }))!;
   await using group = await meshGroup(comm, job.mesh);
+  const outcomes = await Outcomes.open(comm);
   const together = (a: VerifyCase, b: VerifyCase) =>
     // Groups share the rows of tensors, and each generates texts by itself.
     a.model === b.model && (group.count === 1 || (a.kind === "outputs") === (b.kind === "outputs"));
@@ -28,28 +30,29 @@ export async function verifyOnRank(job: VerifyJob, context: RankContext): Promis
     const cases = job.cases.slice(at, end < 0 ? undefined : end);
     at += cases.length;
     await using unsplit = new UnsplitModel(path, alone);
-    await verifyModel({ ...job, cases }, { group, unsplit, context });
+    await verifyModel({ ...job, cases }, { group, unsplit, outcomes, context });
   }
 }
 
 async function verifyModel(
   job: VerifyJob,
-  { group, unsplit, context: { comm, report } }: {
+  { group, unsplit, outcomes, context: { comm, report } }: {
     readonly group: MeshGroup;
     readonly unsplit: UnsplitModel;
+    readonly outcomes: Outcomes;
     readonly context: RankContext;
   },
 ): Promise<void> {
   const { cases, against, on: { dtype } } = job;
   const failed = (c: VerifyCase, error: unknown, ms: number) => {
-    // Ranks that no longer go in step cannot go on; any other error is the same on all of them.
+    // Ranks that no longer go in step cannot go on; any other error has been told to all of them.
     if (error instanceof CommunicatorError) throw error;
     report({ name: c.name, ranks: comm.size, pass: false, outputs: [], problem: describeError(error), ms });
   };
   const began = performance.now();
   let model: ParallelModel | DataParallelModel | LoadedFolder;
   try {
-    model = await open(job, group, comm);
+    model = await outcomes.of(() => open(job, group, comm));
   } catch (error) {
     for (const c of cases) failed(c, error, performance.now() - began);
     return;
@@ -58,7 +61,7 @@ async function verifyModel(
   for (const c of cases) {
     const start = performance.now();
     try {
-      const got = await givenByRanks(c, model), ms = performance.now() - start;
+      const got = await outcomes.of(() => givenByRanks(c, model)), ms = performance.now() - start;
       await requireOneText(got, c, { group, comm });
       // The other ranks wait for rank 0 at the next case.
       if (comm.rank !== 0) continue;

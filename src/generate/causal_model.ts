@@ -14,6 +14,8 @@ export interface DecoderStep<S> {
     state: S,
     options?: StepOptions,
   ) => Promise<Record<string, HostTensor>>;
+  /** The whole of an output of which the last step gave only some elements. */
+  readonly wholeOutput?: (output: string) => HostTensor | undefined;
 }
 
 /** A model that gives logits for the next token. `S` is the state that it carries from step to step. */

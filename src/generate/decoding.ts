@@ -7,7 +7,8 @@
 import type { Dim } from "../core/dim.ts";
 import { InputError } from "../core/errors.ts";
 import { type HostTensor, toNumbers } from "../core/host_tensor.ts";
-import type { CausalModel } from "./causal_model.ts";
+import type { Picking } from "../runtime/executor.ts";
+import type { CausalModel, DecoderStep } from "./causal_model.ts";
 import { CausalFeeds } from "./feeds.ts";
 import type { Candidates, Logits } from "./sampler.ts";
 
@@ -15,8 +16,8 @@ import type { Candidates, Logits } from "./sampler.ts";
 export interface DecodingOptions {
   /** How many tokens will be added to the prompts at most. */
   readonly maxNewTokens: number;
-  /** Only so many of the largest logits of a row are wanted, where the model can tell them apart. Default all. */
-  readonly top?: number | undefined;
+  /** Which logits of the next step are wanted, where the model can tell them apart; asked before each step. Default all. */
+  readonly picking?: (() => Picking | undefined) | undefined;
   /** The id in padded columns, which the mask hides. Default 0. */
   readonly padId?: number | undefined;
   /** Tensors that are the same at every step, by name of the input, with a row for each prompt: what an encoder gave. */
@@ -27,7 +28,9 @@ export interface DecodingOptions {
 export class Decoding<S> implements Disposable {
   readonly #model: CausalModel<S>;
   readonly #logits: string;
-  readonly #top: number | undefined;
+  readonly #picking: (() => Picking | undefined) | undefined;
+  /** What made the last step. */
+  #last: DecoderStep<S> | undefined;
   readonly #state: S | undefined;
   readonly #first: CausalFeeds | undefined;
   readonly #feeds: CausalFeeds;
@@ -39,13 +42,13 @@ export class Decoding<S> implements Disposable {
   constructor(
     model: CausalModel<S>,
     prompts: readonly (readonly number[])[],
-    { maxNewTokens, padId = 0, given = {}, top }: DecodingOptions,
+    { maxNewTokens, padId = 0, given = {}, picking }: DecodingOptions,
   ) {
     if (prompts.length === 0 || prompts.some((p) => p.length === 0)) {
       throw new InputError("Cannot generate from an empty prompt", { hint: "give at least one token" });
     }
     this.#model = model;
-    this.#top = top;
+    this.#picking = picking;
     this.#logits = logitsName(model.outputs.map(({ name }) => name));
     const vocabulary = model.outputs.find(({ name }) => name === this.#logits)?.type?.shape?.at(-1);
     for (const prompt of prompts) checkVocabulary(prompt, vocabulary);
@@ -72,6 +75,13 @@ export class Decoding<S> implements Disposable {
     return await this.#run(this.#state === undefined ? this.#sequences : ids.map((id) => [id]));
   }
 
+  /** All logits of row `row` after the last step, of which it gave only some. */
+  whole(row: number): ArrayLike<number> {
+    const logits = this.#last?.wholeOutput?.(this.#logits);
+    if (!logits) throw new Error("unreachable: a model that gives some logits can give all");
+    return lastRows(logits)[row]!;
+  }
+
   /** Makes row i what row `rows[i]` was; all rows must have had the same prompt. */
   reorder(rows: readonly number[]): void {
     if (rows.every((row, i) => row === i)) return;
@@ -87,13 +97,12 @@ export class Decoding<S> implements Disposable {
   async #run(now: readonly (readonly number[])[]): Promise<Logits[]> {
     const state = this.#state, isFirst = this.#past === 0 && this.#first !== undefined;
     const inputs = (isFirst ? this.#first! : this.#feeds).at(this.#past, now);
-    const top = this.#top === undefined ? undefined : { output: this.#logits, count: this.#top };
-    const outputs = state === undefined
-      ? await this.#model.run(inputs)
-      : await (isFirst ? this.#model.first! : this.#model).step(inputs, state, { top });
+    const picking = this.#picking?.(), top = picking && { ...picking, output: this.#logits };
+    this.#last = isFirst ? this.#model.first! : this.#model;
+    const outputs = state === undefined ? await this.#model.run(inputs) : await this.#last.step(inputs, state, { top });
     if (state !== undefined) this.#past += now[0]!.length;
     const values = outputs[`${this.#logits}.values`], ids = outputs[`${this.#logits}.ids`];
-    return values && ids ? candidates(values, ids) : lastRows(outputs[this.#logits]!);
+    return values && ids ? candidates(values, ids, outputs[`${this.#logits}.sums`]) : lastRows(outputs[this.#logits]!);
   }
 
   /** Padding without a mask would be read as tokens. */
@@ -107,11 +116,12 @@ export class Decoding<S> implements Disposable {
 }
 
 /** The rows of `[rows, count]` tensors of values and ids. */
-function candidates(values: HostTensor, ids: HostTensor): Candidates[] {
+function candidates(values: HostTensor, ids: HostTensor, sums: HostTensor | undefined): Candidates[] {
   const [rows, count] = values.shape as [number, number];
   return Array.from({ length: rows }, (_, i) => ({
     values: toNumbers({ ...values, shape: [count], data: values.data.subarray(i * count, (i + 1) * count) }),
     ids: toNumbers({ ...ids, shape: [count], data: ids.data.subarray(i * count, (i + 1) * count) }),
+    ...(sums ? { sum: Number(sums.data[i]) } : {}),
   }));
 }
 

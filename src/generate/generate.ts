@@ -1,5 +1,6 @@
 /** The loop of text generation: feed, pick, feed what was picked. */
 import type { HostTensor } from "../core/host_tensor.ts";
+import type { Picking } from "../runtime/executor.ts";
 import type { CausalModel } from "./causal_model.ts";
 import { Decoding } from "./decoding.ts";
 import { Sampler, type SamplingOptions } from "./sampler.ts";
@@ -29,15 +30,27 @@ export async function* generate<S>(
   prompt: readonly number[],
   { sampler, maxNewTokens, endIds = [], given }: GenerateOptions,
 ): AsyncGenerator<number, void, void> {
-  using decoding = new Decoding(model, [prompt], { maxNewTokens, given, top: sampler.candidates });
   const seen = new Set(prompt);
+  using decoding = new Decoding(model, [prompt], { maxNewTokens, given, picking: () => pickingOf([sampler], [seen]) });
   for (let made = 0, last = -1; made < maxNewTokens; made++) {
     const [logits] = made === 0 ? await decoding.begin() : await decoding.next([last]);
-    last = sampler.pick(logits!, seen);
+    last = sampler.pick(sampler.suffices(logits!, seen) ? logits! : decoding.whole(0), seen);
     yield last;
     if (endIds.includes(last)) return;
     seen.add(last);
   }
+}
+
+/** Which logits samplers of equal options want of the next step, by row; undefined where that is all of them. */
+function pickingOf(samplers: readonly Sampler[], seen: readonly Iterable<number>[]): Picking | undefined {
+  const wants = samplers[0]?.wants;
+  if (!wants) return undefined;
+  const { penalty, draws, ...picking } = wants;
+  return {
+    ...picking,
+    ...(draws ? { draws: samplers.map((s) => s.nextNumber) } : {}),
+    ...(penalty === undefined ? {} : { penalty: { factor: penalty, seen } }),
+  };
 }
 
 /** How several texts go on. */
@@ -64,13 +77,21 @@ export async function* generateBatch<S>(
   { sampling, maxNewTokens, endIds = [], given, padId = 0, ends }: GenerateBatchOptions,
 ): AsyncGenerator<(number | undefined)[], void, void> {
   const samplers = prompts.map(() => new Sampler(sampling));
-  using decoding = new Decoding(model, prompts, { maxNewTokens, given, padId, top: samplers[0]?.candidates });
   const seen = prompts.map((prompt) => new Set(prompt));
+  using decoding = new Decoding(model, prompts, {
+    maxNewTokens,
+    given,
+    padId,
+    picking: () => pickingOf(samplers, seen),
+  });
   const ended = prompts.map(() => false);
   let ids: readonly (number | undefined)[] = [];
   for (let made = 0; made < maxNewTokens && ended.includes(false); made++) {
     const logits = made === 0 ? await decoding.begin() : await decoding.next(ids.map((id) => id ?? padId));
-    const picked = logits.map((row, i) => ended[i] ? undefined : samplers[i]!.pick(row, seen[i]));
+    const picked = logits.map((row, i) => {
+      if (ended[i]) return undefined;
+      return samplers[i]!.pick(samplers[i]!.suffices(row, seen[i]) ? row : decoding.whole(i), seen[i]);
+    });
     ids = picked;
     picked.forEach((id, i) => {
       if (id === undefined) return;

@@ -30,6 +30,24 @@ export interface Candidates {
   readonly ids: ArrayLike<number>;
   /** Their logits. */
   readonly values: ArrayLike<number>;
+  /** Of all logits of the row: the sum of `exp((x - largest) / temperature)`. */
+  readonly sum?: number | undefined;
+}
+
+/** Which logits of a row decide; the others need not leave the place where they are computed. */
+export interface Wants {
+  /** So many of the largest; 1 where one is drawn there. */
+  readonly count: number;
+  /** What weighs them, where that is wanted of all. */
+  readonly temperature?: number;
+  /** Whether the sum of all weights is needed. */
+  readonly sums?: boolean;
+  /** Whether the token is drawn there, with {@linkcode Sampler.nextNumber}. */
+  readonly draws?: boolean;
+  /** Of those that may be drawn, the least weight against the largest. */
+  readonly minP?: number;
+  /** The repetition penalty that comes before. */
+  readonly penalty?: number;
 }
 
 /** What a token is picked from: one logit a token of the vocabulary, or the largest of them. */
@@ -46,6 +64,8 @@ export class Sampler {
   readonly #minP: number;
   readonly #repetitionPenalty: number;
   readonly #random: RandomStream;
+  /** A random number that was looked at and not taken. */
+  #ahead: number | undefined;
   #weights = new Float64Array(0);
   #order = new Uint32Array(0);
 
@@ -71,32 +91,63 @@ export class Sampler {
     this.#random = new RandomStream(seed);
   }
 
-  /** How many of the largest logits decide; undefined where all of a row may. */
-  get candidates(): number | undefined {
-    if (this.#repetitionPenalty !== 1) return undefined;
-    if (this.#temperature === 0) return 1;
-    return this.#topK > 0 && this.#topK <= MOST_CANDIDATES ? this.#topK : undefined;
+  /** Which logits decide; undefined where all of a row may, and no sum of them helps. */
+  get wants(): Wants | undefined {
+    const penalty = this.#repetitionPenalty === 1 ? {} : { penalty: this.#repetitionPenalty };
+    if (this.#temperature === 0) return { count: 1, ...penalty };
+    if (this.#topK > 0) return this.#topK <= MOST_CANDIDATES ? { count: this.#topK, ...penalty } : undefined;
+    const temperature = this.#temperature;
+    if (this.#topP < 1) return { count: MOST_CANDIDATES, temperature, sums: true, ...penalty };
+    return { count: 1, temperature, draws: true, minP: this.#minP, ...penalty };
+  }
+
+  /** The random number that the next pick takes, in [0, 1). */
+  get nextNumber(): number {
+    return this.#ahead ??= this.#random.next();
+  }
+
+  /** Whether {@linkcode pick} picks the same from `logits` as from all of them: candidates must reach top-p. */
+  suffices(logits: Logits, seen: Iterable<number> = []): boolean {
+    if (!("ids" in logits) || logits.sum === undefined) return true;
+    const row = this.#penalised(logits, seen), largest = row[0]!;
+    let reached = 0;
+    for (let i = 0; i < row.length; i++) reached += Math.exp((row[i]! - largest) / this.#temperature);
+    return !(reached < this.#topP * logits.sum);
   }
 
   /**
    * The id of the next token.
    *
-   * @param logits One logit a token of the vocabulary, or as many of the largest as `candidates` says, from which it is the same.
+   * @param logits One logit a token of the vocabulary, or those that {@linkcode wants} tells, from which it is the same.
    * @param seen The tokens of the text so far, for the repetition penalty.
    * @throws {InputError} If a logit that counts is NaN: the model's weights or inputs are broken.
    */
   pick(logits: Logits, seen: Iterable<number> = []): number {
-    return "ids" in logits ? logits.ids[this.#pickOf(logits.values, seen)]! : this.#pickOf(logits, seen);
+    const row = this.#penalised(logits, seen);
+    return "ids" in logits ? logits.ids[this.#pickOf(row, logits.sum)]! : this.#pickOf(row, undefined);
   }
 
-  #pickOf(row: ArrayLike<number>, seen: Iterable<number>): number {
-    const logits = this.#repetitionPenalty === 1 ? row : penalised(row, seen, this.#repetitionPenalty);
+  #penalised(logits: Logits, seen: Iterable<number>): ArrayLike<number> {
+    const row = "ids" in logits ? logits.values : logits;
+    if (this.#repetitionPenalty === 1) return row;
+    if (!("ids" in logits)) return penalised(row, seen, this.#repetitionPenalty);
+    const tokens = new Set(seen), places = Array.from(logits.ids).flatMap((id, i) => (tokens.has(id) ? [i] : []));
+    return penalised(row, places, this.#repetitionPenalty);
+  }
+
+  /** The position of the pick in `logits`; `sum` is that of all weights, where there are more. */
+  #pickOf(logits: ArrayLike<number>, sum: number | undefined): number {
     const best = argmax(logits);
     if (this.#temperature === 0 || this.#topK === 1) return best;
-    const candidates = this.#candidates(logits, logits[best]!);
+    const candidates = this.#candidates(logits, { largest: logits[best]!, whole: sum });
+    return this.#drawn(candidates);
+  }
+
+  #drawn(candidates: number): number {
     let sum = 0;
     for (let i = 0; i < candidates; i++) sum += this.#weights[this.#order[i]!]!;
-    let left = this.#random.next() * sum;
+    let left = this.nextNumber * sum;
+    this.#ahead = undefined;
     for (let i = 0; i < candidates; i++) {
       left -= this.#weights[this.#order[i]!]!;
       if (left < 0) return this.#order[i]!;
@@ -106,8 +157,8 @@ export class Sampler {
   }
 
   /** How many candidates there are in `#order` when those are left out that are far less likely than the first. */
-  #candidates(logits: ArrayLike<number>, largest: number): number {
-    const count = this.#mostLikely(logits, largest);
+  #candidates(logits: ArrayLike<number>, of: Weighing): number {
+    const count = this.#mostLikely(logits, of);
     if (this.#minP === 0) return count;
     const order = this.#order;
     let kept = 0;
@@ -117,7 +168,7 @@ export class Sampler {
   }
 
   /** Fills `#weights` with unnormalised probabilities and `#order` with the candidates; returns how many there are. */
-  #mostLikely(logits: ArrayLike<number>, largest: number): number {
+  #mostLikely(logits: ArrayLike<number>, { largest, whole }: Weighing): number {
     const n = logits.length;
     if (this.#weights.length !== n) {
       this.#weights = new Float64Array(n);
@@ -132,7 +183,11 @@ export class Sampler {
     const k = this.#topK === 0 ? n : Math.min(this.#topK, n);
     // Sorting a whole vocabulary would take longer than the model. The tokens below the second bound weigh less than
     // 1 - topP of the sum together, so that the others reach topP without them; with both options only the first is sure.
-    const bound = k < n ? kthLargest(weights, k) : this.#topP < 1 ? (1 - this.#topP) * sum / n : 0;
+    const bound = k < n
+      ? kthLargest(weights, k)
+      : this.#topP < 1 && whole === undefined
+      ? (1 - this.#topP) * sum / n
+      : 0;
     let count = 0;
     for (let i = 0; i < n; i++) if (weights[i]! >= bound) order[count++] = i;
     if (k === n && this.#topP === 1) return count;
@@ -143,6 +198,7 @@ export class Sampler {
       sum = 0;
       for (let i = 0; i < count; i++) sum += weights[order[i]!]!;
     }
+    if (whole !== undefined) sum = whole;
     let reached = 0;
     for (let i = 0; i < count; i++) {
       reached += weights[order[i]!]!;
@@ -150,6 +206,13 @@ export class Sampler {
     }
     return count;
   }
+}
+
+/** By what logits become weights. */
+interface Weighing {
+  readonly largest: number;
+  /** The sum of all weights, where the logits are not all. */
+  readonly whole: number | undefined;
 }
 
 /** The k-th largest value, by a heap of k whose root is the smallest. */

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { InputError } from "../core/errors.ts";
 import { RandomStream } from "./random.ts";
+import { penalised } from "./repetition.ts";
 import { argmax, Sampler, type SamplingOptions } from "./sampler.ts";
 
 const LOGITS = Float32Array.from([0, 2, 1, 3, -1]);
@@ -122,16 +123,48 @@ Deno.test("Sampler penalises what the text holds already, also when it is greedy
   }
 });
 
-Deno.test("Sampler picks from the largest logits what it picks from all", () => {
+Deno.test("Sampler picks from the logits that it wants what it picks from all", () => {
   const random = new RandomStream(5), row = Float32Array.from({ length: 200 }, () => Math.floor(20 * random.next()));
-  const order = [...row.keys()].sort((a, b) => row[b]! - row[a]! || a - b);
-  for (
-    const options of [{}, { temperature: 0.8, topK: 9, seed: 2 }, { temperature: 2, topK: 30, topP: 0.7, minP: 0.1 }]
-  ) {
-    const whole = new Sampler(options), part = new Sampler(options), ids = order.slice(0, part.candidates);
-    const values = ids.map((id) => row[id]!);
-    for (let i = 0; i < 50; i++) assert.equal(part.pick({ ids, values }), whole.pick(row));
+  const seen = [3, 50, 51, 120];
+  const all: readonly SamplingOptions[] = [
+    {},
+    { temperature: 0.8, topK: 9, seed: 2 },
+    { temperature: 2, topK: 30, topP: 0.7, minP: 0.1 },
+    { temperature: 0.9, topP: 0.8, seed: 3 },
+    { temperature: 0.9, topP: 0.9, minP: 0.3, repetitionPenalty: 1.4 },
+    { repetitionPenalty: 1.3 },
+    { temperature: 1, topK: 7, repetitionPenalty: 0.7 },
+  ];
+  for (const options of all) {
+    const whole = new Sampler(options), part = new Sampler(options), { count, sums, temperature = 1 } = part.wants!;
+    const shown = penalised(row, seen, options.repetitionPenalty ?? 1);
+    const ids = [...row.keys()].sort((a, b) => shown[b]! - shown[a]! || a - b).slice(0, count);
+    const values = ids.map((id) => row[id]!), largest = Math.max(...shown);
+    const sum = shown.reduce((all, x) => all + Math.exp((x - largest) / temperature), 0);
+    for (let i = 0; i < 50; i++) {
+      const logits = { ids, values, ...(sums ? { sum } : {}) };
+      assert.ok(part.suffices(logits, seen));
+      assert.equal(part.pick(logits, seen), whole.pick(row, seen), JSON.stringify(options));
+    }
   }
-  assert.equal(new Sampler({ temperature: 1 }).candidates, undefined);
-  assert.equal(new Sampler({ repetitionPenalty: 1.2 }).candidates, undefined);
+});
+
+Deno.test("Sampler says when the largest logits do not reach top-p", () => {
+  const sampler = new Sampler({ temperature: 1, topP: 0.9 });
+  const flat = { ids: [0, 1, 2], values: [1, 1, 1], sum: 4 };
+  assert.equal(sampler.suffices(flat), false);
+  assert.equal(sampler.suffices({ ...flat, sum: 3.3 }), true);
+});
+
+Deno.test("Sampler lets a token be drawn elsewhere with the number that its pick takes", () => {
+  const [here, there] = [1, 2].map(() => new Sampler({ temperature: 0.7, seed: 11 })) as [Sampler, Sampler];
+  assert.deepEqual(there.wants, { count: 1, temperature: 0.7, draws: true, minP: 0 });
+  const weights = Array.from(LOGITS, (x) => Math.exp((x - 3) / 0.7)), sum = weights.reduce((a, b) => a + b);
+  for (let i = 0; i < 30; i++) {
+    let left = there.nextNumber * sum;
+    assert.equal(there.nextNumber * sum, left, "looking takes nothing");
+    const id = weights.findIndex((w) => (left -= w) < 0);
+    assert.equal(there.pick({ ids: [id], values: [LOGITS[id]!] }), here.pick(LOGITS));
+  }
+  assert.equal(new Sampler({ temperature: 1, topK: 1000 }).wants, undefined);
 });

@@ -1,6 +1,7 @@
 /** GatherElements, GatherND, ScatterElements, ScatterND. Source: ONNX, versions 13 to 18. */
 import type { Dim } from "../core/dim.ts";
-import type { Shape } from "../graph/types.ts";
+import { ShapeError } from "../core/errors.ts";
+import type { Shape, TensorType } from "../graph/types.ts";
 import { int, intOf } from "../graph/attributes.ts";
 import type { OpDef } from "./def.ts";
 import { at, type Factor } from "./factors.ts";
@@ -30,12 +31,22 @@ function alignedDims(shapes: readonly (readonly Dim[])[], axis: number, outputs:
   });
 }
 
+/** @throws {ShapeError} If some have more dims than others. */
+function requireEqualRanks(inputs: readonly (TensorType | undefined)[]): void {
+  const shapes = inputs.flatMap((type) => type?.shape ? [type.shape] : []);
+  if (shapes.every((shape) => shape.length === shapes[0]!.length)) return;
+  throw new ShapeError(`its inputs have as many dims as each other, not ${shapes.map((s) => `[${s}]`).join(", ")}`);
+}
+
 export const GATHER_ELEMENTS: OpDef = {
   op: "GatherElements",
   domain: "",
   since: 11,
   inputs: ["data", "indices"],
-  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[1]?.shape }],
+  infer: ({ inputs }) => {
+    requireEqualRanks(inputs);
+    return [{ dtype: inputs[0]?.dtype, shape: inputs[1]?.shape }];
+  },
   factors: ({ inputs, attributes }) => {
     const [data, indices] = inputs.map((i) => i?.shape);
     if (!data || !indices) return { factors: [] };
@@ -76,7 +87,10 @@ export const SCATTER_ELEMENTS: OpDef = {
   since: 11,
   inputs: ["data", "indices", "updates"],
   rows: scatteredElements,
-  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  infer: ({ inputs }) => {
+    requireEqualRanks(inputs);
+    return [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }];
+  },
   factors: ({ inputs, attributes }) => {
     const [data, indices, updates] = inputs.map((i) => i?.shape);
     if (!data || !indices || !updates) return { factors: [] };
@@ -146,7 +160,16 @@ export const SCATTER_ND: OpDef = {
   domain: "",
   since: 11,
   inputs: ["data", "indices", "updates"],
-  infer: ({ inputs }) => [{ dtype: inputs[0]?.dtype, shape: inputs[0]?.shape }],
+  infer: ({ inputs }) => {
+    const [data, indices, updates] = inputs.map((i) => i?.shape), depth = indices?.at(-1);
+    if (data && indices && updates && typeof depth === "number") {
+      const dims = indices.length - 1 + data.length - depth;
+      if (depth > data.length || updates.length !== dims) {
+        throw new ShapeError(`indices [${indices}] into [${data}] put updates of ${dims} dims, not [${updates}]`);
+      }
+    }
+    return [{ dtype: inputs[0]?.dtype, shape: data }];
+  },
   rows: ({ inputs, facts: [data, indices, updates] }) => {
     const place = data?.place, depth = inputs[1]?.shape?.at(-1);
     if (!place || typeof depth !== "number" || place.dim >= depth) return undefined;

@@ -174,3 +174,15 @@ Deno.test("eliminateDeadCode() drops unread nodes and keeps placeholders", () =>
   assert.deepEqual(graph.nodes.map((n) => n.name), ["x", "unused", "y", "output"]);
   assert.equal(graph.values.has("dead"), false);
 });
+
+Deno.test("inferTypes() refuses gathers and scatters of tensors whose dims cannot correspond", () => {
+  const refused = (op: string, ...shapes: number[][]) => {
+    const g = new Sketch(), names = shapes.map((shape, i) => g.input(`x${i}`, shape));
+    g.call(op, names, "y");
+    assert.throws(() => inferTypes(g.finish("y")), new RegExp(`Cannot infer the type of ${op} .*dims`));
+  };
+  refused("GatherElements", [2, 3], [3]);
+  refused("ScatterElements", [2, 3], [2, 3], [3]);
+  refused("ScatterND", [5, 4], [2, 1], [2]);
+  refused("ScatterND", [5], [2, 3], [2]);
+});

@@ -46,11 +46,27 @@ export interface GpuPeaks {
 /** What is wanted of a step. */
 export interface StepOptions {
   /**
-   * Of the last rows of `output`, `[rows, …, n]`, only the `count` largest elements: a GPU then gives `<output>.values` (f32) and
-   * `<output>.ids` (i32) of `[rows, count]` in its place, the largest first, of equal ones that with the smaller index, a NaN before all.
-   * A CPU, where it saves nothing, gives the output as always.
+   * Of the last rows of `output`, `[rows, …, n]`, only some elements: a GPU then gives `<output>.values` (f32) and `<output>.ids` (i32) of
+   * `[rows, count]` in its place, the largest first, of equal ones that with the smaller index, a NaN before all. A CPU, where it saves
+   * nothing, gives the output as always.
    */
-  readonly top?: { readonly output: string; readonly count: number } | undefined;
+  readonly top?: (Picking & { readonly output: string }) | undefined;
+}
+
+/** Which elements of a row of logits are wanted, where they are. */
+export interface Picking {
+  /** So many of the largest; 1 where one is drawn. */
+  readonly count: number;
+  /** Divides logits before they are weighed: weights are `exp((x - largest) / temperature)`. */
+  readonly temperature?: number | undefined;
+  /** Also `<output>.sums`, f64 `[rows]`: the sum of all weights of a row. */
+  readonly sums?: boolean | undefined;
+  /** Instead of the largest, the element at which the sum of weights from the first on exceeds this part of their whole sum: by row, in [0, 1). */
+  readonly draws?: readonly number[] | undefined;
+  /** Of those that may be drawn: the least weight. */
+  readonly minP?: number | undefined;
+  /** Elements that are penalised as `penalised()` does it, by row, before all this; values are as they were. */
+  readonly penalty?: { readonly factor: number; readonly seen: readonly Iterable<number>[] } | undefined;
 }
 
 /** A compiled part of a model. All ranks call the same methods in the same order. */
@@ -73,6 +89,8 @@ export interface Executor extends AsyncDisposable {
    * @throws {InputError} If a carried tensor does not start empty.
    */
   start(batch: number, capacity?: number): ModelState;
+  /** The whole of an output of which the last step gave only some elements. Absent where steps give whole outputs. */
+  whole?(output: string): HostTensor | undefined;
   /** One step that moves `state` on, which `start` made; gives the other results, valid until the next call. */
   step(
     inputs: Readonly<Record<string, HostTensor>>,

@@ -229,6 +229,14 @@ export class ParallelModel implements AsyncDisposable {
   }
 
   /**
+   * The whole of an output of which the last {@linkcode step} gave only some elements (`options.top`), until the next step; undefined
+   * where it gave the output itself. Ranks need not wait for each other.
+   */
+  wholeOutput(output: string): HostTensor | undefined {
+    return this.#executor.whole?.(output);
+  }
+
+  /**
    * Makes row i of `state` (the i-th sequence of the batch) what row `rows[i]` was: beam search. `oneSource` says that all
    * rows have the same encoder output, which then stays where it is. Ranks need not wait for each other.
    *

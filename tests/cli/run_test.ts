@@ -1,14 +1,23 @@
 /** `shardwise run`, from files to files, as a user calls it. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { fromNumbers } from "../../src/core/host_tensor.ts";
+import { fromNumbers, toNumbers } from "../../src/core/host_tensor.ts";
+import { exportOnnx } from "../../src/formats/export_onnx.ts";
 import { readTensors, writeTensors } from "../../src/formats/tensor_file.ts";
+import { parseGraph } from "../../src/graph/text_parser.ts";
 import { compareTensors } from "../../cli/compare.ts";
 import { shardwise, testModel } from "../support/cli.ts";
 import { REPOSITORY } from "../support/shared.ts";
 
 const MODEL = testModel("llama", "model.onnx");
 const INPUTS = testModel("llama", "decode.inputs.safetensors");
+
+/** A model whose samples are not independent. */
+const MIXING = `graph mixing : global {opset=17}
+%x = placeholder : f32[batch,4]
+%y = Softmax(%x) {axis=0} : f32[batch,4]
+output %y as "y"
+`;
 
 async function inTemp(body: (folder: string) => Promise<void>): Promise<void> {
   const folder = Deno.makeTempDirSync({ prefix: "shardwise-run-" });
@@ -101,10 +110,20 @@ Deno.test("shardwise run shares a batch among groups of ranks on a mesh, and ref
     const got = Object.fromEntries(await readTensors(out));
     const expected = await readTensors(join(REPOSITORY, bert, "batch.expected.safetensors"));
     for (const o of compareTensors(got, expected, { atol: 1e-4, rtol: 1e-4 })) assert.ok(o.pass, JSON.stringify(o));
-    assert.match((await run(MODEL, INPUTS, "--mesh", "dp=2")).stderr, /Cannot share the batch "batch_size".*Range/);
     // Two rows of a decoder whose masks come from row numbers: one each.
-    const assumed = await run(MODEL, INPUTS, "--mesh", "dp=2,tp=1,assume");
-    assert.equal(assumed.code, 0, assumed.stderr);
+    const decoder = await run(MODEL, INPUTS, "--mesh", "dp=2,tp=1");
+    assert.equal(decoder.code, 0, decoder.stderr);
     await requireExpected(out);
+
+    const mixing = join(folder, "mixing.onnx"), rows = join(folder, "rows.safetensors");
+    Deno.writeFileSync(mixing, exportOnnx(parseGraph(MIXING, { stage: "global" })));
+    await writeTensors(rows, new Map([["x", fromNumbers("f32", [2, 4], [1, 2, 3, 4, 5, 6, 7, 8])]]));
+    const refused = await run(mixing, rows, "--mesh", "dp=2,tp=1");
+    assert.equal(refused.code, 2, refused.stderr);
+    assert.match(refused.stderr, /Cannot share the batch "batch".*Softmax/);
+    // Who says so is believed: each row then has a softmax of its own.
+    const assumed = await run(mixing, rows, "--mesh", "dp=2,tp=1,assume");
+    assert.equal(assumed.code, 0, assumed.stderr);
+    assert.deepEqual(Array.from(toNumbers((await readTensors(out)).get("y")!)), Array(8).fill(1));
   });
 });

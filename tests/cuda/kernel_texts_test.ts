@@ -2,6 +2,9 @@
 import assert from "node:assert/strict";
 import { type Graph, isCall } from "../../src/graph/graph.ts";
 import { REPLICATE } from "../../src/graph/placement.ts";
+import { drawOfLastRows } from "../../src/ops/kernels/draw.ts";
+import { topOfLastRows } from "../../src/ops/kernels/top.ts";
+import { codeLaunch } from "../../src/runtime/cuda/code_text.ts";
 import { loweringOf } from "../../src/ops/kernels/table.ts";
 import { OPS } from "../../src/ops/table.ts";
 import { localize } from "../../src/passes/localize.ts";
@@ -18,7 +21,7 @@ const missing = Deno.env.get("SHARDWISE_TEST_ALL") === "1"
   ? await nvccMissing()
   : "SHARDWISE_TEST_ALL=1 runs it, in minutes";
 
-/** The texts of all examples, with floats held as `float`. */
+/** The texts of all examples, and of picking tokens, with floats held as `float`. */
 function texts(float: DType): string[] {
   const held = (dtype: DType) => (dtype === "f32" ? float : dtype);
   const found = new Map<string, string>();
@@ -34,6 +37,18 @@ function texts(float: DType): string[] {
         // The other form of a kernel differs in where its numbers come from, so some of them stand for all.
         const { plain, sized } = c.launch, both = found.size % 16 === 0 ? [plain, sized] : [plain];
         for (const { name, text } of both) found.set(name, text);
+      }
+    }
+  }
+  for (const penalised of [false, true]) {
+    const logits = { dtype: float, shape: [2, 3, 9000] },
+      drawings = [false, true].map((draws) => ({ draws, penalised }));
+    const picks = [topOfLastRows(logits, 5, { penalised }), ...drawings.map((d) => drawOfLastRows(logits, d))];
+    for (const { steps } of picks) {
+      for (const step of steps) {
+        if (step.kind !== "code") continue;
+        const { plain, sized } = codeLaunch(step)!;
+        for (const { name, text } of [plain, sized]) found.set(name, text);
       }
     }
   }

@@ -17,7 +17,9 @@ import { DeviceState, releaseCells, type StateCell } from "./device_state.ts";
 import { bytesAs, sizeOf, tensorOf } from "./host_values.ts";
 import { Lowerer } from "./lower.ts";
 import { withOwnData } from "./own_data.ts";
+import { pickTensors, topOf } from "./picking.ts";
 import { StepPrograms } from "./programs.ts";
+import type { StepOutput } from "./step_program.ts";
 import type { RankExchange } from "./step_runner.ts";
 import { WeightPool } from "./weights.ts";
 
@@ -62,6 +64,8 @@ export class GpuExecutor implements Executor {
   recorder: Recorder | undefined;
   #disposed = false;
   #program: Program | undefined;
+  /** Where an output lies of which the last step gave only some elements. */
+  #whole: (StepOutput & { readonly address: bigint }) | undefined;
   #timing: StepTiming = { total: 0, waiting: 0 };
 
   /** Uploads the weights. @throws {CudaError} If the GPU has too little memory. */
@@ -144,12 +148,18 @@ export class GpuExecutor implements Executor {
     const nextShapes = state ? this.#nextShapes(bindings) : new Map<string, readonly number[]>();
     const own = this.#lowerer.statesInPlace, inPlace = state?.growInPlace(own) ? own : NONE;
     state?.reserve(nextShapes, inPlace);
-    const { program, runner } = this.#programs.at(bindings, { state, inPlace, top });
+    const { program, runner } = this.#programs.at(bindings, { state, inPlace, top: top && topOf(top) });
+    const pick = top && pickTensors(program, top);
     for (const [name, { offset }] of program.inputs) {
-      const tensor = inputs[name]!;
-      program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
+      const own = pick?.get(name);
+      if (own) program.image.set(own, offset);
+      else {
+        const tensor = inputs[name]!;
+        program.image.set(bytesAs(tensor, this.#held(tensor.dtype)), offset);
+      }
     }
     runner.run();
+    this.#whole = program.whole && { ...program.whole, address: runner.addressOf(program.whole.place) };
     const fetched = program.outputs.map(({ name, place, tensor }) => {
       const bytes = sizeOf(tensor), address = runner.addressOf(place);
       return { name, tensor, address, bytes: device.fetch(address, bytes) };
@@ -171,6 +181,13 @@ export class GpuExecutor implements Executor {
     const reduces = collectives?.reduces;
     this.#timing = { total: performance.now() - started, waiting, issued, notRecorded, ahead, reduces };
     return results;
+  }
+
+  /** The whole of an output of which the last step gave only some elements; undefined where that is none. */
+  whole(output: string): HostTensor | undefined {
+    if (this.#whole?.name !== output) return undefined;
+    const { address, tensor: { dtype: held, shape } } = this.#whole;
+    return this.#read(address, { held, dtype: this.#outputTypes.get(output)?.dtype ?? held, shape });
   }
 
   #read(

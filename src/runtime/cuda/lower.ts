@@ -3,15 +3,16 @@ import type { DType } from "../../core/dtype.ts";
 import type { Bindings } from "../../core/dim.ts";
 import { GraphError } from "../../core/errors.ts";
 import { type Graph, outputOf } from "../../graph/graph.ts";
+import { drawOfLastRows } from "../../ops/kernels/draw.ts";
 import { fuseProducts } from "../../ops/kernels/fused_products.ts";
-import type { KernelTensor, Operand } from "../../ops/kernels/kernel.ts";
-import { lastRowsOf, topOfLastRows } from "../../ops/kernels/top.ts";
+import type { KernelTensor, Lowered, Operand } from "../../ops/kernels/kernel.ts";
+import { lastRowsOf, PICK_NUMBERS, seenWords, topOfLastRows } from "../../ops/kernels/top.ts";
 import { sizeOf } from "./host_values.ts";
 import { withoutCopies } from "./copies.ts";
 import { LoweringError } from "./lowering_error.ts";
 import { Memory } from "./memory.ts";
 import { Preparer, type StepSizes, type Work } from "./prepare.ts";
-import { type ResultPlace, type SizedUnit, StepProgram } from "./step_program.ts";
+import { type ResultPlace, type SizedUnit, type StepOutput, StepProgram } from "./step_program.ts";
 import { statesInPlace, type Unit, unitsOf } from "./units.ts";
 import { UploadLayout } from "./upload_layout.ts";
 
@@ -49,10 +50,18 @@ export interface LoweringTarget {
   readonly held?: (dtype: DType) => DType;
 }
 
-/** The largest elements of an output's last rows: results `<output>.values` and `<output>.ids`, in order. */
+/** Elements of an output's last rows, as `Picking` says: what of it a program is made for. Numbers are uploaded. */
 export interface TopOf {
   readonly output: string;
   readonly count: number;
+  readonly sums: boolean;
+  readonly draws: boolean;
+  readonly penalised: boolean;
+}
+
+/** By which names picking is given its numbers, and a bit for each element that is penalised. */
+export function pickInputs(output: string): { readonly numbers: string; readonly seen: string } {
+  return { numbers: `${output}.numbers`, seen: `${output}.seen` };
 }
 
 /** For which steps a program is made. */
@@ -144,10 +153,13 @@ export class Lowerer {
       if (bytes > 0) commands.push({ kind: "copy", from, to, bytes, of: value });
     }
     const { names, inputs } = outputOf(graph), kept = new Set(withStates ? graph.carried.map((c) => c.output) : []);
+    let whole: StepOutput | undefined;
     const outputs = inputs.flatMap((value, i): ResultPlace[] => {
       if (kept.has(i)) return [];
       const name = names[i]!, isTop = top?.output === name && !preparer.dependsOn(value, growing);
-      return isTop ? this.#top(value, { top, memory, commands }) : [{ name, value, place: memory.placeOf(value) }];
+      if (!isTop) return [{ name, value, place: memory.placeOf(value) }];
+      whole = { name, place: memory.placeOf(value), tensor: preparer.tensorOf(value) };
+      return this.#top(value, { top, memory, commands, upload });
     });
     return new StepProgram({
       preparer,
@@ -158,27 +170,46 @@ export class Lowerer {
       commands,
       sized,
       outputs,
+      whole,
       upload,
       reserved: memory.reserved,
       arenaBytes: memory.arenaBytes,
     });
   }
 
-  /** Adds the search for the largest elements of the last rows of `value`. */
+  /** Adds the search for elements of the last rows of `value`. */
   #top(
     value: string,
-    to: { readonly top: TopOf; readonly memory: Memory; readonly commands: Command[] },
+    to: { readonly top: TopOf; readonly memory: Memory; readonly commands: Command[]; readonly upload: UploadLayout },
   ): ResultPlace[] {
-    const { top: { output }, memory, commands } = to, tensor = this.#preparer.tensorOf(value);
-    const { rows, columns } = lastRowsOf(tensor.shape), count = Math.min(to.top.count, columns), shape = [rows, count];
-    const { works, scratch } = this.#preparer.stepsOf(topOfLastRows(tensor, count));
-    const tensors: KernelTensor[] = [{ dtype: "f32", shape }, { dtype: "i32", shape }];
-    const from = memory.placeOf(value), results = memory.results(tensors), own = memory.scratch(scratch);
-    const places = ({ of, index }: Operand) =>
-      of === "input" ? from : of === "output" ? results[index]! : own.places[index]!;
-    for (const work of works) commands.push({ ...work, places, of: value });
-    own.free();
-    return ["values", "ids"].map((what, i) => ({ name: `${output}.${what}`, tensor: tensors[i]!, place: results[i]! }));
+    const { top: { output, sums, draws, penalised }, memory, commands, upload } = to;
+    const tensor = this.#preparer.tensorOf(value), { rows, columns } = lastRowsOf(tensor.shape);
+    const count = Math.min(to.top.count, columns), shape = [rows, count], names = pickInputs(output);
+    const given = [memory.placeOf(value)];
+    if (sums || draws || penalised) given.push(upload.input(names.numbers, 8 * (PICK_NUMBERS + rows)));
+    if (penalised) given.push(upload.input(names.seen, 4 * rows * seenWords(columns)));
+    const picks: KernelTensor[] = [{ dtype: "f32", shape }, { dtype: "i32", shape }];
+    const add = (lowered: Lowered, tensors: readonly KernelTensor[]) => {
+      const { works, scratch } = this.#preparer.stepsOf(lowered);
+      const results = memory.results(tensors), own = memory.scratch(scratch);
+      const places = ({ of, index }: Operand) =>
+        of === "input" ? given[index]! : of === "output" ? results[index]! : own.places[index]!;
+      for (const work of works) commands.push({ ...work, places, of: value });
+      own.free();
+      return results;
+    };
+    const results = draws
+      ? add(drawOfLastRows(tensor, { draws, penalised }), picks)
+      : add(topOfLastRows(tensor, count, { penalised }), picks);
+    const told = ["values", "ids"].map((what, i) => ({
+      name: `${output}.${what}`,
+      tensor: picks[i]!,
+      place: results[i]!,
+    }));
+    if (!sums) return told;
+    const sum: KernelTensor = { dtype: "f64", shape: [rows] };
+    const [place] = add(drawOfLastRows(tensor, { draws: false, penalised }), [sum]);
+    return [...told, { name: `${output}.sums`, tensor: sum, place: place! }];
   }
 
   #place(

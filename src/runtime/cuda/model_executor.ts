@@ -105,6 +105,10 @@ export class GpuModelExecutor implements Executor {
     return { name, architecture, totalBytes, memory: Object.fromEntries(memory.held), peaks: gpuPeaks(context) };
   }
 
+  whole(output: string): HostTensor | undefined {
+    return this.#parts ? undefined : this.#whole?.whole(output);
+  }
+
   start(batch: number, capacity?: number): MovableState {
     const device = this.#parts ? undefined : this.#whole;
     return new MovableState(device?.start(batch, capacity) ?? new HostState(batch, this.#carried));

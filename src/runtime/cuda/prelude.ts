@@ -118,7 +118,7 @@ static __device__ __forceinline__ long long f_mirror(long long i, long long size
   const long long period = 2 * (size - 1), at = period == 0 ? 0 : f_mod(i, period);
   return at < size ? at : period - at;
 }
-static __device__ __forceinline__ bool t_before(float a, int i, bool isNan, float b, int j, bool otherNan) { // in order of size, then of index
+template <class T> static __device__ __forceinline__ bool t_before(T a, int i, bool isNan, T b, int j, bool otherNan) { // in order of size, then of index
   return isNan != otherNan ? isNan : !isNan && a != b ? a > b : i < j;
 }
 template <class A, class F> static __device__ A f_block(A v, A init, F join) { // the join of all threads' v, on all threads

@@ -82,7 +82,7 @@ export class StepPrograms implements Disposable {
   #entry(bindings: Bindings, { state, inPlace, top }: StepStates): Entry {
     const { lowerer } = this.#o, withStates = state !== undefined;
     const room = state && inPlace.size > 0 ? state.room : undefined;
-    const wanted = top ? `${top.count} of ${top.output}` : "";
+    const wanted = top ? JSON.stringify(top) : "";
     const key = `${withStates} ${room} ${wanted} ${[...bindings].map(([name, size]) => `${name}=${size}`).join()}`;
     const known = this.#exact.get(key);
     if (known) {

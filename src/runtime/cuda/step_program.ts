@@ -43,6 +43,8 @@ export interface StepProgramParts {
   readonly commands: Command[];
   readonly sized: readonly SizedUnit[];
   readonly outputs: readonly ResultPlace[];
+  /** The output of which only some elements are results. */
+  readonly whole: StepOutput | undefined;
   readonly upload: UploadLayout;
   readonly reserved: ReadonlyMap<string, number>;
   readonly arenaBytes: number;
@@ -101,6 +103,11 @@ export class StepProgram {
   /** Results, but for states. */
   get outputs(): readonly StepOutput[] {
     return this.#outputs;
+  }
+
+  /** The output of which only some elements are results, whole; it lies there until the next step. */
+  get whole(): StepOutput | undefined {
+    return this.#parts.whole;
   }
 
   /** The sizes that it is set to. */
