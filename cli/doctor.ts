@@ -70,9 +70,16 @@ function numaText(nodes: number): string {
   return nodes === 1 ? "" : `${nodes} NUMA nodes`;
 }
 
-function libraryText({ found, version, path, tried, problem }: LibraryFound): string {
+/** A library's row: what was found, or why nothing was, and for GPUs which package has it. */
+function libraryText({ found, version, path, tried, problem = "", install }: LibraryFound): string {
   if (found) return [version ?? "version unknown", path].filter(Boolean).join("  ");
   // A permission that is missing is no missing file.
-  if (problem !== undefined && /not allowed/.test(problem)) return problem.split("\n")[0]!;
-  return `not found; tried ${tried.join(", ")}`;
+  if (/not allowed/.test(problem)) return problem.split("\n")[0]!;
+  const has = install === undefined ? "" : `; ${install}`;
+  // Files that are there and do not load: too new for the driver, too old, of another machine.
+  const reasons = problem.split("\n").filter((line) =>
+    /^ {2}(?!because:|hint:)/.test(line) && !/no such file/i.test(line)
+  );
+  if (reasons.length > 0) return `does not load: ${reasons.map((line) => line.trim()).join("; ")}${has}`;
+  return `not found; tried ${tried.join(", ")}${has}`;
 }

@@ -238,7 +238,7 @@ export const DEVICE_OPTIONS: Readonly<Record<string, OptionSpec>> = {
 /** On what `args` asks ranks to compute. @throws {UsageError} */
 export function jobDevice(args: ParsedArgs): JobDevice {
   const device = args.text("device"), dtype = args.text("dtype");
-  if (dtype !== undefined && (device ?? "cpu") === "cpu") {
+  if (dtype !== undefined && (device ?? (Deno.env.get("SHARDWISE_DEVICE") || "cpu")) === "cpu") {
     throw args.error("--dtype is for GPUs", "add --device cuda");
   }
   return {

@@ -5,6 +5,7 @@
  */
 import { describeError, ShardwiseError } from "../src/core/errors.ts";
 import { reportCollectiveFailure, reportUserError, reportVictim } from "../src/core/exit_report.ts";
+import type { Communicator } from "../src/runtime/comm/communicator.ts";
 import { CollectiveAborted, CommunicatorError, PeerLost } from "../src/runtime/comm/errors.ts";
 import { init } from "../src/runtime/comm/init.ts";
 import { type Job, type RankContext, readJob } from "./job.ts";
@@ -32,6 +33,15 @@ async function carryOut(job: Job, context: RankContext): Promise<void> {
   }
 }
 
+/** A GPU may still be at work on what another rank has sent: nobody goes before all are done. Whoever fails says so itself. */
+async function leaveTogether(comm: Communicator): Promise<void> {
+  try {
+    await comm.close();
+  } catch (error) {
+    if (!(error instanceof PeerLost || error instanceof CollectiveAborted)) throw error;
+  }
+}
+
 if (import.meta.main) {
   try {
     const [file, reports] = Deno.args;
@@ -41,6 +51,7 @@ if (import.meta.main) {
       if (comm.rank === 0) Deno.writeTextFileSync(reports!, JSON.stringify(result) + "\n", { append: true });
     };
     await carryOut(job, { comm, report });
+    await leaveTogether(comm);
   } catch (error) {
     // Trouble between ranks is no user's error: the launcher finds out who was first.
     if (error instanceof PeerLost || error instanceof CollectiveAborted) {

@@ -4,7 +4,7 @@
  */
 import { describeError } from "../core/errors.ts";
 import type { CudaLibraryName } from "./cuda_error.ts";
-import { CudaLibraries } from "./cuda_libraries.ts";
+import { CudaLibraries, installHint } from "./cuda_libraries.ts";
 import { type LibrarySpec, loadLibrary } from "./load.ts";
 import { mappedFile } from "./mapped_library.ts";
 import { MPI_SPEC } from "./mpi_library.ts";
@@ -21,6 +21,8 @@ export interface LibraryFound {
   readonly tried: readonly string[];
   /** Why none of them loads. */
   readonly problem?: string;
+  /** Which packages have it, of a library that was not found. */
+  readonly install?: string;
 }
 
 /** A library, and how to ask its version. */
@@ -163,7 +165,7 @@ function probeCuda(libraries: CudaLibraries): LibraryFound[] {
       const { version, path } = ask(libraries);
       return { name, found: true, tried, path, ...(version === undefined ? {} : { version }) };
     } catch (error) {
-      return { name, found: false, tried, problem: describeError(error) };
+      return { name, found: false, tried, problem: describeError(error), install: installHint(name) };
     }
   });
 }

@@ -1,7 +1,8 @@
 /** `shardwise doctor`, as a user calls it. */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import type { HostReport } from "../../src/runtime/host/host_report.ts";
-import { shardwise } from "../support/cli.ts";
+import { shardwise, shardwiseIn } from "../support/cli.ts";
 
 Deno.test("shardwise doctor prints the machine, each library, and what that means", async () => {
   const { code, stdout, stderr } = await shardwise("doctor");
@@ -16,6 +17,14 @@ Deno.test("shardwise doctor prints the machine, each library, and what that mean
     assert.match(stdout, new RegExp(`^  ${name} +(not found; tried \\S|\\S)`, "m"));
   }
   assert.match(stdout, /^ +\d+ cores?: at most \d+ ranks? runs? at full speed$/m);
+});
+
+Deno.test("a GPU's library that is missing or does not load is told with the reason and the package that has it", async () => {
+  const missing = { SHARDWISE_LIBNCCL: "/no/libnccl.so.2", SHARDWISE_LIBCUBLAS: fileURLToPath(import.meta.url) };
+  const { code, stdout } = await shardwiseIn(missing, "doctor");
+  assert.equal(code, 0);
+  assert.match(stdout, /^ {2}libnccl +not found; tried \/no\/libnccl\.so\.2; pip install nvidia-nccl-cu13/m);
+  assert.match(stdout, /^ {2}libcublas +does not load: .*doctor_test\.ts: .*; pip install nvidia-cublas /m);
 });
 
 Deno.test("shardwise doctor --json gives the same facts as data, with the pinned engine's version", async () => {

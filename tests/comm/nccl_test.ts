@@ -76,6 +76,10 @@ cudaTest("a rank killed while others wait for the GPU is named to them at once",
   }
 }, { gpus: 2 });
 
+cudaTest("a rank that leaves when it is done does not take the last result from a slower one", async (env) => {
+  for (const { stdout } of await runRanks(2, DEVICE, { args: ["ahead"], env })) assert.equal(stdout.trim(), "right");
+}, { gpus: 2 });
+
 cudaTest(
   "a rank that does not come while others wait for the GPU ends their waiting at the time limit",
   async (env) => {

@@ -72,3 +72,23 @@ standinTest("one rank without a GPU puts all of them on CPUs, and all say which 
     assert.equal(stdout, "nccl: no notice\n");
   }
 });
+
+cudaTest("SHARDWISE_DEVICE stands for --device, also where --dtype asks for a GPU", async (env) => {
+  const args = ["run", "-A", "cli/main.ts", "generate", join(REPOSITORY, "tests/data/models/llama"), "--dtype", "bf16"];
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [...args, "--prompt-ids", "1,2,3", "--max-new-tokens", "2"],
+    env: { ...env, SHARDWISE_DEVICE: "cuda" },
+    cwd: REPOSITORY,
+  }).output();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  assert.match(new TextDecoder().decode(stdout), /^\d+ \d+\n$/);
+});
+
+standinTest("auto takes the CPU where one of the libraries that products may need is missing", async (env) => {
+  const program = new URL("./programs/auto.ts", import.meta.url), path = join(MODEL, "model.onnx");
+  for (const name of ["LIBCUBLAS", "LIBCUBLASLT", "LIBNVRTC"]) {
+    const own = { ...env, [`SHARDWISE_${name}`]: "/no/such/library.so" };
+    const [rank] = await runRanks(1, program, { args: [path, "-"], env: own });
+    assert.match(rank!.stdout, /no GPU \(Cannot open lib.*\): using the CPU/i);
+  }
+});

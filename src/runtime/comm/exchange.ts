@@ -75,6 +75,8 @@ export class Exchange implements Meeting, Disposable {
   #timeoutMs = Infinity;
   #checked = 0;
   #checkedPeers = 0;
+  /** Since when all peers that a wait is for have left. */
+  #leftSince: number | undefined;
   #failure: CommunicatorError | undefined;
   readonly #onSlice = () => this.check();
 
@@ -212,11 +214,12 @@ export class Exchange implements Meeting, Disposable {
   }
 
   /**
-   * The same for a rank that waits for a message of one of `ranks` since `started`; `what`: doing what, for the error.
+   * The same for a rank that waits for a message of one of `ranks` since `started`; `what`: doing what, for the error. `leftMs`: for how
+   * long what they did before they left may still be on its way.
    *
    * @throws {CommunicatorError} If it waits in vain.
    */
-  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string): void {
+  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string, leftMs = 0): void {
     if (this.#failure !== undefined) throw this.#failure;
     const now = performance.now(), aborted = this.#control.aborted;
     if (aborted !== undefined) throw this.#fail(this.#explainAbort(aborted.kind, aborted.culprit));
@@ -224,6 +227,8 @@ export class Exchange implements Meeting, Disposable {
     this.#checkedPeers = now;
     // Of several that may send, some may leave.
     const here = ranks.filter((rank) => this.#control.presence(rank) !== LEFT);
+    if (here.length > 0) this.#leftSince = undefined;
+    else if (now - (this.#leftSince ??= now) < leftMs) return;
     this.#checkAlive(here.length > 0 ? here : ranks, now - started > timeoutMs, timeoutMs, what);
   }
 

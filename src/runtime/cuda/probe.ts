@@ -2,6 +2,7 @@
 import { describeError, ShardwiseError } from "../../core/errors.ts";
 import type { LaunchEnv } from "../../core/launch_env.ts";
 import { Cublas } from "../../ffi/cublas.ts";
+import { CublasLt } from "../../ffi/cublas_lt.ts";
 import { CudaDriver } from "../../ffi/cuda_driver.ts";
 import { CudaLibraries } from "../../ffi/cuda_libraries.ts";
 import { Nccl } from "../../ffi/nccl.ts";
@@ -21,6 +22,7 @@ export function gpuProblem(
     }
     new Nvrtc(libraries);
     new Cublas(libraries);
+    new CublasLt(libraries);
     if (worldSize > 1) new Nccl(libraries);
     return undefined;
   } catch (error) {

@@ -106,7 +106,13 @@ function adviseGpus({ machine: { gpus }, libraries }: Pick<HostReport, "machine"
     return [{ kind: "good", text: has("libcuda") ? "no GPU: CPU only" : "no GPU library: CPU only" }];
   }
   const gpu = count === 1 ? "1 GPU" : `${count} GPUs`;
-  const needed = ["libcuda", "libcublas", "libnvrtc", ...(count > 1 ? ["libnccl" as const] : [])] as const;
+  const needed = [
+    "libcuda",
+    "libcublas",
+    "libcublasLt",
+    "libnvrtc",
+    ...(count > 1 ? ["libnccl" as const] : []),
+  ] as const;
   const missing = needed.filter((name) => !has(name));
   if (missing.length === 0) return [{ kind: "good", text: `${gpu}, and all CUDA libraries load` }];
   return missing.map((name) => ({

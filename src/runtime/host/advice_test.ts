@@ -79,11 +79,11 @@ Deno.test("advise() names the library that keeps GPUs from being used", () => {
   const gpus = { models: ["H100", "H100"] }, cpu = ["libc", "onnxruntime-node", "libmpi"];
   assert.ok(advice({ gpus }).some((a) => a.startsWith("note: 2 GPUs, but libcuda does not load: CPU only")));
   assert.ok(
-    advice({ gpus, libraries: [...cpu, "libcuda", "libcublas", "libnvrtc"] })
+    advice({ gpus, libraries: [...cpu, "libcuda", "libcublas", "libcublasLt", "libnvrtc"] })
       .some((a) => a.startsWith("note: 2 GPUs, but libnccl does not load: one GPU only (pip install nvidia-nccl-cu13")),
   );
   assert.ok(
-    advice({ gpus: { models: ["H100"] }, libraries: [...cpu, "libcuda", "libcublas", "libnvrtc"] })
+    advice({ gpus: { models: ["H100"] }, libraries: [...cpu, "libcuda", "libcublas", "libcublasLt", "libnvrtc"] })
       .includes("good: 1 GPU, and all CUDA libraries load"),
   );
 });

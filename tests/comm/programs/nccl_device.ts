@@ -21,6 +21,7 @@ await device.warmUp({ ptr: scratch.value, stream: stream.value });
 const n = 1000;
 
 if (Deno.args[0] === "right") await right();
+else if (Deno.args[0] === "ahead") await ahead();
 else await fault();
 
 async function right(): Promise<void> {
@@ -90,6 +91,21 @@ async function right(): Promise<void> {
   }
   await comm.close();
   await assert.rejects(async () => await comm.barrier(), /closed/);
+  console.log("right");
+}
+
+/** The last rank leaves as soon as it is done, while the others' GPUs have more to do after the same sum. */
+async function ahead(): Promise<void> {
+  const x = f32(ramp(rank)), bytes = 64 * 2 ** 20;
+  await comm.barrier();
+  device.allReduce(x);
+  if (rank < size - 1) {
+    const more = new DeviceMemory(driver, bytes);
+    for (let i = 0; i < 2; i++) driver.call.cuMemsetD8Async(more.value, i, BigInt(bytes), stream.value);
+  }
+  await device.settled(stream.value);
+  near(read(x), ramp(0).map((v, i) => v + ramp(1)[i]!));
+  await comm[Symbol.asyncDispose]();
   console.log("right");
 }
 

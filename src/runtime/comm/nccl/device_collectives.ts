@@ -23,6 +23,8 @@ export interface DeviceBuffer {
 }
 
 const BYTE = NCCL_ENUM.ncclUint8;
+/** How long a stream may work on after all others have left: they do that when their own part is done, and this GPU may be slower. */
+const LEFT_MS = 10_000;
 /** How long a wait spins before it lets the event loop go round, in milliseconds. */
 const SPIN_MS = 0.1;
 /** Looks at the stream for each look at NCCL and the peers. */
@@ -189,7 +191,7 @@ export class DeviceCollectives {
 
   #check(started: number, timeoutMs = this.timeoutMs): void {
     this.#g.connected();
-    this.#g.guard(() => this.#g.watch.checkPeers(this.#g.others, started, timeoutMs));
+    this.#g.guard(() => this.#g.watch.checkPeers(this.#g.others, started, timeoutMs, undefined, LEFT_MS));
     for (const check of this.#checks) this.#g.guard(check);
   }
 

@@ -27,8 +27,18 @@ export interface Watch extends Disposable {
   passed(): boolean;
   /** Whether waiting for them to come makes sense. @throws {CommunicatorError} If not. */
   checkComing(): void;
-  /** Whether waiting for `ranks` of the group since `started` makes sense. @throws {CommunicatorError} If not. */
-  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string): void;
+  /**
+   * Whether waiting for `ranks` of the group since `started` makes sense; `leftMs`: for how long after they have left, too.
+   *
+   * @throws {CommunicatorError} If not.
+   */
+  checkPeers(
+    ranks: readonly number[],
+    started: number,
+    timeoutMs: number,
+    what?: () => string,
+    leftMs?: number,
+  ): void;
   /** Where messages of host arrays travel; undefined where members share no memory. */
   readonly messages: { readonly channel: ChannelOf; readonly wake: () => void } | undefined;
   /** The same, leaving the event loop free. */
@@ -111,8 +121,8 @@ class HostWatch implements Watch {
   checkComing(): void {
     this.#exchange.check();
   }
-  checkPeers(ranks: readonly number[], started: number, timeoutMs: number, what?: () => string): void {
-    if (ranks.length > 0) this.#exchange.checkPeers(ranks, started, timeoutMs, what);
+  checkPeers(...wait: Parameters<Watch["checkPeers"]>): void {
+    if (wait[0].length > 0) this.#exchange.checkPeers(...wait);
   }
   sleep(ready: () => boolean): Promise<void> {
     return this.#exchange.sleep(ready);
