@@ -9,35 +9,36 @@
  * ```
  * Constants are rounded as they are read; inputs are rounded by who gives them ({@linkcode roundTensor}). Of several float dtypes the one that most weights have is rounded.
  */
-import { type DType, dtypeInfo } from "../core/dtype.ts";
-import { bf16ArrayToF32, f16ArrayToF32, f32ArrayToBf16, f32ArrayToF16 } from "../core/half.ts";
-import type { HostTensor } from "../core/host_tensor.ts";
-import { int } from "../graph/attributes.ts";
+import { byteLength, type DType, dtypeInfo } from "../core/dtype.ts";
+import { type HostTensor, hostTensorFromBytes } from "../core/host_tensor.ts";
+import { convertFloats, isShortFloat, type ShortFloat } from "../core/narrow_floats.ts";
+import { int, tensor, tensorOf } from "../graph/attributes.ts";
 import { GraphBuilder } from "../graph/builder.ts";
-import { type Graph, isCall, outputOf, type TensorData, type Value, valueOf } from "../graph/graph.ts";
+import { type Call, type Graph, isCall, outputOf, type TensorData, type Value, valueOf } from "../graph/graph.ts";
 
 /** A dtype that is rounded to. */
 export type NarrowDType = "f16" | "bf16";
 
 /** The float dtype of 16 or 32 bits that most elements of the constants of `graphs` have; undefined where none has one. */
-export function mostFloats(graphs: readonly Graph[]): DType | undefined {
-  const counts = new Map<DType, number>();
+export function mostFloats(graphs: readonly Graph[]): ShortFloat | undefined {
+  const counts = new Map<ShortFloat, number>();
   for (const node of graphs.flatMap((g) => g.nodes)) {
     if (node.kind !== "get_attr") continue;
     const { dtype, shape } = node.data;
-    if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16") continue;
+    if (!isShortFloat(dtype)) continue;
     counts.set(dtype, (counts.get(dtype) ?? 0) + shape.reduce((a, b) => a * b, 1));
   }
   return [...counts].toSorted((a, b) => b[1] - a[1])[0]?.[0];
 }
 
-/** `graph` with values of 32 bits rounded to `to`; as it is where most of its floats have 16 bits already, or there are none. */
+/** `graph` with its floats rounded to `to`; as it is where most of them are of that dtype, or there are none. */
 export function roundValues(graph: Graph<"local">, to: NarrowDType): Graph<"local"> {
-  if (mostFloats([graph]) !== "f32") return graph;
+  const own = mostFloats([graph]);
+  if (own === undefined || own === to) return graph;
   const builder = new GraphBuilder("local", graph.name, graph.opsets);
   const names = new Set(graph.values.keys());
   const value = (name: string) => valueOf(graph, name);
-  const isRounded = (name: string) => name !== "" && value(name).type.dtype === "f32";
+  const isRounded = (name: string) => name !== "" && value(name).type.dtype === own;
   const fresh = (stem: string): string => names.has(stem) ? fresh(`${stem}_`) : (names.add(stem), stem);
   const round = (from: string, into: Value, level: number | undefined) => {
     const narrow = fresh(`${into.name}.narrow`), { shape } = into.type;
@@ -52,16 +53,16 @@ export function roundValues(graph: Graph<"local">, to: NarrowDType): Graph<"loca
         ...(level === undefined ? {} : { level }),
       }, [output]);
     cast(from, { name: narrow, type: { dtype: to, shape } }, to);
-    cast(narrow, into, "f32");
+    cast(narrow, into, own);
   };
   for (const node of graph.nodes) {
     if (node.kind === "output") continue;
     if (node.kind === "get_attr" && isRounded(node.outputs[0])) {
-      builder.append({ ...node, data: roundedData(node.data, to) }, [value(node.outputs[0])]);
+      builder.append({ ...node, data: roundedData(node.data, own, to) }, [value(node.outputs[0])]);
     } else if (isCall(node)) {
       const outputs = node.outputs.map((name) => (isRounded(name) ? fresh(`${name}.exact`) : name));
       builder.append(
-        { ...node, outputs },
+        { ...withinRange(node, to), outputs },
         node.outputs.flatMap((name, i) => (name === "" ? [] : [{ ...value(name), name: outputs[i]! }])),
       );
       outputs.forEach((name, i) => name !== node.outputs[i] && round(name, value(node.outputs[i]!), node.level));
@@ -71,20 +72,30 @@ export function roundValues(graph: Graph<"local">, to: NarrowDType): Graph<"loca
   return builder.finish({ inputs, names: outputs }, graph.carried);
 }
 
-/** `tensor` with numbers of 32 bits rounded to `to`: what an input has to be, as graphs leave theirs alone. */
+/** `tensor` with floats rounded to `to`: what an input has to be, as graphs leave theirs alone. */
 export function roundTensor(tensor: HostTensor, to: NarrowDType): HostTensor {
-  return tensor.data instanceof Float32Array ? { ...tensor, data: rounded(tensor.data, to) } : tensor;
+  const { dtype, data } = tensor;
+  if (!isShortFloat(dtype)) return tensor;
+  return { ...tensor, data: rounded(data as Float32Array | Uint16Array, dtype, to) };
 }
 
-function rounded(floats: Float32Array, to: NarrowDType): Float32Array {
-  return to === "f16" ? f16ArrayToF32(f32ArrayToF16(floats)) : bf16ArrayToF32(f32ArrayToBf16(floats));
+function rounded(floats: Float32Array | Uint16Array, from: ShortFloat, to: NarrowDType): Float32Array | Uint16Array {
+  return convertFloats(convertFloats(floats, from, to), to, from);
 }
 
-function roundedData(data: TensorData, to: NarrowDType): TensorData {
+/** A call whose attribute is a number to fill with, in the range of `to`. */
+function withinRange(node: Call, to: NarrowDType): Call {
+  const fill = node.op === "ConstantOfShape" ? tensorOf(node.attributes, "value") : undefined;
+  if (!fill || !isShortFloat(fill.dtype)) return node;
+  const bytes = roundedData(fill, fill.dtype, to).bytes();
+  return { ...node, attributes: { ...node.attributes, value: tensor({ ...fill, bytes: () => bytes }) } };
+}
+
+function roundedData(data: TensorData, from: ShortFloat, to: NarrowDType): TensorData {
   const narrow = (bytes: Uint8Array): Uint8Array => {
-    const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-    const floats = new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength / 4);
-    return new Uint8Array(rounded(floats, to).buffer);
+    const { data } = hostTensorFromBytes(from, [bytes.length / byteLength(from, 1)], bytes);
+    const result = rounded(data as Float32Array | Uint16Array, from, to);
+    return new Uint8Array(result.buffer as ArrayBuffer, result.byteOffset, result.byteLength);
   };
   const { dtype, shape } = data;
   return {

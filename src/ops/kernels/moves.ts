@@ -2,6 +2,7 @@
 import { intOf, intsOf as intsAttribute, stringOf, tensorOf } from "../../graph/attributes.ts";
 import { dtypeInfo } from "../../core/dtype.ts";
 import { hostTensorFromBytes, toNumbers } from "../../core/host_tensor.ts";
+import { isShortFloat, saturated } from "../../core/narrow_floats.ts";
 import {
   axisOf,
   broadcast,
@@ -219,7 +220,8 @@ function oneHot(context: KernelContext): Lowered {
 function constantOfShape(context: KernelContext): Lowered {
   const { shape, dtype } = outputOf(context), value = tensorOf(context.attributes, "value");
   // The output may be held in another dtype than the attribute's.
-  const fill = value ? toNumbers(hostTensorFromBytes(value.dtype, [1], value.bytes().slice()))[0]! : 0;
+  const given = value ? toNumbers(hostTensorFromBytes(value.dtype, [1], value.bytes().slice()))[0]! : 0;
+  const fill = isShortFloat(dtype) ? saturated(given, dtype) : given;
   return {
     steps: [{
       kind: "map",
