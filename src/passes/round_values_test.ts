@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { f16ArrayToF32 } from "../core/half.ts";
+import { tensorOf } from "../graph/attributes.ts";
 import { inlineData } from "../graph/builder.ts";
 import type { Graph } from "../graph/graph.ts";
 import { printGraph } from "../graph/text.ts";
@@ -50,12 +52,37 @@ output %z, %x as "again"
   assert.deepEqual([...new Float32Array(constant.data.bytes().slice().buffer)], [1 + 2 ** -7, -1]);
 });
 
-Deno.test("roundValues() leaves a model alone whose floats have 16 bits", () => {
-  const half = TEXT.replaceAll("f32", "f16");
-  const given = parseGraph(half, {
+Deno.test("roundValues() rounds a model of 16 bits to the other dtype, and leaves it alone where it has that", () => {
+  // 1 + 2^-10, which bf16 has not, and the largest number.
+  const halves = Uint16Array.of(0x3c01, 0x7bff);
+  const given = parseGraph(TEXT.replaceAll("f32", "f16"), {
     stage: "local",
-    resolve: (_, { dtype, shape }) => inlineData(dtype, shape, new Uint16Array(2)),
+    resolve: (_, { dtype, shape }) => inlineData(dtype, shape, halves),
   });
   assert.equal(mostFloats([given]), "f16");
-  assert.equal(roundValues(given, "bf16"), given);
+  assert.equal(roundValues(given, "f16"), given);
+  const rounded = roundValues(given, "bf16");
+  verify(rounded);
+  const text = printGraph(rounded);
+  assert.match(text, /%h\.narrow = Cast\(%h\.exact\) \{to=16\} : bf16\[n,2\]/);
+  assert.match(text, /%h = Cast\(%h\.narrow\) \{to=10\} : f16\[n,2\]/);
+  const constant = rounded.nodes.find((n) => n.kind === "get_attr")!;
+  assert.ok(constant.kind === "get_attr");
+  assert.deepEqual([...f16ArrayToF32(new Uint16Array(constant.data.bytes().slice().buffer))], [1, 65504]);
+});
+
+Deno.test("roundValues() keeps a number to fill with finite", () => {
+  const filled = parseGraph(
+    `graph g : local {opset=17}
+%n = placeholder : i64[1]
+%w = get_attr : f32[2]
+%y = ConstantOfShape(%n) {value=tensor(f32[1], "//9//w==")} : f32[n]
+output %y, %w as "w"
+`,
+    { stage: "local", resolve: (_, { dtype, shape }) => inlineData(dtype, shape, VALUES) },
+  );
+  const call = roundValues(filled, "bf16").nodes.find((n) => n.kind === "call_function" && n.op === "ConstantOfShape");
+  assert.ok(call?.kind === "call_function");
+  const fill = tensorOf(call.attributes, "value")!;
+  assert.deepEqual([...new Float32Array(fill.bytes().slice().buffer)], [-3.3895313892515355e38]);
 });
