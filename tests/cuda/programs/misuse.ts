@@ -181,10 +181,11 @@ if (Deno.args[0] === "--list") {
     stream.synchronize();
     return { busy, value: new Float32Array(host.bytes.buffer)[0] };
   };
-  // Where this process has to wait for a core, the kernel may be done before anybody looks.
+  // Where this process has to wait for a core, the kernel may be done before anybody looks, or between the look and the copy.
   const overtaking = (wait: boolean) => {
+    const isTelling = ({ busy, value }: ReturnType<typeof read>) => busy && (wait || value === 0);
     let found = read(wait);
-    for (let i = 0; i < 50 && !found.busy; i++) found = read(wait);
+    for (let i = 0; i < 50 && !isTelling(found); i++) found = read(wait);
     return found;
   };
   const stale = overtaking(false), right = overtaking(true);
