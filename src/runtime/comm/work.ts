@@ -312,8 +312,12 @@ export class WorkQueue<X extends Waiting = Meeting> implements Runner {
     while (!work.settled) {
       this.pump();
       if (work.settled) return;
-      if (this.#side?.busy) return void this.#look(work);
-      if (!this.#x.spin()) return;
+      try {
+        if (this.#side?.busy) return void this.#look(work);
+        if (!this.#x.spin()) return;
+      } catch (error) {
+        return this.#fail(error);
+      }
     }
   }
 
